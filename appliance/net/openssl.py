@@ -1,0 +1,202 @@
+"""The one file that touches private names of pyOpenSSL and cffi.
+
+The data path calls OpenSSL's own functions through cffi with fixed buffers: one 1.3 kB message costs 2-3 us one way
+(write end and read end together) against 7-11 us through pyOpenSSL's methods. When a private name has gone (another
+pyOpenSSL), the same surface works over the public methods, only slower; see `openssl_methods`.
+
+How a stream uses it::
+
+    ssl, into, out = openssl.handles(conn)
+    room = bytearray(256 * 1024); frb = openssl.from_buffer(room); mrb = memoryview(room)      # one per event loop
+    BIO_write(into, data, len(data))                       # ciphertext in (bytes only)
+    while (n := SSL_read(ssl, frb, len(room))) > 0: buf += mrb[:n]
+    if n == 0 or (why := SSL_get_error(ssl, n)) != ERROR_WANT_READ: reasons = take_errors(ssl)  # see tls_errors
+    SSL_write(ssl, data, len(data))                        # bytes, or from_buffer(x) + offset
+    while (n := BIO_read(out, fwb, size)) > 0: ...         # ciphertext out
+
+Rules: a pending entry in OpenSSL's error queue (it is per thread, not per connection) turns the next WANT_READ of
+*another* connection into an error, so every failure path ends in `take_errors` or `ERR_clear_error`. `SSL_read` may
+leave output behind (key update, tickets, alerts): look at `out` after reads too. Memory BIOs never shrink: write in
+slices of at most 64 kB and empty `out` between them. Nothing here may be called from a second thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from OpenSSL import SSL, _util
+from OpenSSL import version as _version
+
+from appliance.net import openssl_methods as _methods
+
+lib: Any = _util.lib
+ffi: Any = _util.ffi
+
+# fmt: off
+_FAST: Final = (
+    "SSL_read", "SSL_write", "SSL_get_error", "SSL_shutdown", "SSL_do_handshake", "SSL_pending", "SSL_set_mode",
+    "SSL_clear_mode", "BIO_read", "BIO_write", "BIO_get_mem_data", "BIO_set_mem_eof_return", "ERR_clear_error",
+    "ERR_get_error", "ERR_reason_error_string",
+)
+# Without these an upstream's name could not be checked, so there is no fallback: better not to start.
+_NEEDED: Final = (
+    "SSL_get0_param", "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags",
+    "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS", "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "SSL_get_verify_result",
+    "SSL_session_reused",
+)
+# fmt: on
+
+
+def _missing(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not hasattr(lib, name)]
+
+
+def _private_slots() -> bool:
+    probe = SSL.Connection(SSL.Context(SSL.TLS_METHOD))
+    return all(getattr(probe, name, None) is not None for name in ("_ssl", "_into_ssl", "_from_ssl"))
+
+
+if _gone := _missing(_NEEDED):
+    raise ImportError(f"pyOpenSSL {_version.__version__} cannot check certificate names: it has no {', '.join(_gone)}")
+
+available: Final[bool] = not _missing(_FAST) and _private_slots()
+"""True when the data path goes straight to OpenSSL; False when it goes over pyOpenSSL's methods."""
+
+ERROR_NONE: Final = 0
+ERROR_SSL: Final = 1
+ERROR_WANT_READ: Final = 2
+ERROR_WANT_WRITE: Final = 3
+ERROR_SYSCALL: Final = 5
+ERROR_ZERO_RETURN: Final = 6
+SENT_SHUTDOWN: Final = 1
+RECEIVED_SHUTDOWN: Final = 2
+MODE_ENABLE_PARTIAL_WRITE: Final = 0x01
+MODE_RELEASE_BUFFERS: Final = 0x10
+
+SSL_read: Callable[[Any, Any, int], int]
+SSL_write: Callable[[Any, Any, int], int]
+SSL_get_error: Callable[[Any, int], int]
+SSL_shutdown: Callable[[Any], int]
+SSL_do_handshake: Callable[[Any], int]
+SSL_pending: Callable[[Any], int]
+BIO_read: Callable[[Any, Any, int], int]
+BIO_write: Callable[[Any, Any, int], int]
+ERR_clear_error: Callable[[], None]
+from_buffer: Callable[[Any], Any]
+
+
+def _bio_pending(bio: Any) -> int:
+    return int(lib.BIO_get_mem_data(bio, ffi.NULL))
+
+
+def _bio_eof(bio: Any) -> None:
+    lib.BIO_set_mem_eof_return(bio, 0)
+
+
+def _take_errors(ssl: Any) -> tuple[str, ...]:
+    reasons: list[str] = []
+    while code := lib.ERR_get_error():
+        text = lib.ERR_reason_error_string(code)
+        reasons.append(ffi.string(text).decode("ascii", "replace") if text else f"error {code:#x}")
+    return tuple(reasons)
+
+
+def _raw_handles(conn: SSL.Connection) -> tuple[Any, Any, Any]:
+    ssl, into, out = conn._ssl, conn._into_ssl, conn._from_ssl
+    if into is None:
+        raise ValueError(_methods.OVER_SOCKET)
+    # A memory BIO takes any amount, so partial writes would only mean more calls; and an add-on's Connection may come
+    # from a Context without RELEASE_BUFFERS, which doubles the memory of an idle connection.
+    lib.SSL_clear_mode(ssl, MODE_ENABLE_PARTIAL_WRITE)
+    lib.SSL_set_mode(ssl, MODE_RELEASE_BUFFERS)
+    return ssl, into, out
+
+
+if available:
+    SSL_read = lib.SSL_read
+    SSL_write = lib.SSL_write
+    SSL_get_error = lib.SSL_get_error
+    SSL_shutdown = lib.SSL_shutdown
+    SSL_do_handshake = lib.SSL_do_handshake
+    SSL_pending = lib.SSL_pending
+    BIO_read = lib.BIO_read
+    BIO_write = lib.BIO_write
+    BIO_pending: Callable[[Any], int] = _bio_pending
+    BIO_eof: Callable[[Any], None] = _bio_eof
+    ERR_clear_error = lib.ERR_clear_error
+    from_buffer = ffi.from_buffer
+    take_errors: Callable[[Any], tuple[str, ...]] = _take_errors
+    _make_handles: Callable[[SSL.Connection], tuple[Any, Any, Any]] = _raw_handles
+else:
+    SSL_read = _methods.SSL_read
+    SSL_write = _methods.SSL_write
+    SSL_get_error = _methods.SSL_get_error
+    SSL_shutdown = _methods.SSL_shutdown
+    SSL_do_handshake = _methods.SSL_do_handshake
+    SSL_pending = _methods.SSL_pending
+    BIO_read = _methods.BIO_read
+    BIO_write = _methods.BIO_write
+    BIO_pending = _methods.BIO_pending
+    BIO_eof = _methods.BIO_eof
+    ERR_clear_error = _methods.ERR_clear_error
+    from_buffer = _methods.Pointer
+    take_errors = _methods.take_errors
+    _make_handles = _methods.handles
+
+
+def handles(conn: SSL.Connection) -> tuple[Any, Any, Any]:
+    """(ssl, into_bio, from_bio) of a Connection over memory BIOs; keep `conn` alive as long as they are used.
+
+    :raises TypeError: `conn` is no pyOpenSSL Connection.
+    :raises ValueError: it was made over a socket, so that its bytes would pass the gateway by.
+    """
+    if not isinstance(conn, SSL.Connection):
+        raise TypeError(f"ssl_conn has to be an OpenSSL.SSL.Connection, not {type(conn).__name__}")
+    return _make_handles(conn)
+
+
+def session_reused(conn: SSL.Connection) -> bool:
+    """Whether this handshake resumed an earlier session."""
+    return bool(lib.SSL_session_reused(conn._ssl))
+
+
+def verify_result(conn: SSL.Connection) -> int:
+    """OpenSSL's X509_V_* verdict on the peer's certificate; 0 is fine (and also "there was none")."""
+    return int(lib.SSL_get_verify_result(conn._ssl))
+
+
+def expect_name(conn: SSL.Connection, name: bytes) -> None:
+    """Have the peer's certificate checked for this DNS name (A-label, RFC 9525): SAN only, no partial wildcards.
+
+    :raises ValueError: OpenSSL does not take the name.
+    """
+    param = lib.SSL_get0_param(conn._ssl)
+    lib.X509_VERIFY_PARAM_set_hostflags(
+        param, lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
+    )
+    if not name or lib.X509_VERIFY_PARAM_set1_host(param, name, len(name)) != 1:
+        ERR_clear_error()
+        raise ValueError(f"not a name that a certificate could be checked for: {name!r}")
+
+
+def expect_ip(conn: SSL.Connection, packed: bytes) -> None:
+    """Have the peer's certificate checked for this address (4 or 16 bytes, an IP SAN).
+
+    :raises ValueError: wrong length.
+    """
+    if lib.X509_VERIFY_PARAM_set1_ip(lib.SSL_get0_param(conn._ssl), packed, len(packed)) != 1:
+        ERR_clear_error()
+        raise ValueError(f"not a packed IP address: {packed!r}")
+
+
+def set_groups(context: SSL.Context, groups: str) -> None:
+    """Key exchange groups in order of preference, `X25519:P-256`; without support for it OpenSSL's defaults stay.
+
+    :raises ValueError: unknown group.
+    """
+    if not hasattr(lib, "SSL_CTX_set1_curves_list"):
+        return
+    if lib.SSL_CTX_set1_curves_list(context._context, groups.encode()) != 1:
+        ERR_clear_error()
+        raise ValueError(f"unknown key exchange group in {groups!r}")
