@@ -1,6 +1,7 @@
 """Errors that lockgate raises for its users and its add-ons. All derive from `LockgateError`.
 
-A message is one readable sentence that names the thing at fault and, where there is one, the remedy: it is shown to people as it is.
+A message is one readable sentence that names the thing at fault and, where there is one, the remedy: it is shown to
+people as it is.
 """
 
 from __future__ import annotations

@@ -1,0 +1,265 @@
+"""The table of built-in options: name, type, default, help, and how each appears on the command line. Nothing else
+names an option.
+
+`OptionTable` is read twice: by people and type checkers as a class with typed attributes, by `Options` as a list of
+`Option` entries (`BUILTIN`).
+Names follow mitmproxy where the meaning is the same; what this release has not got of them is in notyet.py.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, cast
+
+T = TypeVar("T")
+Kind = Literal["plain", "size", "path", "certs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. `typespec` is bool, int, float, str, an Optional of these, or Sequence[str]; `default` is of that
+    type.
+    """
+
+    name: str
+    typespec: Any
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None = None
+    kind: Kind = "plain"
+    """size: text such as 64k, read by `Options.size`. path, certs: relative to config.yaml when it stands there."""
+    check: Callable[[Any], None] | None = None
+    """Raises ValueError saying what is wrong with a value of the right type."""
+    flag: str = ""
+    """Long flag of `lockgate run` ("" = only --set)."""
+    short: str = ""
+    example: str = ""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `text`: a whole number with an optional suffix b, k, m, g or t (powers of 1024, any case). Raises
+    ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,15})([bkmgt]?)", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a size: write a whole number of bytes, or with a suffix, such as 500k, 1m or 2g"
+        )
+    return int(match[1]) << {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
+
+
+def _port(value: int | None) -> None:
+    if value is not None and not 0 <= value <= 65535:
+        raise ValueError(f"{value} is not a port: write 0 to 65535 (0 = any free one)")
+
+
+def _positive(value: int | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{value} is too small: write 1 or more")
+
+
+def _not_negative(value: int) -> None:
+    if value < 0:
+        raise ValueError(f"{value} is negative: write 0 or more")
+
+
+def _detail(value: int) -> None:
+    if not 0 <= value <= 4:
+        raise ValueError(f"{value} is not a level: write 0 (nothing) to 4 (everything)")
+
+
+def _regexes(value: Iterable[str]) -> None:
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+
+
+def _some_mode(value: Sequence[str]) -> None:
+    if not value:
+        raise ValueError("no mode is left: name at least one, such as regular@8080")
+
+
+def option(default: T, help: str, **extra: Any) -> T:
+    """Entry of the table below; to a type checker it is the value itself."""
+    return cast(T, Option("", None, default, help, **extra))
+
+
+_TLS_VERSIONS = ("UNBOUNDED", "SSL3", "TLS1", "TLS1_1", "TLS1_2", "TLS1_3")
+
+
+class OptionTable:
+    """Every built-in option; on an instance of `Options` these are plain attributes holding the values."""
+
+    # -- where and how we listen
+    confdir: str = option("~/.lockgate", "Folder of config.yaml and of the CA.", kind="path", example="/etc/lockgate")
+    mode: Sequence[str] = option(
+        ("regular",),
+        "How traffic arrives: NAME[:DATA][@[HOST:]PORT]. Repeatable.",
+        flag="--mode",
+        short="-m",
+        check=_some_mode,
+        example="transparent@8080",
+    )
+    listen_host: str = option(
+        "",
+        "Address for modes that name none; empty: every address (127.0.0.1 as long as no mode is named either).",
+        flag="--listen-host",
+        example="192.168.1.1",
+    )
+    listen_port: int | None = option(
+        None,
+        "Port for modes that name none; unset: the mode's own.",
+        flag="--listen-port",
+        short="-p",
+        check=_port,
+        example="8080",
+    )
+    scripts: Sequence[str] = option(
+        (),
+        "Python file with an add-on; reloaded when it changes. Repeatable.",
+        flag="--scripts",
+        short="-s",
+        kind="path",
+        example="addon.py",
+    )
+
+    # -- decrypt or pass
+    ignore_hosts: Sequence[str] = option(
+        (),
+        "Pass connections untouched whose HOST:PORT (address, SNI or Host) matches this regular expression. "
+        "Repeatable.",
+        flag="--ignore-hosts",
+        check=_regexes,
+        example=r"\.bank\.example:443$",
+    )
+    allow_hosts: Sequence[str] = option(
+        (),
+        "Decrypt only what matches this regular expression, pass everything else. Repeatable.",
+        flag="--allow-hosts",
+        check=_regexes,
+        example=r"\.device\.example:443$",
+    )
+    show_ignored_hosts: bool = option(False, "Make flows of passed connections too.", flag="--show-ignored-hosts")
+    rawtcp: bool = option(True, "Relay what is neither TLS nor HTTP as raw TCP; off: close it.", flag="--rawtcp")
+    server_greeting_wait_ms: int = option(
+        200,
+        "Milliseconds a client may be silent before the server is dialled to see whether it speaks first.",
+        check=_not_negative,
+    )
+    allow_metadata_addresses: bool = option(
+        False, "Let clients reach link-local metadata addresses such as 169.254.169.254."
+    )
+
+    # -- certificates and TLS
+    ca_key: str = option("rsa", "Kind of key of a CA made at the first start.", choices=("rsa", "ec"))
+    certs: Sequence[str] = option(
+        (),
+        "[DOMAIN=]PATH of a PEM file with certificate, chain and key to show instead of a made one. Repeatable.",
+        flag="--certs",
+        kind="certs",
+        example="*.device.example=device.pem",
+    )
+    cert_passphrase: str | None = option(
+        None,
+        "Passphrase of the keys in certs (better in config.yaml: command lines can be seen by every user).",
+        flag="--cert-passphrase",
+    )
+    upstream_cert: bool = option(True, "Look at the server's certificate first, to copy its names.")
+    upstream_cert_invalid: str = option(
+        "page",
+        "What the client gets when the server's certificate does not verify: a page naming the fault, a "
+        "certificate with "
+        "the same fault, or a failed handshake.",
+        choices=("page", "mirror", "reset"),
+    )
+    ssl_insecure: bool = option(False, "Do not verify servers' certificates.", flag="--ssl-insecure", short="-k")
+    ssl_verify_upstream_trusted_ca: str | None = option(
+        None,
+        "PEM file of the roots that servers are verified against, instead of the system's.",
+        kind="path",
+        example="lab-roots.pem",
+    )
+    ssl_verify_upstream_trusted_confdir: str | None = option(
+        None, "Folder of such roots, hashed by `openssl rehash`.", kind="path", example="/etc/ssl/certs"
+    )
+    tls_version_client_min: str = option("TLS1_2", "Lowest TLS version towards clients.", choices=_TLS_VERSIONS)
+    tls_version_client_max: str = option("UNBOUNDED", "Highest TLS version towards clients.", choices=_TLS_VERSIONS)
+    tls_version_server_min: str = option("TLS1_2", "Lowest TLS version towards servers.", choices=_TLS_VERSIONS)
+    tls_version_server_max: str = option("UNBOUNDED", "Highest TLS version towards servers.", choices=_TLS_VERSIONS)
+    ciphers_client: str | None = option(None, "Ciphers towards clients, in OpenSSL's syntax.", example="ECDHE+AESGCM")
+    ciphers_server: str | None = option(None, "Ciphers towards servers, in OpenSSL's syntax.", example="ECDHE+AESGCM")
+    tls_ecdh_curve_client: str | None = option(None, "Key exchange groups towards clients.", example="X25519:P-256")
+    tls_ecdh_curve_server: str | None = option(
+        None, "Key exchange groups towards servers; unset: X25519:P-256.", example="P-256"
+    )
+    tls_keylog_file: str | None = option(
+        None,
+        "Append TLS secrets to this file, for Wireshark (or LOCKGATE_SSLKEYLOGFILE, SSLKEYLOGFILE).",
+        kind="path",
+        example="keys.log",
+    )
+    leaf_cache_size: int = option(1000, "Made certificates kept in memory.", check=_positive)
+
+    # -- bodies, limits, time
+    connection_strategy: str = option(
+        "eager", "Dial the server at once, or only when there is something to send.", choices=("eager", "lazy")
+    )
+    connect_addr: str | None = option(
+        None, "Local address that connections to servers come from.", example="192.168.1.1"
+    )
+    stream_large_bodies: str | None = option(
+        "1m", "Bodies over this size are not held for add-ons but streamed.", kind="size", example="10m"
+    )
+    body_size_limit: str | None = option(None, "Refuse bodies over this size.", kind="size", example="100m")
+    max_header_size: str = option(
+        "64k", "Refuse heads of requests and responses over this size.", kind="size", example="64k"
+    )
+    validate_inbound_headers: bool = option(
+        True, "Refuse headers that different programs read differently (request smuggling)."
+    )
+    tcp_timeout: int = option(
+        600, "Seconds without traffic in either direction after which a connection is closed.", check=_positive
+    )
+    connect_timeout: int = option(10, "Seconds a server may take to accept a connection.", check=_positive)
+    tls_handshake_timeout: int = option(30, "Seconds a TLS handshake may take.", check=_positive)
+    client_header_timeout: int = option(
+        60, "Seconds a client may take to send a request's head once begun.", check=_positive
+    )
+    max_connections: int | None = option(
+        None,
+        "Client connections open at once; more wait. Unset: what the limit of open files allows.",
+        check=_positive,
+        example="2000",
+    )
+    hook_budget_ms: int = option(
+        100, "Milliseconds after which a hook that holds up everything is named in the log.", check=_positive
+    )
+    uvloop: bool = option(True, "Use uvloop's event loop when it is installed.")
+
+    # -- what is shown
+    onboarding: bool = option(True, "Serve the page with the CA certificate at onboarding_host.")
+    onboarding_host: str = option("lockgate.internal", "Name of that page; only reachable through the gateway.")
+    flow_detail: int = option(
+        1,
+        "0 nothing, 1 a line a flow, 2 headers, 3 bodies cut short, 4 bodies in full.",
+        flag="--flow-detail",
+        check=_detail,
+        example="2",
+    )
+    showhost: bool = option(False, "Show URLs with the name in the Host header.", flag="--showhost")
+    termlog_verbosity: str = option(
+        "info", "Least level shown on the terminal.", choices=("error", "warn", "info", "alert", "debug")
+    )
+
+
+def _entries() -> dict[str, Option]:
+    hints = typing.get_type_hints(OptionTable)
+    return {name: replace(cast(Option, vars(OptionTable)[name]), name=name, typespec=hints[name]) for name in hints}
+
+
+BUILTIN: dict[str, Option] = _entries()
