@@ -12,7 +12,7 @@ class LockgateError(Exception):
 
 
 class OptionsError(LockgateError):
-    """An option is unknown, ill-typed or has a value that cannot work. Raised by `configure` hooks to refuse a change."""
+    """An option is unknown, ill-typed or has a value that cannot work; `configure` hooks raise it to refuse one."""
 
 
 class AddonManagerError(LockgateError):

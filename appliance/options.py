@@ -291,10 +291,8 @@ class Options(OptionTable):
         if entry.choices is not None and value is not None:
             for item in value if typespec.sequence else (value,):
                 if item not in entry.choices:
-                    raise OptionsError(
-                        f"{_at(source)}{entry.name}: {item!r} is not one of {', "
-                        f"'.join(entry.choices)}{_nearest(str(item), entry.choices)}"
-                    )
+                    listed = ", ".join(entry.choices) + _nearest(str(item), entry.choices)
+                    raise OptionsError(f"{_at(source)}{entry.name}: {item!r} is not one of {listed}")
         try:
             if entry.kind == "size" and value is not None:
                 parse_size(value)
