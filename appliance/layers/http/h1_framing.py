@@ -1,0 +1,208 @@
+"""How a message is delimited and what belongs to one hop only (RFC 9112 §6 and §9, RFC 9110 §7.6.1 and §7.8)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.layers.http.h1_fields import Fields, Refused, is_token, quoted
+
+# What a body is: a positive number is a length in bytes.
+NONE: Final = 0
+CHUNKED: Final = -1
+EOF: Final = -2
+
+_LENGTH, _CODING, _HOST, _CONNECTION, _UPGRADE, _EXPECT, _HOP = range(7)
+_KNOWN: Final[dict[bytes, int]] = {
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"host": _HOST,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+    b"expect": _EXPECT,
+    b"keep-alive": _HOP,
+    b"proxy-connection": _HOP,
+    b"te": _HOP,
+}
+_HOP_NAMES: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"})
+# Nobody may have these taken away by naming them in Connection: they route and delimit the message.
+_NEVER_NOMINATED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close"})
+_KEEP_ALIVE: Final = frozenset({b"keep-alive"})
+_CLOSE: Final = frozenset({b"close"})
+_USUAL_CONNECTION: Final = {
+    b"keep-alive": _KEEP_ALIVE,
+    b"Keep-Alive": _KEEP_ALIVE,
+    b"close": _CLOSE,
+    b"Close": _CLOSE,
+}
+
+
+class Framing:
+    """What the fields say about the message and its connection.
+
+    `length`: declared Content-Length in bytes, or None. `chunked`: Transfer-Encoding is chunked.
+    `close`, `keep_alive`: Connection options. `upgrade`: the Upgrade field if Connection says so, else None.
+    `expect_continue`: Expect: 100-continue. `connection_tokens`: all Connection options, lower-case, or None.
+    `hop`: some field must not be forwarded (see strip_hop).
+    """
+
+    __slots__ = ("chunked", "close", "connection_tokens", "expect_continue", "hop", "keep_alive", "length", "upgrade")
+
+    def __init__(
+        self,
+        length: int | None = None,
+        chunked: bool = False,
+        close: bool = False,
+        keep_alive: bool = False,
+        upgrade: bytes | None = None,
+        expect_continue: bool = False,
+        connection_tokens: frozenset[bytes] | None = None,
+        hop: bool = False,
+    ) -> None:
+        self.length = length
+        self.chunked = chunked
+        self.close = close
+        self.keep_alive = keep_alive
+        self.upgrade = upgrade
+        self.expect_continue = expect_continue
+        self.connection_tokens = connection_tokens
+        self.hop = hop
+
+
+def framing(fields: Fields, version: bytes = b"HTTP/1.1") -> Framing:
+    """The framing of fields that were changed since they were parsed; raises Refused like the parser."""
+    return scan(fields, version)[0]
+
+
+def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes | None]:
+    """One pass over the fields: (framing, Host, Expect other than 100-continue).
+
+    Raises Refused: 400 for repeated or malformed Content-Length, both framing fields, Transfer-Encoding repeated or in
+    HTTP/1.0, repeated Host; 501 for a transfer coding other than exactly `chunked`.
+    """
+    length: int | None = None
+    coding: bytes | None = None
+    host: bytes | None = None
+    connection: bytes | None = None
+    upgrade: bytes | None = None
+    expect: bytes | None = None
+    hop = False
+    known = _KNOWN.get
+    for name, value in fields:
+        kind = known(name.lower())
+        if kind is None:
+            continue
+        if kind == _HOST:
+            if host is not None:
+                raise Refused(400, "more than one Host")
+            host = value
+        elif kind == _LENGTH:
+            if length is not None:
+                raise Refused(400, "more than one Content-Length")
+            length = _content_length(value)
+        elif kind == _CODING:
+            if coding is not None:
+                raise Refused(400, "more than one Transfer-Encoding")
+            coding = value
+        elif kind == _EXPECT:
+            expect = value if expect is None else expect + b", " + value
+        else:
+            hop = True
+            if kind == _CONNECTION:
+                connection = value if connection is None else connection + b"," + value
+            elif kind == _UPGRADE:
+                upgrade = value if upgrade is None else upgrade + b", " + value
+    if coding is not None:
+        if length is not None:
+            raise Refused(400, "both Content-Length and Transfer-Encoding")
+        if version != b"HTTP/1.1":
+            raise Refused(400, "Transfer-Encoding in HTTP/1.0")
+        if coding.lower() != b"chunked":
+            raise Refused(501, f"transfer coding is not just chunked: {quoted(coding)}")
+    if connection is None and expect is None:
+        return Framing(length, coding is not None, False, False, None, False, None, hop), host, None
+
+    tokens = None
+    close = keep_alive = False
+    if connection is not None:
+        tokens = _USUAL_CONNECTION.get(connection) or _tokens(connection)
+        close = b"close" in tokens
+        keep_alive = b"keep-alive" in tokens
+    if upgrade is not None and (tokens is None or b"upgrade" not in tokens or version != b"HTTP/1.1"):
+        upgrade = None  # RFC 9110 §7.8: not asked for on this hop, or from HTTP/1.0
+    expect_continue = False
+    if expect is not None:
+        if version != b"HTTP/1.1":
+            expect = None  # RFC 9110 §10.1.1: ignored in HTTP/1.0
+        elif expect.lower() == b"100-continue":
+            expect_continue, expect = True, None
+    return Framing(length, coding is not None, close, keep_alive, upgrade, expect_continue, tokens, hop), host, expect
+
+
+def _content_length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 19 or (value[0] == 48 and len(value) > 1) or int(value) >= 1 << 63:
+        raise Refused(400, f"bad Content-Length: {quoted(value)}")
+    return int(value)
+
+
+def _tokens(value: bytes) -> frozenset[bytes]:
+    return frozenset([token for part in value.lower().split(b",") if is_token(token := part.strip(b" \t"))])
+
+
+def hop_names(framing: Framing) -> frozenset[bytes]:
+    """Lower-case names of the fields that belong to this hop: the fixed ones and those nominated in Connection, except
+    Host, Content-Length and Transfer-Encoding, which cannot be nominated away."""
+    tokens = framing.connection_tokens
+    return _HOP_NAMES if tokens is None else _HOP_NAMES | (tokens - _NEVER_NOMINATED)
+
+
+def strip_hop(fields: Fields, framing: Framing, *, upgrading: bool = True) -> Fields:
+    """The fields as they may be forwarded (RFC 9110 §7.6.1); the same tuple when there is nothing to take out.
+
+    An asked-for Upgrade stays if `upgrading`, TE stays as `trailers` if it says so; Connection is then written anew,
+    in its place, with just these options. Host, Content-Length and Transfer-Encoding are never touched.
+    """
+    if not framing.hop:
+        return fields
+    drop = hop_names(framing)
+    upgrade = framing.upgrade is not None and upgrading
+    if not upgrade and (framing.connection_tokens is None or b"te" not in framing.connection_tokens):
+        kept = tuple([field for field in fields if field[0].lower() not in drop])
+        return kept + _te_trailers(fields)
+    options = [b"Upgrade"] if upgrade else []
+    te = _te_trailers(fields)
+    if te:
+        options.append(b"TE")
+    out: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        lower = field[0].lower()
+        if lower not in drop or (lower == b"upgrade" and upgrade):
+            out.append(field)
+        elif lower == b"connection" and options:
+            out.append((field[0], b", ".join(options)))
+            options = []
+    return (*out, *te)
+
+
+def _te_trailers(fields: Fields) -> Fields:
+    for name, value in fields:
+        if len(name) == 2 and name.lower() == b"te" and b"trailers" in _tokens(value):
+            return ((name, b"trailers"),)
+    return ()
+
+
+def body_of_request(method: bytes, framing: Framing) -> int:
+    """NONE, a length or CHUNKED (RFC 9112 §6.3); a request body never runs to the end of the connection."""
+    if method == b"CONNECT":
+        return NONE
+    return CHUNKED if framing.chunked else framing.length or NONE
+
+
+def body_of_response(status: int, framing: Framing, request_method: bytes) -> int:
+    """NONE, a length, CHUNKED or EOF (RFC 9112 §6.3): no body for HEAD, 1xx, 204, 304 and a 2xx to CONNECT."""
+    if status < 200 or status in (204, 304) or request_method == b"HEAD":
+        return NONE
+    if request_method == b"CONNECT" and status < 300:
+        return NONE
+    if framing.chunked:
+        return CHUNKED
+    return EOF if framing.length is None else framing.length
