@@ -20,7 +20,7 @@ from appliance.events import EVENTS, Event
 from appliance.exceptions import AddonHalt, AddonManagerError, OptionsError
 from appliance.log import RateLimited
 
-__all__ = ["EVENTS", "Event", "Hooks", "Listener", "cut_traceback", "name_of"]
+__all__ = ["EVENTS", "Event", "Hooks", "Listener", "check", "cut_traceback", "name_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ _OURS: Final = ("appliance.hooks", "appliance.script", "appliance.addonmanager",
 
 
 class Listener:
-    """One add-on's function for one event, and what it has cost so far (seconds of loop time held)."""
+    """One add-on's function for one event, and what it has cost so far, in seconds of loop time held."""
 
-    __slots__ = ("addon", "call", "count", "errors", "event", "longest", "total")
+    __slots__ = ("addon", "call", "count", "errors", "event", "longest", "mark", "total")
 
     def __init__(self, addon: str, event: str, call: Callable[..., object]) -> None:
         self.addon = addon
@@ -42,7 +42,8 @@ class Listener:
         self.count = 0
         self.errors = 0
         self.total = 0.0
-        self.longest = 0.0  # the longest hold without giving the loop back
+        self.longest = 0.0  # without giving the loop back
+        self.mark = 0.0
 
     def __repr__(self) -> str:
         return f"<{self.addon}.{self.event}: {self.count} calls, {self.total * 1e3:.1f} ms>"
@@ -72,16 +73,15 @@ class Hooks:
     def admit(self, name: str, addon: object) -> None:
         """Read the hooks of `addon` (not of its ``.addons``). It hears nothing before `arrange` names it.
 
-        Raises AddonManagerError: a hook is not callable, takes the wrong arguments, or is async where it must be sync.
+        Raises AddonManagerError as `check` does.
         """
-        if inspect.isclass(addon):
-            raise AddonManagerError(f"{addon.__name__} is a class, not an add-on: list an instance, {addon.__name__}()")
-        listeners = {event.name: Listener(name, event.name, call) for event, call in _hooks_of(name, addon)}
-        for event in listeners:
+        hooks = check(name, addon)
+        for event in hooks:
             if not EVENTS[event].yet:
                 logger.warning("add-on %s: the event %s is not fired by this release yet", name, event)
         for attribute, near in _misspelt(addon):
             logger.warning("add-on %s: %s is not an event; did you mean %s?", name, attribute, near)
+        listeners = {event: Listener(name, event, call) for event, call in hooks.items()}
         self._admitted[id(addon)] = (addon, listeners)
 
     def dismiss(self, addon: object) -> None:
@@ -118,59 +118,59 @@ class Hooks:
         if not listeners:
             return None
         rest = iter(listeners)
-        pending = self._run(rest, args)
-        return None if pending is None else self._finish(pending, rest, args)
-
-    def call(self, addon: object, event: str, *args: object) -> Awaitable[None] | None:
-        """Call one admitted add-on's own hook, outside the chain. What it raises goes to the caller, unlike `fire`."""
-        listener = self._admitted[id(addon)][1].get(event)
-        if listener is None:
-            return None
-        before = perf_counter()
-        try:
-            result = listener.call(*args)
-        finally:
-            self._account(listener, perf_counter() - before)
-            listener.count += 1
-        if result is None or not inspect.isawaitable(result):
-            return None
-        _refuse_async(listener, result)
-        return _Timed(self._account, listener, result)
-
-    def _run(self, rest: Iterator[Listener], args: tuple[object, ...]) -> tuple[Listener, Awaitable[object]] | None:
-        """Call sync listeners up to the first that gives an awaitable; None when the chain has ended."""
         before = perf_counter()
         for listener in rest:
             try:
                 result = listener.call(*args)
                 if result is not None and inspect.isawaitable(result):
-                    _refuse_async(listener, result)
-                    listener.count += 1
-                    return listener, result
+                    pending = _Timed(self, listener, result, perf_counter() - before)
+                    return self._finish(listener, pending, rest, args)
             except AddonHalt:
                 self._account(listener, perf_counter() - before)
-                listener.count += 1
                 return None
             except _FAULTS as exc:
                 self._fault(listener, exc)
+            # As _account, but inline: this is the hot path.
             after = perf_counter()
             took = after - before
             before = after
             listener.count += 1
             listener.total += took
-            if took > listener.longest:
-                listener.longest = took
-            if took > self.budget:
-                self._over_budget(listener, took)
+            if took > listener.mark:
+                self._remarkable(listener, took)
+        return None
+
+    def call(self, addon: object, event: str, *args: object) -> Awaitable[None] | None:
+        """Call one admitted add-on's own hook, outside the chain. What it raises goes to the caller, unlike `fire`."""
+        listener = self._admitted[id(addon)][1].get(event)
+        return None if listener is None else self._call(listener, args)
+
+    def _call(self, listener: Listener, args: tuple[object, ...]) -> Awaitable[None] | None:
+        before = perf_counter()
+        try:
+            result = listener.call(*args)
+        except BaseException:
+            self._account(listener, perf_counter() - before)
+            raise
+        if result is not None and inspect.isawaitable(result):
+            return _Timed(self, listener, result, perf_counter() - before)
+        self._account(listener, perf_counter() - before)
         return None
 
     async def _finish(
-        self, pending: tuple[Listener, Awaitable[object]] | None, rest: Iterator[Listener], args: tuple[object, ...]
+        self,
+        listener: Listener | None,
+        pending: Awaitable[None] | None,
+        rest: Iterator[Listener],
+        args: tuple[object, ...],
     ) -> None:
-        while pending is not None:
-            listener, result = pending
+        """Await what `listener` gave, then run the rest of the chain."""
+        while listener is not None:
             try:
-                await _Timed(self._account, listener, result)
+                if pending is None:
+                    pending = self._call(listener, args)
+                if pending is not None:
+                    await pending
             except AddonHalt:
                 return
             except asyncio.CancelledError as exc:
@@ -180,11 +180,18 @@ class Hooks:
                 self._fault(listener, exc)
             except Exception as exc:
                 self._fault(listener, exc)
-            pending = self._run(rest, args)
+            listener, pending = next(rest, None), None
 
     def _account(self, listener: Listener, took: float) -> None:
+        listener.count += 1
         listener.total += took
+        if took > listener.mark:
+            self._remarkable(listener, took)
+
+    def _remarkable(self, listener: Listener, took: float) -> None:
+        """Longer than ever, or than the budget. `mark` is one comparison for both."""
         listener.longest = max(listener.longest, took)
+        listener.mark = min(listener.longest, self.budget)
         if took > self.budget:
             self._over_budget(listener, took)
 
@@ -203,14 +210,18 @@ class Hooks:
         if isinstance(exc, OptionsError) and EVENTS[listener.event].sync_only:
             raise exc
         listener.errors += 1
+        self.report(listener.addon, listener.event, exc)
+
+    def report(self, addon: str, event: str, exc: BaseException) -> None:
+        """Log what an add-on raised, at most ten times a minute from the same place."""
         exc = exc.with_traceback(cut_traceback(exc.__traceback__))
-        where = exc.__traceback__.tb_lineno if exc.__traceback__ else 0
+        line = exc.__traceback__.tb_lineno if exc.__traceback__ else 0
         self._errors.log(
             logging.ERROR,
-            (listener.addon, listener.event, type(exc), where),
+            (addon, event, type(exc), line),
             "add-on %s failed in %s: %s",
-            listener.addon,
-            listener.event,
+            addon,
+            event,
             str(exc) or type(exc).__name__,
             exc_info=(type(exc), exc, exc.__traceback__),
         )
@@ -219,46 +230,55 @@ class Hooks:
 class _Timed:
     """Awaits an async listener, and accounts for the loop time it holds between its awaits."""
 
-    __slots__ = ("account", "listener", "waiting")
+    __slots__ = ("hooks", "listener", "spent", "waiting")
 
-    def __init__(
-        self, account: Callable[[Listener, float], None], listener: Listener, waiting: Awaitable[object]
-    ) -> None:
-        self.account = account
+    def __init__(self, hooks: Hooks, listener: Listener, waiting: Awaitable[object], spent: float) -> None:
+        """`spent`: seconds it took to get `waiting`. Raises AddonManagerError where the event must be sync."""
+        if EVENTS[listener.event].sync_only:
+            if isinstance(waiting, CoroutineType):
+                waiting.close()
+            raise AddonManagerError(f"add-on {listener.addon}: {listener.event} must not be async")
+        self.hooks = hooks
         self.listener = listener
         self.waiting = waiting
+        self.spent = spent
 
     def __await__(self) -> Generator[Any, Any, None]:
         waiting = self.waiting
         coroutine = waiting if isinstance(waiting, CoroutineType) else _coroutine(waiting)
+        listener = self.listener
         step: Callable[[Any], Any] = coroutine.send
         value: Any = None
-        while True:
-            before = perf_counter()
-            try:
-                yielded = step(value)
-            except StopIteration:
-                return
-            finally:
-                self.account(self.listener, perf_counter() - before)
-            try:
-                value, step = (yield yielded), coroutine.send
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as exc:  # cancellation, or what the awaited future raised: the listener's to handle
-                value, step = exc, coroutine.throw
+        took = longest = self.spent
+        try:
+            while True:
+                before = perf_counter()
+                try:
+                    yielded = step(value)
+                finally:
+                    held = perf_counter() - before
+                    took += held
+                    longest = max(longest, held)
+                try:
+                    value, step = (yield yielded), coroutine.send
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except (
+                    BaseException
+                ) as exc:  # cancellation, or what the awaited future raised: the listener's to handle
+                    value, step = exc, coroutine.throw
+        except StopIteration:
+            return
+        finally:
+            listener.count += 1
+            listener.total += took
+            if longest > listener.mark:
+                self.hooks._remarkable(listener, longest)
 
 
 async def _coroutine(waiting: Awaitable[object]) -> object:
     return await waiting
-
-
-def _refuse_async(listener: Listener, result: Awaitable[object]) -> None:
-    if EVENTS[listener.event].sync_only:
-        if isinstance(result, CoroutineType):
-            result.close()
-        raise AddonManagerError(f"add-on {listener.addon}: {listener.event} must not be async")
 
 
 def cut_traceback(tb: TracebackType | None) -> TracebackType | None:
@@ -277,7 +297,14 @@ def name_of(addon: object) -> str:
     return addon.__name__ if isinstance(addon, ModuleType) else type(addon).__name__.lower()
 
 
-def _hooks_of(name: str, addon: object) -> Iterator[tuple[Event, Callable[..., object]]]:
+def check(name: str, addon: object) -> dict[str, Callable[..., object]]:
+    """The hooks of `addon` by event.
+
+    Raises AddonManagerError: a hook is not callable, takes the wrong arguments, or is async where it must be sync.
+    """
+    if inspect.isclass(addon):
+        raise AddonManagerError(f"{addon.__name__} is a class, not an add-on: list an instance, {addon.__name__}()")
+    hooks: dict[str, Callable[..., object]] = {}
     for event in EVENTS.values():
         hook = getattr(addon, event.name, None)
         if hook is None or isinstance(hook, ModuleType):  # an imported module of that name is no hook
@@ -285,11 +312,12 @@ def _hooks_of(name: str, addon: object) -> Iterator[tuple[Event, Callable[..., o
         if not callable(hook):
             raise AddonManagerError(f"add-on {name}: {event.name} is a hook's name, but it is no function ({hook!r})")
         if not _takes(hook, event):
-            wanted = ", ".join(event.args) or "no argument"
+            wanted = " and ".join(event.args) or "no argument"
             raise AddonManagerError(f"add-on {name}: {event.name}{inspect.signature(hook)} should take {wanted}")
         if event.sync_only and inspect.iscoroutinefunction(hook):
             raise AddonManagerError(f"add-on {name}: {event.name} must not be async")
-        yield event, hook
+        hooks[event.name] = hook
+    return hooks
 
 
 def _takes(function: Callable[..., object], event: Event) -> bool:

@@ -1,0 +1,231 @@
+"""The chain of add-ons: who is in it, in what order, and each one's life from `load` to `done`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from appliance import ctx
+from appliance.exceptions import AddonHalt, AddonManagerError
+from appliance.hooks import Hooks, name_of
+
+if TYPE_CHECKING:
+    from appliance.options import Options
+
+logger = logging.getLogger(__name__)
+
+
+class Loader:
+    """What `load` is given."""
+
+    def __init__(self, manager: AddonManager) -> None:
+        self.manager = manager
+
+    @property
+    def master(self) -> ctx.Master:
+        return self.manager.master
+
+    def add_option(
+        self, name: str, typespec: Any, default: Any, help: str, choices: Sequence[str] | None = None
+    ) -> None:
+        """Register an option; a `--set` that waited for it is applied. The same again is nothing new.
+
+        Raises OptionsError: the name is taken by a built-in option, or default or waiting value do not fit.
+        """
+        options = self.manager.options
+        if name in options:
+            old = options.entry(name)
+            wanted = tuple(choices) if choices is not None else None
+            if (old.typespec, old.default, old.help, old.choices) == (typespec, default, help, wanted):
+                return
+            logger.warning("option %s was there already and is redefined", name)
+        options.add_option(name, typespec, default, help, choices)
+
+    def add_command(self, path: str, func: Callable[..., object]) -> None:
+        self.manager.commands[path] = func
+
+
+class AddonManager:
+    """The add-ons of one gateway. The order of hooks is that of the chain, each add-on before its ``.addons``.
+
+    At the start: `add` the built-in ones (their `load` runs), `configure`, then `running`. At the end: `done`.
+    """
+
+    def __init__(self, master: ctx.Master, options: Options, hooks: Hooks) -> None:
+        self.master = master
+        self.options = options
+        self.hooks = hooks
+        self.chain: list[object] = []
+        self.lookup: dict[str, object] = {}
+        self.commands: dict[str, Callable[..., object]] = {}
+        self.is_configured = False
+        self.is_running = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsubscribe = options.subscribe(self._options_changed)
+        ctx.options = options
+        ctx.master = master
+
+    # -- who is in it --------------------------------------------------------------------------------------------------
+
+    def add(self, *addons: object) -> None:
+        """Append to the chain and `register` each. What that raises leaves this one add-on out."""
+        for addon in addons:
+            self.chain.append(addon)
+            try:
+                self.register(addon)
+            except BaseException:
+                self._leave_chain(addon)
+                raise
+
+    def register(self, addon: object) -> None:
+        """Begin the life of an add-on and its ``.addons``: load, configure (if that time has come), running (likewise).
+
+        For add-ons that hold others: put the new one into your ``.addons`` first. Raises AddonManagerError (a name is
+        taken, a hook is unusable) and whatever `load` and `configure` raise; nothing of it is then registered.
+        """
+        members = list(_walk([addon]))
+        entered: list[object] = []
+        try:
+            for member in members:
+                name = name_of(member)
+                if name in self.lookup:
+                    raise AddonManagerError(f"an add-on named {name} is there already; set .name to tell them apart")
+                self.hooks.admit(name, member)
+                self.lookup[name] = member
+                entered.append(member)
+            for member in members:
+                self.hooks.call(member, "load", Loader(self))
+            if self.is_configured:
+                for member in members:
+                    self.hooks.call(member, "configure", frozenset(self.options.keys()))
+        except BaseException:
+            for member in entered:
+                self._forget(member)
+            raise
+        self.arrange()
+        if self.is_running:
+            for member in members:
+                self._tell(member, "running")
+
+    def remove(self, addon: object) -> None:
+        """Take out an add-on and its ``.addons``; each hears `done`. Raises AddonManagerError if it is not here.
+
+        An add-on that holds it takes it out of its own ``.addons``.
+        """
+        if addon not in self:
+            raise AddonManagerError(f"no such add-on: {name_of(addon)}")
+        for member in _walk([addon]):
+            if member in self:
+                self._tell(member, "done")
+                self._forget(member)
+        self._leave_chain(addon)
+        self.arrange()
+
+    def get(self, name: str) -> Any:
+        """The add-on of this name, or None."""
+        return self.lookup.get(name)
+
+    def __contains__(self, item: object) -> bool:
+        """Is this add-on, or one of this name, registered?"""
+        if isinstance(item, str):
+            return item in self.lookup
+        return any(member is item for member in self.lookup.values())
+
+    def __len__(self) -> int:
+        return len(self.lookup)
+
+    def arrange(self) -> None:
+        """Bring the order of hooks in line with the chain, after an add-on has changed the order of its ``.addons``."""
+        self.hooks.arrange(_walk(self.chain))
+
+    def _leave_chain(self, addon: object) -> None:
+        self.chain = [member for member in self.chain if member is not addon]
+
+    def _forget(self, addon: object) -> None:
+        self.lookup = {name: member for name, member in self.lookup.items() if member is not addon}
+        self.hooks.dismiss(addon)
+
+    # -- what they hear ------------------------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """`configure` with all option names, once the options are read. Raises OptionsError.
+
+        From here on every change of an option is told, and may be refused.
+        """
+        self.is_configured = True
+        self._options_changed(self.options, frozenset(self.options.keys()))
+
+    async def running(self) -> None:
+        """`running`, once the gateway is up; add-ons added later hear it at once."""
+        self.is_running = True
+        await self.trigger_event("running")
+
+    async def done(self) -> None:
+        """`done`, at the end."""
+        self._unsubscribe()
+        await self.trigger_event("done")
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self.is_running = self.is_configured = False
+
+    def trigger(self, event: str, *args: object) -> None:
+        """Fire `event` from sync code. Async listeners are finished by a task of their own."""
+        if (pending := self.hooks.fire(event, *args)) is not None:
+            self._later(_finish(pending))
+
+    async def trigger_event(self, event: str, *args: object) -> None:
+        """Fire `event`; all listeners are done on return."""
+        if (pending := self.hooks.fire(event, *args)) is not None:
+            await pending
+
+    def _options_changed(self, options: Options, updated: frozenset[str]) -> None:
+        if not self.is_configured or not updated:
+            return
+        if "hook_budget_ms" in updated:
+            self.hooks.budget = options.hook_budget_ms / 1000 or math.inf
+        self.hooks.fire("configure", updated)
+
+    def _tell(self, addon: object, event: str) -> None:
+        """One add-on alone; what it raises is logged."""
+        try:
+            pending = self.hooks.call(addon, event)
+        except AddonHalt:
+            return
+        except Exception as exc:
+            self.hooks.report(name_of(addon), event, exc)
+        else:
+            if pending is not None:
+                self._later(self._guarded(name_of(addon), event, pending))
+
+    async def _guarded(self, name: str, event: str, pending: Awaitable[None]) -> None:
+        try:
+            await pending
+        except AddonHalt:
+            return
+        except Exception as exc:
+            self.hooks.report(name, event, exc)
+
+    def _later(self, work: Any) -> None:
+        try:
+            task = asyncio.get_running_loop().create_task(work)
+        except RuntimeError:  # no loop, as in an embedder's set-up: then nothing else waits either
+            asyncio.run(work)
+            return
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _finish(pending: Awaitable[None]) -> None:
+    await pending
+
+
+def _walk(addons: Iterable[object], above: tuple[int, ...] = ()) -> Iterator[object]:
+    """Depth first, an add-on before its ``.addons``. Raises AddonManagerError for one that holds itself."""
+    for addon in addons:
+        if id(addon) in above:
+            raise AddonManagerError(f"add-on {name_of(addon)} holds itself in its .addons")
+        yield addon
+        yield from _walk(getattr(addon, "addons", None) or (), (*above, id(addon)))
