@@ -1,0 +1,315 @@
+"""The two ends of a flow as add-ons see them: facts about a connection, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Flag
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from .ids import new_id
+
+if TYPE_CHECKING:
+    from .verdict import Verdict
+
+Address = tuple[str, int] | tuple[str, int, int, int]  # IPv6 socket names also have flow info and scope
+ServerSpec = tuple[str, tuple[str, int]]  # ("http", ("proxy.example", 3128))
+TransportProtocol = Literal["tcp", "udp"]
+State = dict[str, Any]
+
+
+class ConnectionState(Flag):
+    """Which directions of a connection are open."""
+
+    CLOSED = 0
+    CAN_READ = 1
+    CAN_WRITE = 2
+    OPEN = CAN_READ | CAN_WRITE
+
+
+class ProxyMode(Protocol):
+    """What a client's mode tells about itself; the modes live in a package of their own."""
+
+    @property
+    def full_spec(self) -> str: ...
+    @property
+    def type_name(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModeName:
+    """A mode of which only the specification is known, such as one read from a file."""
+
+    full_spec: str = "regular"
+
+    @property
+    def type_name(self) -> str:
+        return self.full_spec.partition("@")[0].partition(":")[0]
+
+
+class Attributes(TypedDict, total=False):
+    """What a constructor takes beside the addresses. Times are seconds since the epoch."""
+
+    id: str
+    state: ConnectionState
+    transport_protocol: TransportProtocol
+    error: str | None
+    tls: bool
+    certificate_list: Sequence[x509.Certificate]
+    alpn: bytes | None
+    alpn_offers: Sequence[bytes]
+    cipher: str | None
+    cipher_list: Sequence[str]
+    tls_version: str | None
+    sni: str | None
+    timestamp_end: float | None
+    timestamp_tls_setup: float | None
+
+
+class ClientAttributes(Attributes, total=False):
+    mitmcert: x509.Certificate | None
+    proxy_mode: ProxyMode
+    verdict: Verdict | None
+
+
+class ServerAttributes(Attributes, total=False):
+    peername: Address | None
+    sockname: Address | None
+    via: ServerSpec | None
+    timestamp_start: float | None
+    timestamp_tcp_setup: float | None
+
+
+class Connection:
+    """Common to both ends. Connections compare and hash by `id`; rare attributes are class defaults until set."""
+
+    peername: Address | None = None
+    sockname: Address | None = None
+    state: ConnectionState = ConnectionState.CLOSED
+    transport_protocol: TransportProtocol = "tcp"
+    error: str | None = None
+    tls: bool = False
+    certificate_list: Sequence[x509.Certificate] = ()
+    alpn: bytes | None = None
+    alpn_offers: Sequence[bytes] = ()
+    cipher: str | None = None
+    cipher_list: Sequence[str] = ()
+    tls_version: str | None = None
+    sni: str | None = None
+    timestamp_start: float | None = None
+    timestamp_end: float | None = None
+    timestamp_tls_setup: float | None = None
+    _id: str | None = None
+
+    # Every attribute that goes into a flow file as it is. `state` does not: what was read from a file is closed.
+    _stored: tuple[str, ...] = (
+        "id",
+        "peername",
+        "sockname",
+        "transport_protocol",
+        "error",
+        "tls",
+        "alpn",
+        "cipher",
+        "tls_version",
+        "sni",
+        "timestamp_start",
+        "timestamp_end",
+        "timestamp_tls_setup",
+    )
+    _converted: tuple[str, ...] = ("alpn_offers", "cipher_list", "certificate_list")
+
+    def _assign(self, attributes: Mapping[str, object]) -> None:
+        for name, value in attributes.items():
+            if name.startswith("_") or not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
+            setattr(self, name, value)
+
+    @property
+    def id(self) -> str:
+        if self._id is None:
+            self._id = new_id()
+        return self._id
+
+    @id.setter
+    def id(self, value: str) -> None:
+        self._id = value
+
+    @property
+    def connected(self) -> bool:
+        return self.state is ConnectionState.OPEN
+
+    @property
+    def tls_established(self) -> bool:
+        return self.timestamp_tls_setup is not None
+
+    @property
+    def alpn_proto_negotiated(self) -> bytes | None:
+        """The older name of `alpn`."""
+        return self.alpn
+
+    @property
+    def cipher_name(self) -> str | None:
+        """The older name of `cipher`."""
+        return self.cipher
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Connection):
+            return self is other or self.id == other.id
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    # State
+
+    def get_state(self) -> State:
+        """Plain values only; certificates as PEM."""
+        state = {name: getattr(self, name) for name in self._stored}
+        state["alpn_offers"] = list(self.alpn_offers)
+        state["cipher_list"] = list(self.cipher_list)
+        state["certificate_list"] = [cert.public_bytes(Encoding.PEM) for cert in self.certificate_list]
+        return state
+
+    def set_state(self, state: State) -> None:
+        """Raises ValueError for a key too many or too few, RuntimeError like `Server.address`."""
+        expected = {*self._stored, *self._converted}
+        if state.keys() != expected:
+            raise ValueError(f"not a {type(self).__name__} state: {sorted(state.keys() ^ expected)}")
+        for name in self._stored:
+            setattr(self, name, state[name])
+        self.peername = _address(state["peername"])
+        self.sockname = _address(state["sockname"])
+        self.alpn_offers = tuple(state["alpn_offers"])
+        self.cipher_list = tuple(state["cipher_list"])
+        self.certificate_list = tuple(x509.load_pem_x509_certificate(pem) for pem in state["certificate_list"])
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        new = cls.__new__(cls)
+        new.set_state(state)
+        return new
+
+    def copy(self) -> Self:
+        """The same facts under a new id, closed."""
+        new = self.from_state(self.get_state())
+        new.id = new_id()
+        return new
+
+
+class Client(Connection):
+    """The peer that opened the connection. `sockname` is where it reached us, or wanted to go (transparent)."""
+
+    mitmcert: x509.Certificate | None = None  # the leaf shown to this client
+    proxy_mode: ProxyMode = ModeName()
+    verdict: Verdict | None = None  # decided late; not part of the state
+    _converted = (*Connection._converted, "mitmcert", "proxy_mode")
+
+    def __init__(
+        self,
+        *,
+        peername: Address | None,
+        sockname: Address | None,
+        timestamp_start: float | None = None,
+        **attributes: Unpack[ClientAttributes],
+    ) -> None:
+        """Raises TypeError for an attribute that clients do not have."""
+        self.peername = peername
+        self.sockname = sockname
+        self.timestamp_start = timestamp_start
+        if attributes:
+            self._assign(attributes)
+
+    @property
+    def address(self) -> Address | None:
+        """The older name of `peername`."""
+        return self.peername
+
+    @property
+    def clientcert(self) -> x509.Certificate | None:
+        """The certificate that the client showed, if any."""
+        return self.certificate_list[0] if self.certificate_list else None
+
+    def get_state(self) -> State:
+        cert = self.mitmcert
+        pem = cert and cert.public_bytes(Encoding.PEM)
+        return {**super().get_state(), "mitmcert": pem, "proxy_mode": self.proxy_mode.full_spec}
+
+    def set_state(self, state: State) -> None:
+        super().set_state(state)
+        pem, mode = state["mitmcert"], state["proxy_mode"]
+        self.mitmcert = x509.load_pem_x509_certificate(pem) if pem else None
+        if self.proxy_mode.full_spec != mode:
+            self.proxy_mode = ModeName(mode)
+
+    def __repr__(self) -> str:
+        return f"Client({_shown(self.peername)}, {self.state.name})"
+
+
+class Server(Connection):
+    """The destination. `address` is where to connect, `via` the proxy on the way; both are fixed while connected."""
+
+    timestamp_tcp_setup: float | None = None
+    _address: tuple[str, int] | None = None
+    _via: ServerSpec | None = None
+    _stored = (*Connection._stored, "address", "via", "timestamp_tcp_setup")
+
+    def __init__(self, *, address: tuple[str, int] | None, **attributes: Unpack[ServerAttributes]) -> None:
+        """Raises TypeError for an attribute that servers do not have."""
+        self._address = address
+        if attributes:
+            self._assign({**attributes, "state": ConnectionState.CLOSED})
+            self.state = attributes.get("state", ConnectionState.CLOSED)
+
+    def _fixed(self, what: str) -> None:
+        if self.state is not ConnectionState.CLOSED:
+            raise RuntimeError(f"cannot change server.{what} while connected")
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        return self._address
+
+    @address.setter
+    def address(self, value: tuple[str, int] | None) -> None:
+        value = (value[0], value[1]) if value else None
+        if value != self._address:
+            self._fixed("address")
+        self._address = value
+
+    @property
+    def via(self) -> ServerSpec | None:
+        return self._via
+
+    @via.setter
+    def via(self, value: ServerSpec | None) -> None:
+        value = (value[0], (value[1][0], value[1][1])) if value else None
+        if value != self._via:
+            self._fixed("via")
+        self._via = value
+
+    @property
+    def ip_address(self) -> Address | None:
+        """The older name of `peername`."""
+        return self.peername
+
+    @property
+    def cert(self) -> x509.Certificate | None:
+        """The certificate that the server showed, if any."""
+        return self.certificate_list[0] if self.certificate_list else None
+
+    def __repr__(self) -> str:
+        return f"Server({_shown(self.address)}, {self.state.name})"
+
+
+def _address(value: Sequence[Any] | None) -> Address | None:
+    return tuple(value) if value else None
+
+
+def _shown(address: Address | None) -> str:
+    if address is None:
+        return "-"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"

@@ -1,0 +1,137 @@
+"""Content codings (RFC 9110 §8.4.1): gzip, deflate, br, zstd, identity. Decoding is bounded.
+
+Several codings may be listed, in the order they were applied: "gzip, br".
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+
+import brotli  # type: ignore[import-untyped]
+import zstandard
+
+DECODED_LIMIT = 128 << 20  # bytes; a longer result is taken for a decompression bomb
+_STEP = 1 << 20
+_MAX_CODINGS = 8
+
+
+class DecodedTooLong(ValueError):
+    """The decoded content would exceed the limit given."""
+
+
+def names(coding: str) -> list[str]:
+    """The codings of a Content-Encoding value, lower-cased, in the order they were applied, without identity."""
+    return [name for part in coding.split(",") if (name := part.strip().lower()) not in ("", "identity", "none")]
+
+
+def supported(coding: str) -> bool:
+    listed = names(coding)
+    return len(listed) <= _MAX_CODINGS and all(name in _CODINGS for name in listed)
+
+
+def decode(content: bytes, coding: str, limit: int = DECODED_LIMIT) -> bytes:
+    """Undo `coding`. Raises ValueError for an unknown coding or bad data, DecodedTooLong above `limit` bytes."""
+    if content and (listed := names(coding)):
+        _check(coding)
+        for name in reversed(listed):
+            try:
+                content = _CODINGS[name][1](content, limit)
+            except (zlib.error, brotli.error, zstandard.ZstdError, EOFError) as error:
+                raise ValueError(f"content is not valid {name}: {error}") from error
+    return content
+
+
+def encode(content: bytes, coding: str) -> bytes:
+    """Apply `coding`. Raises ValueError for an unknown coding."""
+    if listed := names(coding):
+        _check(coding)
+        for name in listed:
+            content = _CODINGS[name][0](content)
+    return content
+
+
+def _check(coding: str) -> None:
+    if not supported(coding):
+        raise ValueError(f"unknown content coding {coding!r}")
+
+
+def _inflate(content: bytes, limit: int, wbits: int) -> bytes:
+    """A zlib stream, or gzip members on end. Raises EOFError when it is truncated."""
+    out: list[bytes] = []
+    room = limit
+    while True:
+        stream = zlib.decompressobj(wbits)
+        piece = stream.decompress(content, room + 1)
+        room -= len(piece)
+        if room < 0:
+            raise DecodedTooLong(f"decoded content is over {limit} bytes")
+        if not stream.eof:
+            raise EOFError("truncated")
+        out.append(piece)
+        content = stream.unused_data
+        if wbits < 16 or not content.startswith(b"\x1f\x8b"):  # what is no further gzip member is padding
+            return out[0] if len(out) == 1 else b"".join(out)
+
+
+def _gunzip(content: bytes, limit: int) -> bytes:
+    return _inflate(content, limit, 31)
+
+
+def _undeflate(content: bytes, limit: int) -> bytes:
+    try:
+        return _inflate(content, limit, zlib.MAX_WBITS)
+    except zlib.error:  # "deflate" without the zlib wrapper, which many servers send (RFC 9110 §8.4.1.2)
+        return _inflate(content, limit, -zlib.MAX_WBITS)
+
+
+def _unbrotli(content: bytes, limit: int) -> bytes:
+    stream = brotli.Decompressor()
+    out = [stream.process(content, output_buffer_limit=min(limit + 1, _STEP))]
+    size = len(out[0])
+    while not stream.is_finished():
+        if size > limit:
+            break
+        piece = stream.process(b"", output_buffer_limit=min(limit + 1, _STEP))
+        if not piece and stream.can_accept_more_data():
+            raise EOFError("truncated")
+        size += len(piece)
+        out.append(piece)
+    if size > limit:
+        raise DecodedTooLong(f"decoded content is over {limit} bytes")
+    return b"".join(out)
+
+
+def _unzstd(content: bytes, limit: int) -> bytes:
+    # RFC 8878 §3.1.1.1.2, RFC 9659: a coding "zstd" needs no window above 8 MB.
+    stream = zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(content, read_across_frames=True)
+    out, size = [], 0
+    while piece := stream.read(_STEP):
+        size += len(piece)
+        if size > limit:
+            raise DecodedTooLong(f"decoded content is over {limit} bytes")
+        out.append(piece)
+    return b"".join(out)
+
+
+def _gzip(content: bytes) -> bytes:
+    return gzip.compress(content, 6, mtime=0)
+
+
+def _brotli(content: bytes) -> bytes:
+    compressed: bytes = brotli.compress(content, quality=5)
+    return compressed
+
+
+def _zstd(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=True).compress(content)
+
+
+_CODINGS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes, int], bytes]]] = {
+    "gzip": (_gzip, _gunzip),
+    "x-gzip": (_gzip, _gunzip),
+    "deflate": (zlib.compress, _undeflate),
+    "br": (_brotli, _unbrotli),
+    "zstd": (_zstd, _unzstd),
+}
