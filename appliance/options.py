@@ -8,7 +8,7 @@ choices, tell the subscribers, and put everything back if one of these refuses w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +79,9 @@ class Options(OptionTable):
 
     def __contains__(self, name: object) -> bool:
         return name in self._table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
 
     def keys(self) -> list[str]:
         """Names of all options, those of add-ons included, in the order they were registered."""
@@ -165,7 +168,7 @@ class Options(OptionTable):
             if name in self._table:
                 values[name] = (self._read(self._table[name], texts, source), source)
             else:
-                self._refuse_not_yet(name, source)
+                self.refuse_not_yet(name, source)
                 unknown[name] = texts
         self.apply(values)
         for name, texts in unknown.items():
@@ -177,7 +180,7 @@ class Options(OptionTable):
         """Keep a value (texts, or `value` if `raw` is None) for an option that an add-on may register. The higher
         source wins.
         """
-        self._refuse_not_yet(name, source)
+        self.refuse_not_yet(name, source)
         kept = self._deferred.get(name)
         if kept is None or kept.source.rank <= source.rank:
             self._deferred[name] = Deferred(raw, value, source)
@@ -187,7 +190,7 @@ class Options(OptionTable):
         one.
         """
         for name, deferred in self._deferred.items():
-            raise OptionsError(_at(deferred.source) + self._unknown(name))
+            self.refuse_unknown(name, deferred.source)
 
     def reset(self, *names: str) -> None:
         """Put options back to their defaults. Raises OptionsError."""
@@ -233,6 +236,16 @@ class Options(OptionTable):
         entry = (fn, None if names is None else frozenset(names))
         self._subscribers.append(entry)
         return lambda: self._subscribers.remove(entry) if entry in self._subscribers else None
+
+    def refuse_not_yet(self, name: str, source: Source) -> None:
+        """Raises OptionsError for a name that mitmproxy has and this release has not."""
+        if name in NOT_YET and name not in self._table:
+            raise OptionsError(_at(source) + self._unknown(name))
+
+    def refuse_unknown(self, name: str, source: Source) -> None:
+        """Raises OptionsError for a name that nobody has registered, with the nearest one."""
+        if name not in self._table:
+            raise OptionsError(_at(source) + self._unknown(name))
 
     # -- inside
 
@@ -303,18 +316,16 @@ class Options(OptionTable):
         return value
 
     def _ill_typed(self, entry: Option, value: Any, source: Source) -> OptionsError:
-        expected = self._types[entry.name].expected(entry.example or (entry.choices[0] if entry.choices else ""))
-        got = "no value was given" if value is None else f"not {value!r}"
-        return OptionsError(f"{_at(source)}{entry.name}: {expected} is expected, {got}")
+        example = entry.example or (entry.choices[0] if entry.choices else "")
+        if not example and entry.default not in (None, True, False, "", ()):
+            example = str(entry.default)
+        got = "but got no value" if value is None else f"not {value!r}"
+        return OptionsError(f"{_at(source)}{entry.name}: expected {self._types[entry.name].expected(example)}, {got}")
 
     def _unknown(self, name: str) -> str:
         if name in NOT_YET:
             return f"{name}: not yet in lockgate {__version__}"
         return f"unknown option {name!r}{_nearest(name, self._table) or '; `lockgate options` lists all'}"
-
-    def _refuse_not_yet(self, name: str, source: Source) -> None:
-        if name in NOT_YET:
-            raise OptionsError(_at(source) + self._unknown(name))
 
     def _tell(self, updated: frozenset[str], quietly: bool = False) -> None:
         if not updated:

@@ -1,0 +1,3 @@
+"""The command `lockgate`."""
+
+from __future__ import annotations

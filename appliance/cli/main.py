@@ -1,0 +1,49 @@
+"""Entry of the command `lockgate`. Heavy imports are left to the subcommands, so that `--version` and `--help` answer
+at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from appliance.exceptions import LockgateError, OptionsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 1 failed, 2 asked for in the wrong way, 130 stopped by force."""
+    from appliance.cli.parser import build
+
+    parser = build()
+    args = parser.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        if args.command == "run":
+            from appliance.cli.run import run
+
+            return run(args.specs)
+        if args.command == "ca":
+            from appliance.cli import ca
+
+            return ca.main(args)
+        if args.command == "options":
+            from appliance.cli.options import show
+
+            return show(args.specs, as_yaml=args.yaml)
+        parser.print_help()
+        return 2
+    except OptionsError as error:
+        return _fail(error, 2)
+    except LockgateError as error:
+        return _fail(error, 1)
+    except BrokenPipeError:
+        # `lockgate options | head`: nothing is wrong, and the interpreter must not complain about stdout either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(error: LockgateError, code: int) -> int:
+    print(f"lockgate: {error}", file=sys.stderr)
+    return code

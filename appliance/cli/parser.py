@@ -1,0 +1,216 @@
+"""The command line, made from the option table: every flag is another spelling of `--set name=value`.
+
+What mitmdump has and this release has not is recognised and refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import platform
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from appliance import __version__
+from appliance.notyet import NOT_YET_FLAGS
+from appliance.optiontable import BUILTIN, Option
+from appliance.typespec import Typespec
+
+NOT_YET_TEXT = f"not yet in lockgate {__version__}"
+
+_MODES = frozenset({"regular", "transparent", "upstream", "reverse", "socks5", "dns", "wireguard", "local"})
+
+_EXAMPLES = """\
+examples:
+  lockgate run                                    a proxy for this computer on 127.0.0.1:8080
+  lockgate run -m regular@8080                    a proxy for the network, on every address
+  lockgate run -m transparent@8081                connections redirected here by the firewall
+  lockgate run -s addon.py                        with your own hooks, reloaded when the file changes
+  lockgate run --ignore-hosts '\\.bank\\.example:443$'  pass these untouched, decrypt the rest
+  lockgate run --set body_size_limit=10m          any option; `lockgate options` lists them
+"""
+
+_TOP = """\
+start here:
+  lockgate run            start the gateway; its first screen says how a client is attached
+  lockgate ca show        where the CA certificate is and how devices are made to trust it
+  lockgate options        every option, its value and where that came from
+  lockgate run --help     flags and examples
+"""
+
+_CA = """\
+examples:
+  lockgate ca show
+  lockgate ca export -o lockgate.crt --format der      for Android and Windows
+  lockgate ca import corporate-ca.pem corporate-ca.key  use a CA that devices trust already
+"""
+
+_OPTIONS = """\
+examples:
+  lockgate options                                  a table: name, type, default, value, where it came from
+  lockgate options --yaml > ~/.lockgate/config.yaml  a file to start from, every option with its help
+"""
+
+
+class _Set(argparse.Action):
+    """Appends `name=value` to `specs`, in the order of the command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if self.nargs == 0:
+            values = "false" if option_string is not None and option_string.startswith("--no-") else "true"
+        _specs(namespace).append(values if self.dest == "set" else f"{self.dest}={values}")
+
+
+class _Several(argparse.Action):
+    """-q and -v: several options at once, put first so that a flag of its own beats them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        _specs(namespace)[:0] = self.const
+
+
+def _specs(namespace: argparse.Namespace) -> list[str]:
+    # A subcommand parses into a namespace of its own, without what the top level has put into its.
+    if not hasattr(namespace, "specs"):
+        namespace.specs = []
+    specs: list[str] = namespace.specs
+    return specs
+
+
+class _NotYet(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        hint = {"--options": "; `lockgate options` lists them", "--commands": ""}.get(option_string or "", "")
+        refuse(parser, f"{option_string}: {NOT_YET_TEXT}{hint}")
+
+
+class Parser(argparse.ArgumentParser):
+    """One-line errors; the nearest flag is named for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(self, f"{message} (see `{self.prog} --help`)")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse or exit with status 2. `specs` of the result: texts for `Options.set`, in order."""
+        args, rest = self.parse_known_args(argv)
+        _specs(args)
+        chosen: argparse.ArgumentParser = getattr(args, "parser", self)
+        for word in rest:
+            if word.startswith("-") and word != "--":
+                flag = word.partition("=")[0]
+                known = [text for action in chosen._actions for text in action.option_strings]
+                close = difflib.get_close_matches(flag, known, n=1)
+                refuse(chosen, f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+        if args.command == "run" and (words := [*args.filter, *rest]):
+            if words[0].partition("@")[0].partition(":")[0].lower() in _MODES:
+                refuse(chosen, f"{words[0]}: a mode is given with -m, as in `lockgate run -m {words[0]}`")
+            refuse(chosen, f"flow filter {words[0]!r}: {NOT_YET_TEXT}")
+        if rest:
+            refuse(chosen, f"{rest[0]!r} is one word too many")
+        return args
+
+
+def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    parser.exit(2, f"lockgate: {message}\n")
+
+
+def build() -> Parser:
+    """The parser of the whole command. Costs no import beyond argparse and the option table."""
+    parser = Parser(
+        prog="lockgate",
+        description="An interception gateway: decrypts, passes or blocks every connection, with Python hooks.",
+        epilog=_TOP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _version(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    _run(_command(commands, "run", "start the gateway", _EXAMPLES))
+    ca = _command(commands, "ca", "show, export or import the CA that clients must trust", _CA)
+    todo = ca.add_subparsers(dest="ca_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True)
+    _settable(_command(todo, "show", "path, fingerprint, validity, and how to install it on devices"))
+    export = _command(todo, "export", "write the CA certificate (never its key)")
+    export.add_argument("--format", choices=("pem", "der"), default="pem", help="pem (text, the default) or der")
+    export.add_argument("-o", "--output", metavar="FILE", help="where to; default: standard output")
+    _settable(export)
+    take = _command(todo, "import", "make an existing CA ours: certificate and key, in one PEM file or several")
+    take.add_argument("files", nargs="+", metavar="PEM", help="file with the certificate, the key, or both")
+    take.add_argument("--passphrase-file", metavar="FILE", help="file whose first line is the key's passphrase")
+    _settable(take)
+    options = _command(commands, "options", "list all options", _OPTIONS)
+    options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
+    _settable(options)
+    return parser
+
+
+def _command(commands: Any, name: str, help: str, epilog: str | None = None) -> Parser:
+    parser: Parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def _version(parser: argparse.ArgumentParser) -> None:
+    text = f"lockgate {__version__} (Python {platform.python_version()}, {platform.system()} {platform.release()})"
+    parser.add_argument("--version", action="version", version=text, help="Print the version.")
+
+
+def _settable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action=_Set, metavar="NAME=VALUE", help="Set an option, such as confdir=DIR.")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _version(parser)
+    for entry in BUILTIN.values():
+        if entry.flag:
+            _flag(parser, entry)
+    parser.add_argument(
+        "--set", action=_Set, metavar="NAME=VALUE", help="Set any option (see `lockgate options`). Repeatable."
+    )
+    quiet, loud = ["termlog_verbosity=error", "flow_detail=0"], ["termlog_verbosity=debug", "flow_detail=2"]
+    parser.add_argument("-q", "--quiet", action=_Several, nargs=0, const=quiet, help="Print errors only.")
+    parser.add_argument("-v", "--verbose", action=_Several, nargs=0, const=loud, help="Print everything the log has.")
+    for flags in NOT_YET_FLAGS:
+        parser.add_argument(*flags, action=_NotYet, nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("filter", nargs="*", help=argparse.SUPPRESS)
+
+
+def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
+    typespec = Typespec(entry.typespec)
+    names = [name for name in (entry.short, entry.flag) if name]
+    help = entry.help.replace("%", "%%")
+    if typespec.base is bool:
+        default = "on" if entry.default else "off"
+        names.append(entry.flag.replace("--", "--no-", 1))
+        parser.add_argument(*names, action=_Set, nargs=0, dest=entry.name, help=f"{help} Default: {default}.")
+        return
+    metavar = {
+        "mode": "MODE",
+        "scripts": "FILE",
+        "certs": "[DOMAIN=]PEM",
+        "listen_port": "PORT",
+        "listen_host": "HOST",
+    }.get(entry.name, "REGEX" if typespec.sequence else "LEVEL" if typespec.base is int else "TEXT")
+    parser.add_argument(*names, action=_Set, dest=entry.name, metavar=metavar, help=help)
