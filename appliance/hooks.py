@@ -11,6 +11,7 @@ import asyncio
 import difflib
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from time import perf_counter
 from types import CoroutineType, MethodType, ModuleType, TracebackType
@@ -52,14 +53,13 @@ class Listener:
 class Hooks:
     """Every event with its listeners in chain order.
 
-    ``table[event]`` is an empty tuple while nobody listens. ``budget`` is in seconds: a listener that holds the loop
-    longer is named in the log, once a minute for each event.
+    ``table[event]`` is an empty tuple while nobody listens.
     """
 
     def __init__(self, *addons: object, budget: float = 0.1) -> None:
         """Raises AddonManagerError when an add-on's hooks are unusable (see `admit`)."""
         self.table: dict[str, tuple[Listener, ...]] = {name: () for name in EVENTS}
-        self.budget = budget
+        self._budget = budget
         # By id(); the object is held, so that its id stays its own.
         self._admitted: dict[int, tuple[object, dict[str, Listener]]] = {}
         self._slow = RateLimited(logger, per_minute=1)
@@ -97,6 +97,17 @@ class Hooks:
         # Replaced entry by entry: the engine may hold on to the dict itself, and a running fire() to its own tuple.
         for event, listeners in table.items():
             self.table[event] = tuple(listeners)
+
+    @property
+    def budget(self) -> float:
+        """Seconds. A listener that holds the loop longer is named in the log, once a minute for each event."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, seconds: float) -> None:
+        self._budget = seconds
+        for listener in self.listeners():
+            listener.mark = min(listener.longest, seconds)
 
     def listeners(self) -> Iterator[Listener]:
         """All listeners of admitted add-ons, with their counts."""
@@ -191,8 +202,8 @@ class Hooks:
     def _remarkable(self, listener: Listener, took: float) -> None:
         """Longer than ever, or than the budget. `mark` is one comparison for both."""
         listener.longest = max(listener.longest, took)
-        listener.mark = min(listener.longest, self.budget)
-        if took > self.budget:
+        listener.mark = min(listener.longest, self._budget)
+        if took > self._budget:
             self._over_budget(listener, took)
 
     def _over_budget(self, listener: Listener, took: float) -> None:
@@ -222,7 +233,7 @@ class Hooks:
             "add-on %s failed in %s: %s",
             addon,
             event,
-            str(exc) or type(exc).__name__,
+            traceback.format_exception_only(exc)[-1].strip(),  # survives a broken __str__
             exc_info=(type(exc), exc, exc.__traceback__),
         )
 
