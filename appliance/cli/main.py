@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return run(args.specs)
         if args.command == "ca":
-            from appliance.cli import ca
+            from appliance.cli.ca import main as ca
 
-            return ca.main(args)
+            return ca(args)
         if args.command == "options":
             from appliance.cli.options import show
 
