@@ -1,0 +1,49 @@
+"""What a mode hands over: who came, over what, and where they wanted to go."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from appliance.connection import Address, Client
+    from appliance.layers.base import Context, Layer
+    from appliance.net.datagrams import Datagrams
+    from appliance.net.stream import Net, Stream
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One connection or UDP flow, accepted and not yet looked at.
+
+    wanted: the original destination, None where the client names it itself. mode: the specification, as written.
+    top: the mode layer that is the bottom of the connection's stack.
+    """
+
+    client: Client
+    transport: Stream | Datagrams
+    wanted: Address | None
+    mode: str
+    top: Callable[[Context], Layer]
+
+
+class Host:
+    """What a mode needs of the gateway it feeds."""
+
+    net: Net
+
+    def full(self) -> bool:
+        """Whether no further connection may be accepted now."""
+        raise NotImplementedError
+
+    def listening(self, address: Address) -> None:
+        """A listener is bound: the gateway never dials it."""
+        raise NotImplementedError
+
+    def when_room(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once there is room for connections again."""
+        raise NotImplementedError
+
+
+Arrive = Callable[[Arrival], Awaitable[None]]

@@ -1,0 +1,141 @@
+"""The connection handler: one task per connection, owner of both its ends. Nothing outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from appliance.connection import Client, ConnectionState, Server
+from appliance.layers.base import Context
+from appliance.net.egress import Upstreams
+from appliance.net.reasons import SHUTDOWN, Gone, Reason
+from appliance.net.stream import Stream
+from appliance.verdict import Verdict
+
+if TYPE_CHECKING:
+    from appliance.arrival import Arrival
+    from appliance.net.datagrams import Datagrams
+    from appliance.net.splice import Splice
+    from appliance.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectionHandler:
+    """Runs the layers of one arrival, fires the connection's own events, and closes what is left.
+
+    streams: every live stream of this connection. gated: how many hooks are being waited for; clocks stand still meanwhile.
+    """
+
+    __slots__ = ("_idle_since", "_spliced", "_task", "arrival", "client", "closing", "context", "gated", "moved", "splice", "streams",
+                 "upstreams", "worker")
+
+    def __init__(self, worker: Worker, arrival: Arrival) -> None:
+        self.worker = worker
+        self.arrival = arrival
+        self.client: Client = arrival.client
+        self.context = Context(self.client, worker.options, self)
+        self.upstreams = Upstreams(self)
+        self.streams: set[Stream | Datagrams] = set()
+        self.splice: Splice | None = None
+        self.moved = (0, 0)
+        self.gated = 0
+        self.closing = False
+        self._task = asyncio.current_task()
+        self._idle_since = worker.loop.time()
+        self._spliced = (0, 0)
+
+    async def run(self) -> None:
+        client, hooks = self.client, self.worker.hooks
+        transport = self.arrival.transport
+        self.streams.add(transport)
+        try:
+            if hooks.table["client_connected"]:
+                await self.fire("client_connected", client)
+            if client.error:
+                self.decide(Verdict("block", client.error, at="hook"))
+                transport.abort(Reason("blocked", client.error))
+                return
+            if self.arrival.wanted is not None:
+                self.context.server.address = self.arrival.wanted
+            await self.arrival.top(self.context).run(transport)
+        except Gone as e:
+            logger.debug("%s: %s", client.peername, e)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        client = self.client
+        for stream in list(self.streams):
+            if stream is self.arrival.transport:
+                stream.close()
+        client.state = ConnectionState.CLOSED
+        client.timestamp_end = time.time()
+        if self.worker.hooks.table["client_disconnected"]:
+            await self.fire("client_disconnected", client)
+        await self.upstreams.close()
+        for stream in self.streams:
+            stream.close()
+        self.streams.clear()
+
+    async def fire(self, event: str, *args: object) -> None:
+        """Fire a connection event; clocks stand still while its hooks run."""
+        pending = self.worker.hooks.fire(event, *args)
+        if pending is not None:
+            self.gated += 1
+            try:
+                await pending
+            finally:
+                self.gated -= 1
+
+    def decide(self, verdict: Verdict) -> None:
+        """Record the verdict on this connection; the last one counts."""
+        self.client.verdict = verdict
+        if verdict.action == "pass":
+            self.worker.totals.passed += 1
+        elif verdict.action == "block":
+            self.worker.totals.blocked += 1
+
+    # -- clocks and endings
+
+    def sweep(self, now: float) -> None:
+        """Called by the worker about twice a second: expire deadlines, end what is idle."""
+        if self.gated:
+            self._idle_since = now
+            return
+        stirred = False
+        for stream in list(self.streams):
+            if stream.stirred:
+                stream.stirred = False
+                stirred = True
+            if stream.deadline and stream.deadline <= now:
+                stream.expire()
+        if self.splice is not None and self.splice.moved != self._spliced:
+            self._spliced = self.splice.moved
+            stirred = True
+        if stirred:
+            self._idle_since = now
+        elif now - self._idle_since > self.worker.settings.idle_timeout:
+            self._end(Reason("timeout", f"idle for {self.worker.settings.idle_timeout:.0f} s"))
+
+    def shutdown(self) -> None:
+        """The gateway is stopping."""
+        self.closing = True
+        self._end(SHUTDOWN)
+
+    def cancel(self) -> None:
+        """Shutdown did not end it in time."""
+        self.closing = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, reason: Reason) -> None:
+        for stream in list(self.streams):
+            if stream is self.arrival.transport:
+                stream.close(why=reason)  # what was already said still reaches the client
+            else:
+                stream.abort(reason)
+        if self.splice is not None:
+            self.splice.fail(reason)

@@ -1,0 +1,30 @@
+"""The mode layers: the bottom of each connection's stack, named as in mitmproxy so that add-ons recognise them."""
+
+from __future__ import annotations
+
+from appliance.layers.base import Layer
+from appliance.net.datagrams import Datagrams
+from appliance.net.stream import Stream
+
+
+class HttpProxy(Layer):
+    """An explicit proxy: the client says in HTTP where it wants to go."""
+
+    async def run(self, client: Stream | Datagrams) -> None:
+        from appliance.layers.next_layer import next_layer
+
+        assert isinstance(client, Stream)
+        await next_layer(self.context, client)
+
+
+class TransparentProxy(Layer):
+    """The client believes it talks to the server itself; `context.server.address` is its original destination."""
+
+    async def run(self, client: Stream | Datagrams) -> None:
+        from appliance.layers.next_layer import next_layer
+        from appliance.layers.udp import UDPLayer
+
+        if isinstance(client, Stream):
+            await next_layer(self.context, client)
+        else:
+            await UDPLayer(self.context).run(client)

@@ -1,0 +1,167 @@
+"""The decision which layer comes next, carried out: look ahead, propose, let add-ons have their say, run the layer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from appliance.layers import passthrough
+from appliance.layers.base import Context, Layer
+from appliance.layers.decide import MAX_HEAD, Facts, Kind, Proposal, decide
+from appliance.layers.modes import HttpProxy
+from appliance.net.egress import CannotConnect
+from appliance.net.reasons import Reason, TimedOut
+from appliance.net.stream import Stream
+from appliance.verdict import Verdict
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class NextLayer:
+    """Argument of the `next_layer` hook: set `layer` to have it instead of what `verdict` proposes.
+
+    verdict: what would be done without you, None while more bytes are needed.
+    """
+
+    context: Context
+    client: Stream
+    server: Stream | None
+    layer: Layer | None = None
+    verdict: Verdict | None = None
+
+    def data_client(self) -> bytes:
+        """What the client has sent and no layer has read."""
+        return bytes(self.client.buf)
+
+    def data_server(self) -> bytes:
+        """The same of the server."""
+        return bytes(self.server.buf) if self.server is not None else b""
+
+
+async def next_layer(context: Context, client: Stream) -> None:
+    """Decide on what lies in `client`'s look-ahead, and run that layer to its end. :raises Gone: lost before or in it."""
+    chosen, verdict = await _choose(context, client)
+    handler = context.handler
+    if chosen == "pass":
+        handler.decide(verdict)
+        await passthrough.run(context, client)
+    elif chosen == "block":
+        handler.decide(verdict)
+        client.abort(Reason("blocked", verdict.reason))
+    elif isinstance(chosen, Layer):
+        handler.decide(verdict)
+        await chosen.run(client)
+    else:
+        if handler.client.verdict is None or chosen == "tls":
+            handler.decide(verdict)
+        await _make(chosen, context).run(client)
+
+
+def _make(kind: Kind, context: Context) -> Layer:
+    # Imported late: these layers ask for their own next layer.
+    from appliance.layers.http import HttpLayer, HTTPMode
+    from appliance.layers.tcp import TCPLayer
+    from appliance.layers.tls import ClientTLSLayer
+
+    if kind == "tls":
+        return ClientTLSLayer(context)
+    if kind == "http":
+        inside = any(isinstance(layer, HttpLayer) for layer in context.layers)  # a CONNECT tunnel
+        proxy = isinstance(context.layers[0], HttpProxy) and not inside
+        return HttpLayer(context, HTTPMode.regular if proxy else HTTPMode.transparent)
+    return TCPLayer(context)
+
+
+async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdict]:
+    handler = context.handler
+    worker = handler.worker
+    settings = worker.settings
+    asked = worker.hooks.table["next_layer"]
+    proxy = len(context.layers) == 1 and isinstance(context.layers[0], HttpProxy)
+    silent = False
+    if proxy:
+        client.limit(settings.header_timeout, "the client sent no request in time")
+    while True:
+        data = client.buf
+        server = _server(context)
+        spoke = server is not None and not data and (bool(server.buf) or server.eof)
+        facts = Facts(
+            data=data,
+            final=silent or client.eof or len(data) > MAX_HEAD,
+            proxy=proxy,
+            addresses=_addresses(context),
+            sni=handler.client.sni,
+            port=context.server.address[1] if context.server.address else 0,
+            alpn=handler.client.alpn,
+            server_spoke=spoke,
+            rawtcp=settings.rawtcp,
+        )
+        proposal = decide(facts, settings.policy)
+        if asked:
+            about = NextLayer(context, client, server)
+            about.verdict = proposal.verdict if isinstance(proposal, Proposal) else None
+            await handler.fire("next_layer", about)
+            if about.layer is not None:
+                name = type(about.layer).__name__
+                return about.layer, Verdict("decrypt", f"an add-on chose {name}", "next_layer", "hook")
+        if isinstance(proposal, Proposal):
+            client.deadline = 0.0
+            return proposal.kind, proposal.verdict
+        if facts.final:
+            client.deadline = 0.0
+            return "block", Verdict("block", "not enough data for a decision")
+        if proxy or data[:1] == b"\x16":
+            if not client.deadline:
+                client.limit(settings.header_timeout, "the client did not say in time what it wants")
+            await client.more()
+        elif not await _race(context, client, settings.greeting_wait):
+            silent = True
+
+
+async def _race(context: Context, client: Stream, wait: float) -> bool:
+    """Wait for the client; when it is silent, dial the server and see whether that speaks. False: both are silent."""
+    loop = context.handler.worker.loop
+    server = _server(context)
+    if server is None:
+        timer = loop.call_later(wait, client.interrupt, Reason("timeout", "silent"))
+        try:
+            await client.more()
+            return True
+        except TimedOut:
+            pass
+        finally:
+            timer.cancel()
+        if context.server.address is None or context.server.tls:
+            return False
+        try:
+            server = await context.handler.upstreams.raw(context.server)
+        except CannotConnect as e:
+            logger.info("%s: %s", context.client, e.text)
+            return False
+    sides = [asyncio.ensure_future(client.more()), asyncio.ensure_future(server.more())]
+    try:
+        done, _ = await asyncio.wait(sides, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        return any([side.result() is not None for side in done])  # a list: every lost side is to raise
+    finally:
+        for side in sides:
+            side.cancel()
+        await asyncio.gather(*sides, return_exceptions=True)
+
+
+def _server(context: Context) -> Stream | None:
+    """The open stream to the context's server, if any."""
+    return context.handler.upstreams.stream(context.server)
+
+
+def _addresses(context: Context) -> list[str]:
+    server = context.server
+    found = []
+    for address in (server.peername, server.address):
+        if address is not None:
+            host = f"[{address[0]}]" if ":" in address[0] else address[0]
+            text = f"{host}:{address[1]}"
+            if text not in found:
+                found.append(text)
+    return found

@@ -1,0 +1,219 @@
+"""The only owner of server connections: dials them, does TLS on them, fires the server's events, closes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.connection import Client, ConnectionState, Server
+from appliance.net.dial import DialError, dial
+from appliance.net.reasons import Gone, Reason, TlsFailed
+from appliance.net.stream import Stream
+from appliance.tls import TlsData
+
+if TYPE_CHECKING:
+    import socket
+
+    from appliance.connection import Address
+    from appliance.handler import ConnectionHandler
+
+logger = logging.getLogger(__name__)
+
+MAX_PER_ADDRESS = 5
+"""Connections and attempts at once from one client connection to one address."""
+
+
+@dataclass(slots=True)
+class ServerConnectionHookData:
+    """Argument of the `server_*` events. Before the connection stands, `server.address`, `.via`, `.sockname` and `.error` may be set."""
+
+    server: Server
+    client: Client
+
+
+class CannotConnect(Exception):
+    """No usable connection to a server. `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate."""
+
+    def __init__(self, text: str, kind: str = "dial") -> None:
+        super().__init__(text)
+        self.text = text
+        self.kind = kind
+
+
+class Upstreams:
+    """The server connections of one client connection."""
+
+    def __init__(self, handler: ConnectionHandler) -> None:
+        self._handler = handler
+        self._open: dict[Server, Stream] = {}
+        self._slots: dict[Address, asyncio.Semaphore] = {}
+        self._held: dict[Server, asyncio.Semaphore] = {}
+        self._faults: dict[tuple[Address, str | None], CannotConnect] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    def stream(self, server: Server) -> Stream | None:
+        """The open stream to this very server connection, if there is one."""
+        return self._open.get(server)
+
+    async def open(self, server: Server) -> Stream:
+        """Connect to `server.address`, with TLS on top when `server.tls`; the stream there is when it is open already.
+
+        :raises CannotConnect: refused, unreachable, killed by a hook, or TLS failed (which is remembered: see `fault`).
+        """
+        stream = self._open.get(server)
+        if stream is None:
+            stream = await self._connect(server)
+        if server.tls and not server.tls_established:
+            await self._start_tls(server, stream)
+        return stream
+
+    async def raw(self, server: Server) -> Stream:
+        """As `open`, but without TLS whatever `server.tls` says: for pass-through."""
+        return self._open.get(server) or await self._connect(server)
+
+    def fault(self, server: Server) -> CannotConnect | None:
+        """The TLS fault that earlier attempts at this address and name ended with: the next would end the same way."""
+        return self._faults.get((server.address, server.sni)) if server.address else None
+
+    # -- connecting
+
+    async def _connect(self, server: Server) -> Stream:
+        handler = self._handler
+        hooks, settings = handler.worker.hooks, handler.worker.settings
+        data = ServerConnectionHookData(server, handler.client)
+        if server.address is None:
+            raise CannotConnect("the destination is not known")
+        slot = self._slots.get(server.address)
+        if slot is None:
+            slot = self._slots[server.address] = asyncio.Semaphore(MAX_PER_ADDRESS)
+        await slot.acquire()
+        try:
+            server.timestamp_start = time.time()
+            if hooks.table["server_connect"]:
+                await handler.fire("server_connect", data)
+            if server.error:
+                raise CannotConnect(f"Connection killed: {server.error}", "killed")
+            try:
+                source = server.sockname[0] if server.sockname else settings.connect_addr
+                sock = await dial(
+                    handler.worker.loop, server.address, handler.worker.guard, settings.connect_timeout, source
+                )
+            except DialError as e:
+                raise CannotConnect(str(e)) from None
+        except BaseException as e:
+            slot.release()
+            if isinstance(e, CannotConnect):
+                server.error = server.error or e.text
+                if hooks.table["server_connect_error"]:
+                    await handler.fire("server_connect_error", data)
+            raise
+        self._held[server] = slot
+        return await self._connected(server, sock, data)
+
+    async def _connected(self, server: Server, sock: socket.socket, data: ServerConnectionHookData) -> Stream:
+        handler = self._handler
+        server.peername = sock.getpeername()
+        server.sockname = sock.getsockname()
+        server.timestamp_tcp_setup = time.time()
+        server.state = ConnectionState.OPEN
+        stream = Stream.over_socket(handler.worker.net, sock, server)
+        self._open[server] = stream
+        handler.streams.add(stream)
+        if handler.worker.hooks.table["server_connected"]:
+            await handler.fire("server_connected", data)
+        return stream
+
+    async def _start_tls(self, server: Server, stream: Stream) -> None:
+        handler = self._handler
+        worker = handler.worker
+        data = TlsData(server, handler.context)
+        if server.sni is None and server.address is not None:
+            server.sni = handler.client.sni or server.address[0]
+        if worker.hooks.table["tls_start_server"]:
+            await handler.fire("tls_start_server", data)
+        fault: str | None = None
+        kind = "tls"
+        try:
+            if data.ssl_conn is None:
+                data.ssl_conn = worker.tls.connect(server)
+            stream.limit(worker.settings.handshake_timeout, "the server did not finish the TLS handshake in time")
+            await stream.start_tls(data.ssl_conn)
+            stream.deadline = 0.0
+        except TlsFailed as e:
+            fault = e.reason.text
+        except (Gone, ValueError, TypeError) as e:
+            fault = f"TLS with the server failed: {e}"
+        if fault is not None:
+            if data.ssl_conn is not None and (verify := worker.tls.verify_fault(data.ssl_conn)):
+                fault, kind = verify, "certificate"
+            server.error = fault
+            if worker.hooks.table["tls_failed_server"]:
+                await handler.fire("tls_failed_server", data)
+            error = CannotConnect(fault, kind)
+            assert server.address is not None
+            self._faults[server.address, server.sni] = error
+            await self.end(server, Reason("tls", fault))
+            raise error
+        worker.tls.established(data.ssl_conn, server)
+        if worker.hooks.table["tls_established_server"]:
+            await handler.fire("tls_established_server", data)
+
+    # -- ending
+
+    async def end(self, server: Server, why: Reason | None = None) -> None:
+        """Close this connection, if it is open; fires `server_disconnected` once."""
+        stream = self._open.pop(server, None)
+        if stream is None:
+            return
+        self._handler.streams.discard(stream)
+        if why is None:
+            stream.close()
+        else:
+            stream.abort(why)
+        await self._ended(server)
+
+    async def _ended(self, server: Server) -> None:
+        handler = self._handler
+        server.state = ConnectionState.CLOSED
+        server.timestamp_end = time.time()
+        self._held.pop(server).release()
+        if handler.worker.hooks.table["server_disconnected"]:
+            await handler.fire("server_disconnected", ServerConnectionHookData(server, handler.client))
+
+    def leave(self, server: Server) -> None:
+        """The connection rests unused: should its server close it, say so at once."""
+        stream = self._open.get(server)
+        if stream is None:
+            return
+
+        def gone(reason: Reason) -> None:
+            task = self._handler.worker.loop.create_task(self.end(server))
+            self._farewells.add(task)
+            task.add_done_callback(self._farewells.discard)
+
+        stream.on_gone = gone
+        if stream.eof:
+            gone(stream.why or Reason("closed", "closed by the server"))
+
+    def detach(self, server: Server) -> tuple[socket.socket, bytes] | None:
+        """Hand the raw socket and its unread bytes out, for splicing; the caller closes it and then calls `detached`."""
+        stream = self._open[server]
+        taken = stream.detach()
+        if taken is not None:
+            self._handler.streams.discard(stream)
+        return taken
+
+    async def detached(self, server: Server) -> None:
+        """A socket handed out by `detach` has been closed."""
+        if self._open.pop(server, None) is not None:
+            await self._ended(server)
+
+    async def close(self) -> None:
+        """End them all."""
+        for server in list(self._open):
+            await self.end(server)
+        if self._farewells:
+            await asyncio.gather(*self._farewells, return_exceptions=True)

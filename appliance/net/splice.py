@@ -1,0 +1,209 @@
+"""Pass-through inside the kernel: bytes go from socket to socket through a pipe and never into Python.
+
+Pipes are pooled: taken when bytes arrive, given back when they have left, so an idle passed connection holds two descriptors only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+
+from appliance.net.reasons import CLOSED, Reason
+from appliance.net.transport import reason_of
+
+PIPE_SIZE = 1 << 20
+ROUNDS = 4
+"""How often one direction may go on before the loop gets to see the others."""
+_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+_F_SETPIPE_SZ = 1031
+_RST_ON_CLOSE = struct.pack("ii", 1, 0)
+
+Pipe = tuple[int, int]
+
+
+class Pipes:
+    """A bounded pool of empty pipes (read end, write end)."""
+
+    KEEP = 32
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._free: list[Pipe] = []
+
+    def take(self) -> Pipe:
+        """An empty pipe. :raises OSError: out of descriptors."""
+        if self._free:
+            return self._free.pop()
+        pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # A user without privileges has 16,384 pipe pages in all; past them the kernel says no and the pipe keeps 64 kB.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, PIPE_SIZE)
+        return pipe
+
+    def give(self, pipe: Pipe) -> None:
+        """Back into the pool; only an empty pipe."""
+        if len(self._free) < self.KEEP:
+            self._free.append(pipe)
+        else:
+            self.drop(pipe)
+
+    @staticmethod
+    def drop(pipe: Pipe) -> None:
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+    def close(self) -> None:
+        while self._free:
+            self.drop(self._free.pop())
+
+
+class Way:
+    """One direction. moved: bytes handed to the receiver so far."""
+
+    __slots__ = ("_dst", "_held", "_pipe", "_reading", "_src", "_writing", "eof", "moved", "relay")
+
+    def __init__(self, relay: Splice, src: socket.socket, dst: socket.socket) -> None:
+        self.relay = relay
+        self._src = src.fileno()
+        self._dst = dst.fileno()
+        self._pipe: Pipe | None = None
+        self._held = 0
+        self._reading = False
+        self._writing = False
+        self.moved = 0
+        self.eof = False
+
+    def start(self) -> None:
+        if self.eof:
+            self.relay.half(self)
+        elif not self._reading:
+            self._reading = True
+            self.relay.pipes.loop.add_reader(self._src, self.readable)
+
+    def readable(self) -> None:
+        pipes = self.relay.pipes
+        try:
+            for _ in range(ROUNDS):
+                if self._pipe is None:
+                    self._pipe = pipes.take()
+                n = os.splice(self._src, self._pipe[1], PIPE_SIZE, flags=_FLAGS)
+                if n == 0:
+                    self.eof = True
+                    self._stop_reading()
+                    if not self._writing:
+                        self.relay.half(self)
+                    break
+                self._held += n
+                if not self._push():
+                    return
+                if n < 65536:
+                    break
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            self.relay.fail(reason_of(e))
+            return
+        self._give_back()
+
+    def _push(self) -> bool:
+        """Move what the pipe holds on; False when the receiver takes no more for now."""
+        assert self._pipe is not None
+        while self._held:
+            try:
+                n = os.splice(self._pipe[0], self._dst, self._held, flags=_FLAGS)
+            except BlockingIOError:
+                if not self._writing:
+                    self._stop_reading()
+                    self._writing = True
+                    self.relay.pipes.loop.add_writer(self._dst, self.writable)
+                return False
+            self._held -= n
+            self.moved += n
+        return True
+
+    def writable(self) -> None:
+        try:
+            if not self._push():
+                return
+        except OSError as e:
+            self.relay.fail(reason_of(e))
+            return
+        self._writing = False
+        self.relay.pipes.loop.remove_writer(self._dst)
+        self._give_back()
+        self.start()
+
+    def _give_back(self) -> None:
+        if self._pipe is not None and not self._held:
+            self.relay.pipes.give(self._pipe)
+            self._pipe = None
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.relay.pipes.loop.remove_reader(self._src)
+
+    def stop(self) -> None:
+        self._stop_reading()
+        if self._writing:
+            self._writing = False
+            self.relay.pipes.loop.remove_writer(self._dst)
+        if self._pipe is not None:
+            self.relay.pipes.drop(self._pipe)
+            self._pipe = None
+
+
+class Splice:
+    """Both directions between two connected sockets, which it owns and closes. Half-closes are passed on."""
+
+    def __init__(self, pipes: Pipes, client: socket.socket, server: socket.socket) -> None:
+        self.pipes = pipes
+        self._socks = client, server
+        self.up = Way(self, client, server)
+        self.down = Way(self, server, client)
+        self.done: asyncio.Future[Reason] = pipes.loop.create_future()
+
+    async def run(self, client_eof: bool = False, server_eof: bool = False) -> Reason:
+        """Until both sides are done; the reason is CLOSED for an orderly end. *_eof: that side has ended already."""
+        self.up.eof, self.down.eof = client_eof, server_eof
+        self.up.start()
+        self.down.start()
+        try:
+            return await self.done
+        finally:
+            self.fail(CLOSED)
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes (client to server, server to client) so far."""
+        return self.up.moved, self.down.moved
+
+    def half(self, way: Way) -> None:
+        """One direction is through: pass the FIN on."""
+        if self.up.eof and self.down.eof:
+            self._finish(CLOSED)
+            return
+        with contextlib.suppress(OSError):
+            self._socks[1 if way is self.up else 0].shutdown(socket.SHUT_WR)
+
+    def fail(self, reason: Reason) -> None:
+        """End both at once; idempotent. A reset on one side is a reset on the other."""
+        if self.done.done() and self._socks[0].fileno() < 0:
+            return
+        if reason is not CLOSED:
+            for sock in self._socks:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+        self._finish(reason)
+
+    def _finish(self, reason: Reason) -> None:
+        self.up.stop()
+        self.down.stop()
+        for sock in self._socks:
+            sock.close()
+        if not self.done.done():
+            self.done.set_result(reason)

@@ -1,0 +1,232 @@
+"""TLS as a transport over another transport: over a socket, or over TLS itself (a secure web proxy).
+
+No queues: ciphertext that arrives is decrypted into a shared buffer and pushed up in the same call; plaintext written is encrypted
+into another and pushed down. What it costs and why it is made so: docs/decisions/streams.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from OpenSSL import SSL
+
+from appliance.net import openssl, tls_errors
+from appliance.net.openssl import (
+    BIO_pending,
+    BIO_read,
+    BIO_write,
+    ERR_clear_error,
+    SSL_do_handshake,
+    SSL_get_error,
+    SSL_read,
+    SSL_shutdown,
+    SSL_write,
+    from_buffer,
+)
+from appliance.net.reasons import CLOSED, Reason
+from appliance.net.transport import Above, Buffer, Transport
+
+SLICE = 64 * 1024
+"""Ciphertext and plaintext are fed through OpenSSL's memory BIOs in slices of this size, because these never shrink."""
+
+
+class TlsScratch:
+    """The fixed plaintext and ciphertext buffers of one event loop."""
+
+    PLAIN = 256 * 1024
+    CIPHER = SLICE + 16 * 1024  # a slice and its record overheads
+
+    def __init__(self) -> None:
+        self.plain = bytearray(self.PLAIN)
+        self.plain_view = memoryview(self.plain)
+        self.plain_ptr = from_buffer(self.plain)
+        self.cipher = bytearray(self.CIPHER)
+        self.cipher_view = memoryview(self.cipher)
+        self.cipher_ptr = from_buffer(self.cipher)
+
+
+class TlsTransport:
+    """One TLS connection; `conn` is what add-ons see as `data.ssl_conn`.
+
+    :raises ValueError, TypeError: from the constructor, when `conn` is no memory-BIO Connection.
+    """
+
+    __slots__ = ("_below", "_closed", "_done", "_from", "_into", "_scratch", "_ssl", "above", "clean_eof", "conn")
+
+    def __init__(self, conn: SSL.Connection, scratch: TlsScratch, below: Transport, above: Above) -> None:
+        self._ssl, self._into, self._from = openssl.handles(conn)
+        self.conn = conn
+        self.above = above
+        self.clean_eof = False
+        """Whether the peer said close_notify (RFC 8446 §6.1); without it the data may have been cut short."""
+        self._scratch = scratch
+        self._below = below
+        self._done: asyncio.Future[None] | None = None
+        self._closed = False
+        below.above = self
+
+    # -- handshake
+
+    def begin(self, loop: asyncio.AbstractEventLoop, unread: memoryview) -> asyncio.Future[None]:
+        """Start the handshake. unread: ciphertext that had already arrived.
+
+        The future raises TlsFailed when it fails; every other `Gone` is what happened to the connection below.
+        """
+        self._done = done = loop.create_future()
+        if unread:
+            self.received(unread)
+        else:
+            self._step()
+        if not done.done():
+            self._below.resume()
+        return done
+
+    def _step(self) -> bool:
+        """One step of the handshake; True when it is complete."""
+        done = self._done
+        if done is None or done.done():
+            return False
+        n = SSL_do_handshake(self._ssl)
+        if n == 1:
+            self._flush()
+            self._done = None
+            done.set_result(None)
+            return True
+        error = SSL_get_error(self._ssl, n)
+        self._flush()  # our flight, or the alert that says what we did not like
+        if error != openssl.ERROR_WANT_READ:
+            self._fail(tls_errors.explain(openssl.take_errors(self._ssl), handshake=True).reason())
+        return False
+
+    # -- from below
+
+    def received(self, data: memoryview) -> None:
+        pointer = from_buffer(data)
+        left = len(data)
+        while left > 0 and not self._closed:
+            n = BIO_write(self._into, pointer, SLICE if left > SLICE else left)
+            left -= n
+            if left:
+                pointer = pointer + n
+            if self._done is not None and not self._step():
+                continue
+            self._read()
+
+    def _read(self) -> None:
+        ssl, scratch = self._ssl, self._scratch
+        have = 0
+        while (n := SSL_read(ssl, scratch.plain_ptr + have if have else scratch.plain_ptr, scratch.PLAIN - have)) > 0:
+            have += n
+            if scratch.PLAIN - have < 16384:
+                self.above.received(scratch.plain_view[:have])
+                have = 0
+        error = SSL_get_error(ssl, n)
+        if BIO_pending(self._from):
+            self._flush()  # a key update's answer, an alert
+        if have:
+            self.above.received(scratch.plain_view[:have])
+        if error == openssl.ERROR_WANT_READ:
+            return
+        if error == openssl.ERROR_ZERO_RETURN:
+            if not self.clean_eof:
+                self.clean_eof = True
+                self._below.pause()
+                self.above.ended()
+            return
+        self._fail(tls_errors.explain(openssl.take_errors(ssl), handshake=False).reason())
+
+    def ended(self) -> None:
+        if self._done is not None:
+            self._fail(Reason("tls", "the peer closed the connection during the TLS handshake"))
+        elif not self.clean_eof:
+            self.above.ended()
+
+    def lost(self, reason: Reason) -> None:
+        done, self._done = self._done, None
+        self._closed = True
+        if done is not None and not done.done():
+            done.set_exception(reason.error())
+        self.above.lost(reason)
+
+    def drained(self) -> None:
+        self.above.drained()
+
+    def _fail(self, reason: Reason) -> None:
+        if self._closed:
+            return
+        self._below.close(linger=True)  # so that our alert reaches the peer
+        self.lost(reason)
+
+    # -- to below
+
+    def write(self, data: Buffer) -> bool:
+        if self._closed or not data:
+            return True
+        size = len(data)
+        if size <= SLICE:
+            n = SSL_write(self._ssl, data if type(data) is bytes else from_buffer(data), size)
+            if n <= 0:
+                return self._write_failed(n)
+            return self._flush()
+        pointer = from_buffer(data)
+        left, room = size, True
+        while left > 0:
+            n = SSL_write(self._ssl, pointer, SLICE if left > SLICE else left)
+            if n <= 0:
+                return self._write_failed(n)
+            room = self._flush()
+            left -= n
+            if left:
+                pointer = pointer + n
+        return room
+
+    def _write_failed(self, n: int) -> bool:
+        SSL_get_error(self._ssl, n)
+        self._fail(tls_errors.explain(openssl.take_errors(self._ssl), handshake=False).reason())
+        return True
+
+    def _flush(self) -> bool:
+        scratch, room = self._scratch, True
+        while (n := BIO_read(self._from, scratch.cipher_ptr, scratch.CIPHER)) > 0:
+            room = self._below.write(scratch.cipher_view[:n])
+            if n < scratch.CIPHER:
+                break
+        return room
+
+    def room(self) -> bool:
+        return self._below.room()
+
+    @property
+    def free(self) -> bool:
+        return self._below.free
+
+    def write_eof(self) -> None:
+        self._notify()
+        self._below.write_eof()
+
+    def _notify(self) -> None:
+        if not self._closed and self._done is None:
+            if SSL_shutdown(self._ssl) < 0:
+                ERR_clear_error()
+            self._flush()
+
+    def pause(self) -> None:
+        self._below.pause()
+
+    def resume(self) -> None:
+        if not self.clean_eof:
+            self._below.resume()
+
+    def close(self, linger: bool = False) -> None:
+        if not self._closed:
+            self._notify()
+            self._closed = True
+            self._below.close(linger)
+
+    def abort(self, why: Reason = CLOSED) -> None:
+        if not self._closed:
+            self._closed = True
+            done, self._done = self._done, None
+            if done is not None and not done.done():
+                done.set_exception(why.error())
+            self._below.abort(why)

@@ -1,0 +1,321 @@
+"""What moves the bytes of a stream: a socket, or a pair in memory. TLS is the third kind (tls_transport.py).
+
+A transport pushes what arrives to the `Above` it carries and takes writes. It never queues on the way up; on the way down it
+keeps only what the kernel would not take. Sockets are used directly (one reader callback, `recv_into` a shared buffer, `send`):
+as fast as uvloop's own transports here, the same on stdlib asyncio, and the socket stays free to be spliced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from typing import Protocol
+
+from appliance.net.reasons import CLOSED, Reason
+
+HIGH_WATER = 256 * 1024
+"""Bytes queued (towards a peer) or held unread (from one) before the other side is made to wait."""
+LINGER_SECONDS = 2.0
+_RST_ON_CLOSE = struct.pack("ii", 1, 0)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Above(Protocol):
+    """Who a transport carries: a stream, or TLS over it."""
+
+    def received(self, data: memoryview) -> None: ...  # a view of a shared buffer: copy what is kept
+    def ended(self) -> None: ...  # the peer sends no more
+    def lost(self, reason: Reason) -> None: ...  # broken; nothing more comes or goes
+    def drained(self) -> None: ...  # all that was queued has left
+
+
+class Transport(Protocol):
+    """The bytes' carrier as a stream sees it. No method raises: failures go up through `Above.lost`."""
+
+    above: Above
+
+    def write(self, data: Buffer) -> bool: ...  # False: above high water, wait for drained()
+    def write_eof(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self, linger: bool = False) -> None: ...  # after what is queued has left
+    def abort(self, why: Reason = CLOSED) -> None: ...
+    def room(self) -> bool: ...  # False: above high water
+    @property
+    def free(self) -> bool: ...  # nothing is queued
+
+
+class Scratch:
+    """The fixed buffers of one event loop, shared by all its transports: nothing in them outlives a callback."""
+
+    SIZE = 256 * 1024
+
+    def __init__(self) -> None:
+        self.raw = bytearray(self.SIZE)
+        self.raw_view = memoryview(self.raw)
+
+
+class SocketTransport:
+    """A connected, non-blocking stream socket."""
+
+    __slots__ = ("_close_asked", "_eof_asked", "_fd", "_loop", "_out", "_reading", "_recv", "_scratch", "_send", "above", "sock")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, scratch: Scratch, sock: socket.socket, above: Above) -> None:
+        self.above = above
+        self.sock: socket.socket | None = sock
+        self._loop = loop
+        self._scratch = scratch
+        self._fd = sock.fileno()
+        self._recv = sock.recv_into
+        self._send = sock.send
+        self._out: bytearray | None = None
+        self._reading = False
+        self._eof_asked = False
+        self._close_asked = False
+
+    # -- reading
+
+    def resume(self) -> None:
+        if not self._reading and self.sock is not None:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._readable)
+
+    def pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _readable(self) -> None:
+        try:
+            n = self._recv(self._scratch.raw)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as e:
+            self._fail(e)
+            return
+        if n:
+            self.above.received(self._scratch.raw_view[:n])
+        else:
+            self.pause()  # an EOF stays readable for ever
+            self.above.ended()
+
+    # -- writing
+
+    def write(self, data: Buffer) -> bool:
+        out = self._out
+        if out is not None:
+            out += data
+            return len(out) < HIGH_WATER
+        if self.sock is None:
+            return True
+        try:
+            n = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            n = 0
+        except OSError as e:
+            self._fail(e)
+            return True
+        if n == len(data):
+            return True
+        self._out = out = bytearray(memoryview(data)[n:])
+        self._loop.add_writer(self._fd, self._writable)
+        return len(out) < HIGH_WATER
+
+    def _writable(self) -> None:
+        out = self._out
+        assert out is not None
+        try:
+            with memoryview(out) as view:
+                n = self._send(view[: Scratch.SIZE])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as e:
+            self._fail(e)
+            return
+        del out[:n]
+        if out:
+            return
+        self._out = None
+        self._loop.remove_writer(self._fd)
+        if self._close_asked:
+            self._really_close()
+            return
+        if self._eof_asked:
+            self._shutdown_write()
+        self.above.drained()
+
+    def room(self) -> bool:
+        return self._out is None or len(self._out) < HIGH_WATER
+
+    def write_eof(self) -> None:
+        self._eof_asked = True
+        if self._out is None:
+            self._shutdown_write()
+
+    def _shutdown_write(self) -> None:
+        if self.sock is not None:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer is gone already; reads will say so
+
+    # -- ending
+
+    def close(self, linger: bool = False) -> None:
+        """Close once everything queued has left.
+
+        linger: half-close first and swallow what the peer still sends for a while, so that the kernel does not answer it with
+        a reset that would destroy our last words (RFC 9112 §9.6).
+        """
+        if self.sock is None or self._close_asked:
+            return
+        self._close_asked = True
+        if linger:
+            self.write_eof()
+            self._close_asked = False
+            self.above = _Drain(self)
+            self.resume()
+            self._loop.call_later(LINGER_SECONDS, self.abort)
+        elif self._out is None:
+            self._really_close()
+        else:
+            self.pause()
+            self._loop.call_later(LINGER_SECONDS * 15, self.abort)
+
+    def abort(self, why: Reason = CLOSED) -> None:
+        """Close now, with a reset, dropping what is queued."""
+        if self.sock is not None:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+            except OSError:
+                pass
+            self._really_close()
+
+    @property
+    def free(self) -> bool:
+        return self._out is None
+
+    def detach(self) -> socket.socket | None:
+        """Hand the socket out, for splicing; None when writes are still queued or it is closed."""
+        if self._out is not None or self.sock is None:
+            return None
+        self.pause()
+        sock, self.sock = self.sock, None
+        return sock
+
+    def _really_close(self) -> None:
+        sock = self.sock
+        if sock is None:
+            return
+        self.pause()
+        if self._out is not None:
+            self._out = None
+            self._loop.remove_writer(self._fd)
+        self.sock = None
+        sock.close()
+
+    def _fail(self, e: OSError) -> None:
+        above = self.above
+        self._really_close()
+        above.lost(reason_of(e))
+
+
+class _Drain:
+    """Swallows what a peer sends after our last word, up to a bound."""
+
+    __slots__ = ("_left", "_transport")
+
+    def __init__(self, transport: SocketTransport) -> None:
+        self._transport = transport
+        self._left = 1 << 20
+
+    def received(self, data: memoryview) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._transport.abort()
+
+    def ended(self) -> None:
+        self._transport.close()
+
+    def lost(self, reason: Reason) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
+
+
+class MemoryTransport:
+    """One end of an in-memory pair, for tests and for streams that have no socket. Delivery is immediate."""
+
+    def __init__(self, above: Above) -> None:
+        self.above = above
+        self.peer: MemoryTransport | None = None
+        self.inbox = bytearray()
+        self.eof = False
+        self.reading = False
+        self.closed = False
+
+    def _deliver(self) -> None:
+        if self.reading and self.inbox:
+            data, self.inbox = self.inbox, bytearray()
+            self.above.received(memoryview(data))
+        if self.reading and self.eof and not self.inbox:
+            self.reading = False
+            self.above.ended()
+        if self.peer is not None and not self.inbox:
+            self.peer.above.drained()
+
+    def write(self, data: Buffer) -> bool:
+        if self.peer is not None and not self.closed:
+            self.peer.inbox += data
+            self.peer._deliver()
+        return self.room()
+
+    def room(self) -> bool:
+        return self.peer is None or len(self.peer.inbox) < HIGH_WATER
+
+    @property
+    def free(self) -> bool:
+        return self.peer is None or not self.peer.inbox
+
+    def write_eof(self) -> None:
+        if self.peer is not None and not self.peer.eof:
+            self.peer.eof = True
+            self.peer._deliver()
+
+    def pause(self) -> None:
+        self.reading = False
+
+    def resume(self) -> None:
+        if not self.closed:
+            self.reading = True
+            self._deliver()
+
+    def close(self, linger: bool = False) -> None:
+        if not self.closed:
+            self.write_eof()
+            self.closed = True
+            self.reading = False
+
+    def abort(self, why: Reason = CLOSED) -> None:
+        if not self.closed:
+            self.closed = True
+            self.reading = False
+            if self.peer is not None and not self.peer.closed:
+                self.peer.closed = True
+                self.peer.above.lost(Reason("reset", "connection reset by peer"))
+
+
+def reason_of(e: OSError) -> Reason:
+    """Name a socket error in one line."""
+    match e.errno:
+        case errno.ECONNRESET | errno.EPIPE:
+            return Reason("reset", "connection reset by peer")
+        case errno.ETIMEDOUT:
+            return Reason("timeout", "the network timed out")
+        case errno.EBADF:
+            return CLOSED
+    return Reason("reset", e.strerror or str(e))

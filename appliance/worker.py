@@ -1,0 +1,137 @@
+"""One worker: a process with one event loop and everything a connection needs. It shares nothing in memory with siblings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from appliance.arrival import Arrival, Host
+from appliance.handler import ConnectionHandler
+from appliance.net.guard import LoopGuard
+from appliance.net.stream import Net
+from appliance.settings import Settings
+
+if TYPE_CHECKING:
+    from appliance.connection import Address
+    from appliance.hooks import Hooks
+    from appliance.net.certs import CertificateAuthority, Minter
+    from appliance.net.tls_context import TlsContexts
+    from appliance.options import Options
+
+logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.5
+
+
+class Totals:
+    """Counts since the start, for the last line and for whoever asks."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.flows = 0
+        self.errors = 0
+        self.passed = 0
+        self.blocked = 0
+
+
+class Worker(Host):
+    """Takes arrivals and runs a handler for each; one coarse sweep looks after all clocks."""
+
+    def __init__(
+        self,
+        options: Options,
+        hooks: Hooks,
+        ca: CertificateAuthority,
+        minter: Minter,
+        tls: TlsContexts,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.options = options
+        self.hooks = hooks
+        self.ca = ca
+        self.minter = minter
+        self.tls = tls
+        self.loop = loop
+        self.net = Net(loop)
+        self.settings = Settings(options)
+        self.guard = LoopGuard(self.settings.allow_metadata)
+        self.totals = Totals()
+        self.handlers: set[ConnectionHandler] = set()
+        self._waiting: list[Callable[[], None]] = []
+        self._tick: asyncio.TimerHandle | None = None
+        self._told_full = False
+
+    def start(self) -> None:
+        self._tick = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def configure(self) -> None:
+        """The options have changed."""
+        self.settings = Settings(self.options)
+        self.guard.allow_metadata = self.settings.allow_metadata
+
+    async def arrive(self, arrival: Arrival) -> None:
+        """Carry one connection to its end. Never raises: a fault in one connection is its own."""
+        handler = ConnectionHandler(self, arrival)
+        self.handlers.add(handler)
+        self.totals.connections += 1
+        try:
+            await handler.run()
+        except asyncio.CancelledError:
+            if not handler.closing:
+                raise
+        except Exception:
+            logger.exception("%s: unexpected fault in a connection; it is closed, others are not touched", arrival.client)
+        finally:
+            self.handlers.discard(handler)
+            self._make_room()
+
+    # -- Host
+
+    def full(self) -> bool:
+        is_full = len(self.handlers) >= self.settings.max_connections
+        if is_full and not self._told_full:
+            self._told_full = True
+            logger.warning(
+                "%d connections are open, no more are accepted until some end (option max_connections, ulimit -n)",
+                len(self.handlers),
+            )
+        return is_full
+
+    def when_room(self, resume: Callable[[], None]) -> None:
+        self._waiting.append(resume)
+
+    def listening(self, address: Address) -> None:
+        self.guard.listening(address)
+
+    def _make_room(self) -> None:
+        if self._waiting and len(self.handlers) < self.settings.max_connections:
+            self._told_full = False
+            waiting, self._waiting = self._waiting, []
+            for resume in waiting:
+                resume()
+
+    # -- clocks
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for handler in list(self.handlers):
+            handler.sweep(now)
+        self._make_room()
+        self._tick = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    async def stop(self, grace: float = 2.0) -> None:
+        """End every connection: first politely, then by cancelling what is left."""
+        if self._tick is not None:
+            self._tick.cancel()
+        for handler in list(self.handlers):
+            handler.shutdown()
+        end = self.loop.time() + grace
+        while self.handlers and self.loop.time() < end:
+            await asyncio.sleep(0.01)
+        for handler in list(self.handlers):
+            handler.cancel()
+        while self.handlers and self.loop.time() < end + grace:
+            await asyncio.sleep(0.01)
+        self.net.pipes.close()
