@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from OpenSSL import SSL, _util
+from OpenSSL import SSL, _util, crypto
 from OpenSSL import version as _version
 
 from appliance.net import openssl_methods as _methods
@@ -43,7 +43,7 @@ _FAST: Final = (
 _NEEDED: Final = (
     "SSL_get0_param", "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags",
     "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS", "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "SSL_get_verify_result",
-    "SSL_session_reused",
+    "SSL_session_reused", "SSL_use_certificate", "SSL_use_PrivateKey",
 )
 # fmt: on
 
@@ -58,7 +58,7 @@ def _private_slots() -> bool:
 
 
 if _gone := _missing(_NEEDED):
-    raise ImportError(f"pyOpenSSL {_version.__version__} cannot check certificate names: it has no {', '.join(_gone)}")
+    raise ImportError(f"pyOpenSSL {_version.__version__} is not usable: it has no {', '.join(_gone)}")
 
 available: Final[bool] = not _missing(_FAST) and _private_slots()
 """True when the data path goes straight to OpenSSL; False when it goes over pyOpenSSL's methods."""
@@ -73,6 +73,8 @@ SENT_SHUTDOWN: Final = 1
 RECEIVED_SHUTDOWN: Final = 2
 MODE_ENABLE_PARTIAL_WRITE: Final = 0x01
 MODE_RELEASE_BUFFERS: Final = 0x10
+OP_LEGACY_SERVER_CONNECT: Final = 0x04
+OP_NO_RENEGOTIATION: Final = 0x40000000
 
 SSL_read: Callable[[Any, Any, int], int]
 SSL_write: Callable[[Any, Any, int], int]
@@ -200,3 +202,64 @@ def set_groups(context: SSL.Context, groups: str) -> None:
     if lib.SSL_CTX_set1_curves_list(context._context, groups.encode()) != 1:
         ERR_clear_error()
         raise ValueError(f"unknown key exchange group in {groups!r}")
+
+
+def use_leaf(conn: SSL.Connection, certificate: crypto.X509, key: crypto.PKey) -> None:
+    """What `use_certificate` and `use_privatekey` do, for objects that are kept and without their deprecation warnings.
+
+    :raises ValueError: OpenSSL does not take them, or they do not belong together.
+    """
+    ssl: Any = conn._ssl
+    x509, pkey = certificate._x509, key._pkey  # type: ignore[attr-defined]
+    if lib.SSL_use_certificate(ssl, x509) != 1 or lib.SSL_use_PrivateKey(ssl, pkey) != 1:
+        ERR_clear_error()
+        raise ValueError("the leaf's certificate and key cannot be used")
+
+
+def set_session_scope(context: SSL.Context, scope: bytes) -> None:
+    """Connections made from now on resume only sessions of the same scope (at most 32 bytes).
+
+    OpenSSL copies it into each Connection, so one Context can keep any number of scopes apart; the public
+    `set_session_id` is refused once a Context is in use.
+    """
+    lib.SSL_CTX_set_session_id_context(context._context, scope, len(scope))
+
+
+def dump_session(conn: SSL.Connection) -> bytes | None:
+    """The connection's current session in ASN.1.
+
+    A copy is needed: OpenSSL marks the session object itself as not resumable when its connection ends without
+    close_notify, which most do.
+    """
+    session = lib.SSL_get1_session(conn._ssl)
+    if session == ffi.NULL:
+        return None
+    size = lib.i2d_SSL_SESSION(session, ffi.NULL)
+    data = bytearray(max(size, 0))
+    if size > 0:
+        start = ffi.from_buffer("unsigned char[]", data)
+        lib.i2d_SSL_SESSION(session, ffi.new("unsigned char **", start))
+    lib.SSL_SESSION_free(session)
+    return bytes(data) or None
+
+
+def offer_session(conn: SSL.Connection, data: bytes) -> bool:
+    """Have the handshake offer a session from `dump_session`; False when it cannot be read."""
+    start = ffi.from_buffer("unsigned char[]", data)
+    session = lib.d2i_SSL_SESSION(ffi.NULL, ffi.new("const unsigned char **", start), len(data))
+    if session == ffi.NULL:
+        ERR_clear_error()
+        return False
+    taken: bool = lib.SSL_set_session(conn._ssl, session) == 1
+    lib.SSL_SESSION_free(session)
+    if not taken:
+        ERR_clear_error()
+    return taken
+
+
+resumption: Final[bool] = not _missing(
+    ("i2d_SSL_SESSION", "d2i_SSL_SESSION", "SSL_get1_session", "SSL_set_session", "SSL_SESSION_free")
+)
+"""Whether sessions with servers can be kept (`dump_session`, `offer_session`)."""
+scopes: Final[bool] = not _missing(("SSL_CTX_set_session_id_context",))
+"""Whether sessions of clients can be kept apart by name (`set_session_scope`)."""

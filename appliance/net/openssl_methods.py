@@ -26,6 +26,10 @@ class Pointer:
         return Pointer(self.view[n:])
 
 
+def _view(data: bytes | Pointer) -> memoryview:
+    return data.view if isinstance(data, Pointer) else memoryview(data)
+
+
 class Handle:
     """Stands in for `SSL *` and both `BIO *`: the Connection, and what its last call ended with."""
 
@@ -78,7 +82,7 @@ def SSL_read(handle: Handle, buffer: Pointer, n: int) -> int:
 
 def SSL_write(handle: Handle, data: bytes | Pointer, n: int) -> int:
     try:
-        n = handle.conn.send((data.view if isinstance(data, Pointer) else memoryview(data))[:n])
+        n = handle.conn.send(_view(data)[:n])
     except SSL.Error as e:
         return handle.failed(e)
     handle.error = _NONE
@@ -118,8 +122,8 @@ def BIO_read(handle: Handle, buffer: Pointer, n: int) -> int:
     return len(data)
 
 
-def BIO_write(handle: Handle, data: bytes, n: int) -> int:
-    return handle.conn.bio_write(data[:n]) if n else 0
+def BIO_write(handle: Handle, data: bytes | Pointer, n: int) -> int:
+    return handle.conn.bio_write(bytes(_view(data)[:n])) if n else 0
 
 
 def BIO_pending(handle: Handle) -> int:
