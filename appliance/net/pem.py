@@ -53,14 +53,15 @@ def read(path: Path, *, guarded: bool) -> bytes:
         if fault.errno == errno.ELOOP:
             raise CertificateError(f"{path} is a symbolic link; put the file itself there.") from None
         raise CertificateError(f"Cannot read {path}: {fault.strerror}.") from None
-    with os.fdopen(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise CertificateError(f"{path} is not a regular file.")
-        try:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise CertificateError(f"{path} is not a regular file.")
+    try:
+        with os.fdopen(fd, "rb") as file:
             data = file.read(_MAX_FILE + 1)
-        except OSError as fault:
-            raise CertificateError(f"Cannot read {path}: {fault.strerror}.") from None
+    except OSError as fault:
+        raise CertificateError(f"Cannot read {path}: {fault.strerror}.") from None
     if len(data) > _MAX_FILE:
         raise CertificateError(f"{path} is too large for a certificate file.")
     if guarded and has_key(data):
