@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ class AddonManager:
         For add-ons that hold others: put the new one into your ``.addons`` first. Raises AddonManagerError (a name is
         taken, a hook is unusable) and whatever `load` and `configure` raise; nothing of it is then registered.
         """
-        members = list(_walk([addon]))
+        members = list(walk([addon]))
         entered: list[object] = []
         try:
             for member in members:
@@ -117,7 +116,7 @@ class AddonManager:
         """
         if addon not in self:
             raise AddonManagerError(f"no such add-on: {name_of(addon)}")
-        for member in _walk([addon]):
+        for member in walk([addon]):
             if member in self:
                 self._tell(member, "done")
                 self._forget(member)
@@ -139,7 +138,7 @@ class AddonManager:
 
     def arrange(self) -> None:
         """Bring the order of hooks in line with the chain, after an add-on has changed the order of its ``.addons``."""
-        self.hooks.arrange(_walk(self.chain))
+        self.hooks.arrange(walk(self.chain))
 
     def _leave_chain(self, addon: object) -> None:
         self.chain = [member for member in self.chain if member is not addon]
@@ -185,7 +184,7 @@ class AddonManager:
         if not self.is_configured or not updated:
             return
         if "hook_budget_ms" in updated:
-            self.hooks.budget = options.hook_budget_ms / 1000 or math.inf
+            self.hooks.budget = options.hook_budget_ms / 1000
         self.hooks.fire("configure", updated)
 
     def _tell(self, addon: object, event: str) -> None:
@@ -222,10 +221,13 @@ async def _finish(pending: Awaitable[None]) -> None:
     await pending
 
 
-def _walk(addons: Iterable[object], above: tuple[int, ...] = ()) -> Iterator[object]:
-    """Depth first, an add-on before its ``.addons``. Raises AddonManagerError for one that holds itself."""
+def walk(addons: Iterable[object], above: tuple[int, ...] = ()) -> Iterator[object]:
+    """Depth first, an add-on before its ``.addons``. Raises AddonManagerError for one that holds itself, or no list."""
     for addon in addons:
         if id(addon) in above:
             raise AddonManagerError(f"add-on {name_of(addon)} holds itself in its .addons")
         yield addon
-        yield from _walk(getattr(addon, "addons", None) or (), (*above, id(addon)))
+        below = getattr(addon, "addons", None) or ()
+        if not isinstance(below, Iterable):
+            raise AddonManagerError(f"add-on {name_of(addon)}: .addons should be a list, not {below!r}")
+        yield from walk(below, (*above, id(addon)))

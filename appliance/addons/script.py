@@ -12,7 +12,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from appliance.addonmanager import AddonManager, Loader
+from appliance.addonmanager import AddonManager, Loader, walk
 from appliance.exceptions import LockgateError, OptionsError
 from appliance.hooks import check, name_of
 
@@ -235,7 +235,7 @@ def release(module: ModuleType) -> None:
 def check_script(path: Path, module: ModuleType) -> None:
     """Raises OptionsError if a hook of the script or of its ``addons`` is unusable."""
     try:
-        for addon in (module, *getattr(module, "addons", ())):
+        for addon in walk([module]):
             check(name_of(addon), addon)
     except Exception as exc:
         raise failure(path, exc) from exc
