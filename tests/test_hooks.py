@@ -273,7 +273,7 @@ def test_time_is_kept_for_each_listener() -> None:
     busy, quick = listener(hooks, "busy"), listener(hooks, "quick")
     assert busy.count == quick.count == 3
     assert 0.06 <= busy.total < 1 and 0.02 <= busy.longest <= busy.total
-    assert quick.total < 0.01
+    assert quick.total < busy.total / 2
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -301,12 +301,12 @@ async def test_over_budget_is_logged_once_with_name_and_event(
 async def test_waiting_is_within_budget(caplog: pytest.LogCaptureFixture) -> None:
     class Patient:
         async def request(self, flow: object) -> None:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
-    hooks = Hooks(Patient(), budget=0.02)
+    hooks = Hooks(Patient(), budget=0.1)
     await fire(hooks)
     assert not caplog.records
-    assert listener(hooks, "patient").total < 0.02
+    assert listener(hooks, "patient").total < 0.1
 
 
 def test_a_lowered_budget_holds_at_once(caplog: pytest.LogCaptureFixture) -> None:
