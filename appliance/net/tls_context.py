@@ -289,8 +289,9 @@ def _accepting(side: _Side, chain: Sequence[crypto.X509], keylog: KeyLog | None)
     if not openssl.scopes:
         context.set_options(SSL.OP_NO_TICKET)
     context.set_alpn_select_callback(_choose)
+    add: Any = context.add_extra_chain_cert  # its type stubs lag behind: X509 objects are deprecated here
     for certificate in chain:
-        context.add_extra_chain_cert(certificate)
+        add(certificate.to_cryptography())
     return context
 
 
