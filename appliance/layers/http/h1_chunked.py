@@ -58,7 +58,7 @@ class ChunkedDecoder:
     def feed(self, buf: bytearray) -> bytes:
         """Consume what can be from the front of `buf`; the payload it held, b"" if none. Raises Refused (400, 431)."""
         state, left, pos, end = self._state, self._left, 0, len(buf)
-        out: list[bytes | bytearray] = []
+        spans: list[tuple[int, int]] = []
         while True:
             if state == _SIZE:
                 match = _PLAIN.match(buf, pos)
@@ -78,11 +78,11 @@ class ChunkedDecoder:
                 stop = pos + left
                 if stop > end:
                     if pos < end:
-                        out.append(buf[pos:] if pos else bytes(buf))
+                        spans.append((pos, end))
                         left -= end - pos
                         pos = end
                     break
-                out.append(buf[pos:stop])
+                spans.append((pos, stop))
                 pos = stop
                 state = _DATA_END
             if state == _DATA_END:
@@ -102,11 +102,14 @@ class ChunkedDecoder:
                 pos, state = stop, _DONE
             break  # _DONE
         self._state, self._left = state, left
+        if len(spans) == 1 and spans[0][1] - spans[0][0] < 4096:
+            data = bytes(buf[spans[0][0] : spans[0][1]])
+        else:  # one copy, however many chunks; no view outlives it, or `buf` could not shrink
+            with memoryview(buf) as view:
+                data = b"".join([view[start:stop] for start, stop in spans])
         if pos:
             del buf[:pos]
-        if len(out) == 1:
-            return bytes(out[0])
-        return b"".join(out)
+        return data
 
     def _size_line(self, buf: bytearray, pos: int) -> int:
         """Read a size line that is not just digits into _left: its end, or -1 if it has not all come."""

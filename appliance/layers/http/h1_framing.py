@@ -45,7 +45,17 @@ class Framing:
     `hop`: some field must not be forwarded (see strip_hop).
     """
 
-    __slots__ = ("chunked", "close", "connection_tokens", "expect_continue", "hop", "keep_alive", "length", "upgrade")
+    __slots__ = (
+        "_only",
+        "chunked",
+        "close",
+        "connection_tokens",
+        "expect_continue",
+        "hop",
+        "keep_alive",
+        "length",
+        "upgrade",
+    )
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class Framing:
         expect_continue: bool = False,
         connection_tokens: frozenset[bytes] | None = None,
         hop: bool = False,
+        only: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.length = length
         self.chunked = chunked
@@ -66,6 +77,7 @@ class Framing:
         self.expect_continue = expect_continue
         self.connection_tokens = connection_tokens
         self.hop = hop
+        self._only = only  # the one field that strip_hop takes out, when it is as simple as that
 
 
 def framing(fields: Fields, version: bytes = b"HTTP/1.1") -> Framing:
@@ -85,9 +97,11 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
     connection: bytes | None = None
     upgrade: bytes | None = None
     expect: bytes | None = None
-    hop = False
+    hops = 0
+    only: tuple[bytes, bytes] | None = None
     known = _KNOWN.get
-    for name, value in fields:
+    for field in fields:
+        name, value = field
         kind = known(name.lower())
         if kind is None:
             continue
@@ -106,8 +120,9 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
         elif kind == _EXPECT:
             expect = value if expect is None else expect + b", " + value
         else:
-            hop = True
+            hops += 1
             if kind == _CONNECTION:
+                only = field
                 connection = value if connection is None else connection + b"," + value
             elif kind == _UPGRADE:
                 upgrade = value if upgrade is None else upgrade + b", " + value
@@ -119,12 +134,16 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
         if coding.lower() != b"chunked":
             raise Refused(501, f"transfer coding is not just chunked: {quoted(coding)}")
     if connection is None and expect is None:
-        return Framing(length, coding is not None, False, False, None, False, None, hop), host, None
+        return Framing(length, coding is not None, False, False, None, False, None, hops > 0), host, None
 
     tokens = None
     close = keep_alive = False
     if connection is not None:
-        tokens = _USUAL_CONNECTION.get(connection) or _tokens(connection)
+        tokens = _USUAL_CONNECTION.get(connection)
+        if tokens is None or hops != 1:
+            only = None
+        if tokens is None:
+            tokens = _tokens(connection)
         close = b"close" in tokens
         keep_alive = b"keep-alive" in tokens
     if upgrade is not None and (tokens is None or b"upgrade" not in tokens or version != b"HTTP/1.1"):
@@ -135,13 +154,16 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
             expect = None  # RFC 9110 §10.1.1: ignored in HTTP/1.0
         elif expect.lower() == b"100-continue":
             expect_continue, expect = True, None
-    return Framing(length, coding is not None, close, keep_alive, upgrade, expect_continue, tokens, hop), host, expect
+    frame = Framing(length, coding is not None, close, keep_alive, upgrade, expect_continue, tokens, hops > 0, only)
+    return frame, host, expect
 
 
 def _content_length(value: bytes) -> int:
-    if not value.isdigit() or len(value) > 19 or (value[0] == 48 and len(value) > 1) or int(value) >= 1 << 63:
-        raise Refused(400, f"bad Content-Length: {quoted(value)}")
-    return int(value)
+    if value.isdigit() and len(value) < 20 and (value[0] != 48 or len(value) == 1):
+        length = int(value)
+        if length < 1 << 63:
+            return length
+    raise Refused(400, f"bad Content-Length: {quoted(value)}")
 
 
 def _tokens(value: bytes) -> frozenset[bytes]:
@@ -163,6 +185,9 @@ def strip_hop(fields: Fields, framing: Framing, *, upgrading: bool = True) -> Fi
     """
     if not framing.hop:
         return fields
+    if framing._only is not None and framing._only in fields:
+        at = fields.index(framing._only)
+        return fields[:at] + fields[at + 1 :]
     drop = hop_names(framing)
     upgrade = framing.upgrade is not None and upgrading
     if not upgrade and (framing.connection_tokens is None or b"te" not in framing.connection_tokens):

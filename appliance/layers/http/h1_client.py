@@ -1,0 +1,223 @@
+"""HTTP/1 towards a server (RFC 9112): one request at a time on a stream, and its response."""
+
+from __future__ import annotations
+
+import time
+
+from appliance.headers import Headers
+from appliance.layers.http.h1_body import Body
+from appliance.layers.http.h1_grammar import (
+    CHUNKED,
+    EOF,
+    Refused,
+    ResponseHead,
+    body_of_response,
+    check_head,
+    check_partial,
+    encode_chunk,
+    last_chunk,
+    parse_response,
+    serialize_request,
+)
+from appliance.layers.http.h1_outgoing import outgoing
+from appliance.layers.http.wire import Inform
+from appliance.net.reasons import Gone, Reason
+from appliance.net.stream import Buffer, Stream
+from appliance.request import Request
+from appliance.response import Response
+
+_NO_LENGTH_NEEDED = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE", b"CONNECT"})
+
+
+class H1Client:
+    """The server-facing end of one HTTP/1 connection. served: requests answered so far. usable: another may be sent."""
+
+    __slots__ = ("busy", "max_head", "served", "stream", "strict", "usable")
+
+    def __init__(self, stream: Stream, max_head: int, strict: bool = True) -> None:
+        self.stream = stream
+        self.max_head = max_head
+        self.strict = strict
+        self.served = 0
+        self.busy = False
+        self.usable = True
+
+    def room(self) -> int:
+        stream = self.stream
+        return 0 if self.busy or not self.usable or stream.eof or stream.buf else 1
+
+    def open(self) -> H1Outbound:
+        self.busy = True
+        return H1Outbound(self)
+
+
+class H1Outbound:
+    """One exchange on an HTTP/1 connection. See wire.Outbound."""
+
+    __slots__ = ("_body", "_chunked", "_client", "_method", "_persistent", "_response", "_sent", "_stream", "reused")
+
+    def __init__(self, client: H1Client) -> None:
+        self._client = client
+        self._stream = client.stream
+        self._chunked = False
+        self._sent = False
+        self._persistent = False
+        self._method = b""
+        self._body: Body | None = None
+        self._response: Response | None = None
+        self.reused = client.served > 0
+
+    # -- the request
+
+    async def request(self, request: Request, content: bytes, path: bytes) -> None:
+        self._method = method = request.raw_method
+        trailers = request.trailers.fields if request.trailers else ()
+        frame = outgoing(request.headers.fields, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
+        head = self._serialize(request, frame.fields, path)
+        stream = self._stream
+        if frame.chunked:
+            room = stream.write(head + (encode_chunk(content) if content else b"") + last_chunk(trailers))
+        elif len(content) > 65536:
+            stream.write(head)
+            room = stream.write(content)
+        else:
+            room = stream.write(head + content if content else head)
+        self._sent = True
+        if not room:
+            await stream.drain()
+
+    async def head(self, request: Request, path: bytes) -> None:
+        self._method = request.raw_method
+        frame = outgoing(request.headers.fields, -1, bool(request.trailers), False)
+        self._chunked = frame.chunked
+        self._stream.write(self._serialize(request, frame.fields, path))
+
+    def _serialize(self, request: Request, fields: tuple[tuple[bytes, bytes], ...], path: bytes) -> bytes:
+        head = serialize_request(request.raw_method, path, b"HTTP/1.1", fields)
+        lines = len(fields) + 2
+        if (
+            head.count(b"\n") != lines
+            or head.count(b"\r") != lines
+            or b"\0" in head
+            or head.count(b" ", 0, head.find(b"\r")) != 2
+        ):
+            check_head(head, len(fields))  # an add-on wrote something odd
+        return head
+
+    async def send(self, data: Buffer) -> None:
+        if data and not self._stream.write(encode_chunk(data) if self._chunked else data):
+            await self._stream.drain()
+
+    async def finish(self, trailers: Headers | None) -> None:
+        if self._chunked:
+            self._stream.write(last_chunk(trailers.fields if trailers else ()))
+        self._sent = True
+        await self._stream.drain()
+
+    # -- the response
+
+    async def response(self, inform: Inform | None) -> Response:
+        """The final response's head (or a 101's). :raises Gone: lost, or what came is no HTTP response."""
+        while True:
+            head = await self._head()
+            response = Response(
+                head.version, head.status, head.reason, Headers.trusted(head.fields), None, None, time.time(), None
+            )
+            if head.status >= 200 or head.status == 101:
+                break
+            if inform is not None:
+                await inform(response)
+        self._response = response
+        kind = body_of_response(head, self._method)
+        self._persistent = head.persistent and kind != EOF
+        self._body = Body(self._stream, kind)
+        if not kind:
+            response.timestamp_end = response.timestamp_start
+        return response
+
+    async def _head(self) -> ResponseHead:
+        stream = self._stream
+        checked = 0
+        try:
+            while True:
+                buf = stream.buf
+                end = buf.find(b"\r\n\r\n", checked)
+                if end >= 0:
+                    if end > self._client.max_head:
+                        raise Refused(431, f"the head is over {self._client.max_head} bytes")
+                    block = bytes(buf[: end + 4])
+                    del buf[: end + 4]
+                    return parse_response(block, self._client.strict)
+                if buf:
+                    if len(buf) > self._client.max_head:
+                        raise Refused(431, f"the head is over {self._client.max_head} bytes")
+                    check_partial(buf, checked)
+                    checked = max(0, len(buf) - 3)
+                if not await stream.more():
+                    raise Gone(
+                        Reason("protocol", "the server closed the connection inside a response head")
+                        if stream.buf
+                        else Reason("closed", "the server closed the connection without a response")
+                    )
+        except Refused as e:
+            self._client.usable = False
+            raise Gone(Reason("protocol", f"bad response: {e.why}")) from None
+
+    @property
+    def declared(self) -> int | None:
+        body = self._body
+        return None if body is None or body.left < 0 else body.left
+
+    @property
+    def whole(self) -> bool:
+        return self._body is not None and self._body.whole
+
+    async def chunk(self, limit: int = 65536) -> bytes:
+        body = self._body
+        assert body is not None
+        try:
+            data = await body.chunk(limit)
+        except Refused as e:
+            raise Gone(Reason("protocol", f"bad response body: {e.why}")) from None
+        if body.whole and self._response is not None:
+            self._response.trailers = body.trailers
+        return data
+
+    def patience(self, seconds: float) -> None:
+        if self._body is not None:
+            self._body.patience = seconds
+        if not seconds:
+            self._stream.deadline = 0.0
+
+    def tunnel(self) -> Stream:
+        self._client.usable = False
+        return self._stream
+
+    def raw_source(self) -> tuple[Stream, int | None] | None:
+        body = self._body
+        if body is None or body.left == CHUNKED:
+            return None
+        return self._stream, body.left if body.left >= 0 else None
+
+    def took_raw(self, count: int) -> None:
+        body = self._body
+        assert body is not None
+        body.took(count)
+        if not body.whole:
+            raise Gone(Reason("closed", "the server closed the connection in the middle of the body"))
+
+    def done(self) -> None:
+        client = self._client
+        client.busy = False
+        client.served += 1
+        if not (self._persistent and self._sent and self.whole):
+            client.usable = False
+
+    def reset(self, why: Reason) -> None:
+        self._client.usable = False
+        self._stream.abort(why)
+
+    @property
+    def untouched(self) -> bool:
+        """Not a byte of a response has come: the server may never have seen the request (RFC 9112 §9.3.1)."""
+        return self._response is None and not self._stream.buf

@@ -1,0 +1,64 @@
+"""How a message that we send is delimited: from its fields as hooks left them to fields and framing that cannot contradict it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from appliance.layers.http.h1_fields import Fields
+from appliance.layers.http.h1_framing import Framing, framing, strip_hop
+
+_UNFRAMED = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Outgoing(NamedTuple):
+    """Fields to write; whether the body goes in chunks; whether only closing the connection ends it."""
+
+    fields: Fields
+    chunked: bool
+    until_close: bool
+
+
+def outgoing(fields: Fields, length: int | None, trailers: bool, http10: bool, optional: bool = False) -> Outgoing:
+    """The wire form of a message. Hop-by-hop fields go (RFC 9110 §7.6.1); the framing fields are made true.
+
+    length: the body's bytes; -1 = it follows in pieces; None = there is none and the fields speak of another (HEAD, 304).
+    trailers: there are some, so the body has to be chunked. http10: the receiver cannot read chunks. optional: an empty body
+    needs no Content-Length (RFC 9110 §8.6).
+
+    :raises Refused: the fields are ambiguous (an add-on wrote them).
+    """
+    frame = framing(fields)
+    if frame.hop:
+        fields = strip_hop(fields, frame)
+    if length is None:
+        return Outgoing(fields, False, False)
+    if length < 0:
+        if frame.length is not None and not trailers:
+            return Outgoing(fields, False, False)
+        if http10:
+            return Outgoing(_without(fields, frame), False, True)
+        return Outgoing(fields if frame.chunked else _chunked(fields, frame), True, False)
+    if not length and optional and frame.length is None and not frame.chunked and not trailers:
+        return Outgoing(fields, False, False)
+    if (frame.chunked or trailers) and not http10:
+        return Outgoing(fields if frame.chunked else _chunked(fields, frame), True, False)
+    if frame.length == length:
+        return Outgoing(fields, False, False)
+    value = b"%d" % length
+    if frame.length is not None:
+        return Outgoing(
+            tuple([(name, value) if name.lower() == b"content-length" else (name, old) for name, old in fields]),
+            False,
+            False,
+        )
+    return Outgoing((*_without(fields, frame), (b"Content-Length", value)), False, False)
+
+
+def _without(fields: Fields, frame: Framing) -> Fields:
+    if frame.length is None and not frame.chunked:
+        return fields
+    return tuple([field for field in fields if field[0].lower() not in _UNFRAMED])
+
+
+def _chunked(fields: Fields, frame: Framing) -> Fields:
+    return (*_without(fields, frame), (b"Transfer-Encoding", b"chunked"))

@@ -1,0 +1,320 @@
+"""HTTP/1 towards the client (RFC 9112): requests one by one off a stream, responses back onto it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+
+from appliance.headers import Headers
+from appliance.layers.http.h1_body import Body
+from appliance.layers.http.h1_grammar import (
+    Refused,
+    RequestHead,
+    body_of_request,
+    check_head,
+    check_partial,
+    encode_chunk,
+    last_chunk,
+    parse_request,
+    serialize_response,
+    split_target,
+)
+from appliance.layers.http.h1_outgoing import outgoing
+from appliance.net.reasons import Gone, Reason, TimedOut
+from appliance.net.stream import Buffer, Stream
+from appliance.request import Request
+from appliance.response import Response
+
+_FIRST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (\S{1,2048})")
+
+
+class H1Server:
+    """The client-facing end of one HTTP/1 connection."""
+
+    def __init__(self, stream: Stream, max_head: int, header_timeout: float, strict: bool = True) -> None:
+        self.stream = stream
+        self._max_head = max_head
+        self._header_timeout = header_timeout
+        self._strict = strict
+
+    async def serve(self, handle: Callable[[H1Inbound], Awaitable[None]]) -> None:
+        """Hand each request to `handle`, in order, until the connection cannot carry another."""
+        stream = self.stream
+        while True:
+            try:
+                block = await self._head()
+                if block is None:
+                    break
+                inbound = H1Inbound(self, parse_request(block, self._strict))
+            except Refused as e:
+                inbound = H1Inbound.of_refused(
+                    self, bytes(stream.buf[:4096]) if e.status in _AT_HEAD else block or b"", e
+                )
+            await handle(inbound)
+            if inbound.taken:
+                return
+            if not inbound.persistent:
+                stream.close(linger=stream.why is None and not stream.eof)
+                return
+        stream.close()
+
+    async def _head(self) -> bytes | None:
+        """The next head, None at the end of the connection. :raises Refused: it is too big, too slow, or can never be one."""
+        stream = self.stream
+        checked = 0
+        try:
+            while True:
+                buf = stream.buf
+                while buf[:2] == b"\r\n":  # RFC 9112 §2.2: empty lines before a request are ignored
+                    del buf[:2]
+                end = buf.find(b"\r\n\r\n", checked)
+                if end >= 0:
+                    if end > self._max_head:
+                        raise Refused(431, f"the head is over {self._max_head} bytes")
+                    block = bytes(buf[: end + 4])
+                    del buf[: end + 4]
+                    return block
+                if buf:
+                    if len(buf) > self._max_head:
+                        raise Refused(431, f"the head is over {self._max_head} bytes")
+                    check_partial(buf, checked)
+                    checked = max(0, len(buf) - 3)
+                    if not stream.deadline:
+                        stream.limit(self._header_timeout, "the request head did not come in time")
+                if not await stream.more():
+                    if stream.buf:
+                        raise Refused(400, "the connection was closed inside a request head")
+                    return None
+        except TimedOut as e:
+            if stream.why is not None:
+                raise
+            raise Refused(408, e.reason.text) from None
+        finally:
+            stream.deadline = 0.0
+
+
+_AT_HEAD = frozenset({431, 408})
+
+
+class H1Inbound:
+    """One request on an HTTP/1 connection. See wire.Inbound."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_head_sent",
+        "_http10",
+        "_server",
+        "_stream",
+        "expects_continue",
+        "persistent",
+        "refused",
+        "request",
+        "taken",
+        "upgrade_to",
+    )
+
+    def __init__(self, server: H1Server, head: RequestHead) -> None:
+        self._server = server
+        self._stream = server.stream
+        self._head_sent = False
+        self._chunked = False
+        self.refused: Refused | None = None
+        self.taken = False
+        frame = head.framing
+        kind = body_of_request(head)
+        target = head.target
+        if target[0] == 47:  # origin form, the usual one
+            self.request = Request(
+                "",
+                0,
+                head.method,
+                b"",
+                b"",
+                target,
+                head.version,
+                Headers.trusted(head.fields),
+                None,
+                None,
+                time.time(),
+                None,
+            )
+        else:
+            split = split_target(head)
+            self.request = Request(
+                split.host,
+                split.port,
+                head.method,
+                split.scheme,
+                split.authority,
+                split.path,
+                head.version,
+                Headers.trusted(head.fields),
+                None,
+                None,
+                time.time(),
+                None,
+            )
+        self.persistent = head.persistent
+        self._http10 = head.version == b"HTTP/1.0"
+        self.expects_continue = frame.expect_continue and kind != 0
+        self.upgrade_to = frame.upgrade
+        self._body = Body(self._stream, kind) if kind else None
+
+    @classmethod
+    def of_refused(cls, server: H1Server, block: bytes, why: Refused) -> H1Inbound:
+        """A request that cannot be read, with as much of it as can be shown."""
+        self = cls.__new__(cls)
+        self._server = server
+        self._stream = server.stream
+        self._head_sent = self._chunked = self._http10 = self.taken = self.persistent = self.expects_continue = False
+        self.refused = why
+        self._body = None
+        self.upgrade_to = None
+        line = _FIRST_LINE.match(block)
+        method, target = line.groups() if line else (b"", b"")
+        self.request = Request(
+            "", 0, method, b"", b"", target, b"HTTP/1.1", Headers(), b"", None, time.time(), time.time()
+        )
+        return self
+
+    # -- the request's body
+
+    @property
+    def why(self) -> Reason | None:
+        stream = self._stream
+        return stream.why or (Reason("closed", "the client disconnected") if stream.eof and self.persistent else None)
+
+    @property
+    def whole(self) -> bool:
+        return self._body is None or self._body.whole
+
+    @property
+    def declared(self) -> int | None:
+        body = self._body
+        if body is None:
+            return 0
+        return body.left if body.left >= 0 else None
+
+    async def chunk(self) -> bytes:
+        body = self._body
+        if body is None or body.whole:
+            return b""
+        try:
+            data = await body.chunk()
+        except Refused as e:
+            self.persistent = False
+            raise Gone(Reason("protocol", str(e))) from None
+        except Gone as e:
+            if not isinstance(e, TimedOut):
+                self.persistent = False
+            raise
+        if body.trailers is not None:
+            self.request.trailers = body.trailers
+        return data
+
+    def patience(self, seconds: float) -> None:
+        if self._body is not None:
+            self._body.patience = seconds
+        if not seconds:
+            self._stream.deadline = 0.0
+
+    def watch(self, gone: Callable[[Reason], None] | None) -> None:
+        if gone is not None and self._stream.eof and (why := self.why):
+            gone(why)
+            return
+        # A client that asked for the connection to close after this response may well half-close now: that is no leaving.
+        self._stream.on_gone = gone if gone is None or self.persistent else self._only_lost(gone)
+
+    def _only_lost(self, gone: Callable[[Reason], None]) -> Callable[[Reason], None]:
+        return lambda reason: gone(reason) if self._stream.why is not None else None
+
+    # -- the response
+
+    def inform(self, response: Response) -> None:
+        """Send a 1xx; clients of HTTP/1.0 do not know them (RFC 9110 §15.2)."""
+        if not self._http10:
+            self._stream.write(
+                serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, response.headers.fields)
+            )
+
+    async def respond(self, response: Response, content: bytes) -> None:
+        bare = bodiless(response.status_code, self.request.raw_method)
+        trailers = response.trailers.fields if response.trailers else ()
+        frame = outgoing(
+            response.headers.fields, None if bare else len(content), bool(trailers) and not self._http10, self._http10
+        )
+        head = self._serialize(response, frame.fields)
+        self._head_sent = True
+        if bare:
+            room = self._stream.write(head)
+        elif frame.chunked:
+            room = self._stream.write(head + (encode_chunk(content) if content else b"") + last_chunk(trailers))
+        elif len(content) > 65536:
+            self._stream.write(head)
+            room = self._stream.write(content)
+        else:
+            room = self._stream.write(head + content)
+        if not self.whole:
+            self.persistent = False
+        if not room:
+            await self._stream.drain()
+
+    async def head(self, response: Response) -> None:
+        bare = bodiless(response.status_code, self.request.raw_method)
+        frame = outgoing(response.headers.fields, None if bare else -1, bool(response.trailers), self._http10)
+        self._chunked = frame.chunked
+        if frame.until_close:
+            self.persistent = False
+        self._stream.write(self._serialize(response, frame.fields))
+        self._head_sent = True
+
+    def _serialize(self, response: Response, fields: tuple[tuple[bytes, bytes], ...]) -> bytes:
+        if response.status_code == 101:
+            pass  # outgoing() left Connection: upgrade in place
+        elif not self.persistent:
+            fields = (*fields, (b"Connection", b"close"))
+        elif self._http10:
+            fields = (*fields, (b"Connection", b"keep-alive"))
+        head = serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields)
+        lines = len(fields) + 2
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            check_head(head, len(fields))  # an add-on wrote something odd
+        return head
+
+    async def send(self, data: Buffer) -> None:
+        if not data:
+            return
+        if not self._stream.write(encode_chunk(data) if self._chunked else data):
+            await self._stream.drain()
+
+    async def finish(self, trailers: Headers | None) -> None:
+        if self._chunked:
+            self._stream.write(last_chunk(trailers.fields if trailers else ()))
+        if not self.whole:
+            self.persistent = False
+        await self._stream.drain()
+
+    def tunnel(self) -> Stream:
+        self.taken = True
+        return self._stream
+
+    def raw_sink(self) -> Stream | None:
+        return None if self._chunked else self._stream
+
+    def sent_raw(self, count: int) -> None:
+        pass
+
+    @property
+    def head_sent(self) -> bool:
+        return self._head_sent
+
+    def reset(self, why: Reason) -> None:
+        self.persistent = False
+        self._stream.abort(why)
+
+
+def bodiless(status: int, method: bytes) -> bool:
+    """Whether this response never has a body (RFC 9110 §6.4.1)."""
+    return status < 200 or status in (204, 304) or method == b"HEAD"
