@@ -82,7 +82,10 @@ def _check_secret(path: Path, status: os.stat_result) -> None:
 def certificates(data: bytes, source: object) -> list[x509.Certificate]:
     """All certificates in `data`, in order. `source` names the file in the CertificateError for a damaged one."""
     try:
-        return [x509.load_pem_x509_certificate(block.group()) for block in _CERTIFICATE.finditer(data)]
+        found = [x509.load_pem_x509_certificate(block.group()) for block in _CERTIFICATE.finditer(data)]
+        for certificate in found:
+            _ = certificate.subject, certificate.issuer  # parsed on access only: fail here, not later
+        return found
     except ValueError as fault:
         raise CertificateError(f"{source} holds a certificate that cannot be read: {fault}") from None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import subprocess
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.exceptions import CertificateError
 from appliance.net import ca_store, pem
@@ -334,6 +337,30 @@ class TestImport:
         path.chmod(0o644)
         with pytest.raises(CertificateError, match="chmod 600"):
             import_ca(confdir, path)
+
+
+PEM = [key_pem(ec.generate_private_key(ec.SECP256R1())), key_pem(ec.generate_private_key(ec.SECP256R1()), b"x")]
+PEM.append(cert_pem(certificate(ec.generate_private_key(ec.SECP256R1()), *CA_EXTENSIONS)))
+
+
+def test_a_name_that_cannot_be_read(key):
+    der = certificate(key, *CA_EXTENSIONS, name="Foreign").public_bytes(Encoding.DER)
+    damaged = der.replace(b"\x0c\x07Foreign", b"\x0c\x07Fore\xffgn")  # no UTF-8 within a UTF8String
+    assert damaged != der
+    block = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(damaged) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(CertificateError, match="cannot be read"):
+        pem.certificates(block, "it")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_pem_is_refused_in_one_way(data):
+    block = bytearray(data.draw(st.sampled_from(PEM)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        block[data.draw(st.integers(0, len(block) - 1))] = data.draw(st.sampled_from(b"\0AQz=-\n\xff"))
+    # Damaged or not, one block is never a pair; no other exception may come.
+    with pytest.raises(CertificateError, match="it"):
+        pem.pair(pem.private_key(block, "it", "x"), pem.certificates(block, "it"), "it")
 
 
 def test_a_bundle_does_not_print_its_key(key):

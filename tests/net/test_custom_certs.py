@@ -60,6 +60,7 @@ async def test_only_the_names_it_is_for(ca, directory):
     assert await issuer(minter, "alias.example") == "CN=exact.example"  # also where a minted one was kept
     assert await issuer(minter, "192.0.2.9") == "CN=exact.example"
     assert await issuer(minter, "a.foo.example") == "CN=exact.example"
+    minter.add_custom(f"*.0.2.8={directory}/exact.pem")  # no address is below a wildcard
     for other in ("foo.example", "192.0.2.8", "other.example"):
         assert "lockgate" in await issuer(minter, other)
 
