@@ -112,7 +112,30 @@ def _unzstd(content: bytes, limit: int) -> bytes:
         if size > limit:
             raise DecodedTooLong(f"decoded content is over {limit} bytes")
         out.append(piece)
+    if not _zstd_whole(content):
+        raise EOFError("truncated")
     return b"".join(out)
+
+
+def _zstd_whole(content: bytes) -> bool:
+    """Whether the last frame (RFC 8878 §3.1) is complete, which the reader above does not tell."""
+    at = 0
+    while at < len(content):
+        head = content[at : at + 18]
+        if head[1:4] == b"\x2a\x4d\x18":  # skippable frame
+            at += 8 + int.from_bytes(head[4:8], "little")
+            continue
+        checksum = 4 if zstandard.get_frame_parameters(head).has_checksum else 0
+        at += zstandard.frame_header_size(head)
+        last = 0
+        while not last:
+            if at + 3 > len(content):
+                return False
+            block = int.from_bytes(content[at : at + 3], "little")
+            last, kind, size = block & 1, block >> 1 & 3, block >> 3
+            at += 3 + (1 if kind == 1 else size)
+        at += checksum
+    return at == len(content)
 
 
 def _gzip(content: bytes) -> bytes:

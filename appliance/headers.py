@@ -48,10 +48,11 @@ class Headers(MultiDict[str, str]):
 
         Raises TypeError when a field is not bytes.
         """
-        self.fields = tuple((name, value) for name, value in fields)
-        for field in self.fields:
-            if not all(isinstance(item, bytes) for item in field):
-                raise TypeError(f"header fields must be bytes, not {field!r}")
+        given: list[tuple[Any, Any]] = [(name, value) for name, value in fields]
+        for name, value in given:
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise TypeError(f"header fields must be bytes, not {(name, value)!r}")
+        self.fields = tuple(given)
         for keyword, text in named.items():
             self[keyword.replace("_", "-")] = text
 
@@ -93,10 +94,11 @@ class Headers(MultiDict[str, str]):
     def raw(self, name: str | bytes) -> bytes | None:
         """The folded value as bytes, None when there is no such field."""
         key = (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name).lower()
-        values = [v for k, v in self.fields if k.lower() == key]
-        if not values:
-            return None
-        return values[0] if len(values) == 1 else b", ".join(values)
+        size, found = len(key), None
+        for k, v in self.fields:
+            if len(k) == size and k.lower() == key:
+                found = v if found is None else found + b", " + v
+        return found
 
     def __getitem__(self, name: str | bytes) -> str:
         raw = self.raw(name)
@@ -105,22 +107,21 @@ class Headers(MultiDict[str, str]):
         return raw.decode("utf-8", "surrogateescape")
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, (str, bytes)):
-            return False
-        key = to_bytes(name).lower()
-        return key in [k.lower() for k, _ in self.fields]
+        return isinstance(name, (str, bytes)) and self.raw(name) is not None
 
     def __setitem__(self, name: str | bytes, value: str | bytes) -> None:
         raw, data, fields = to_bytes(name), to_bytes(value), self.fields
-        names = [k.lower() for k, _ in fields]
-        match names.count(key := raw.lower()):
-            case 0:
-                self.fields = (*fields, (raw, data))
-            case 1:
-                i = names.index(key)
-                self.fields = (*fields[:i], (fields[i][0], data), *fields[i + 1 :])
-            case _:
-                self.set_all(raw, (data,))
+        key = raw.lower()
+        size, place = len(key), -1
+        for i, (k, _) in enumerate(fields):
+            if len(k) == size and k.lower() == key:
+                if place >= 0:
+                    return self.set_all(raw, (data,))
+                place = i
+        if place < 0:
+            self.fields = (*fields, (raw, data))
+        else:
+            self.fields = (*fields[:place], (fields[place][0], data), *fields[place + 1 :])
 
     def __delitem__(self, name: str | bytes) -> None:
         key = to_bytes(name).lower()

@@ -233,9 +233,9 @@ class MessageData:
 
 
 def as_headers(source: HeaderSource) -> Headers:
-    """Headers from what `make` takes: a mapping of names, Headers, or pairs of bytes. Raises TypeError."""
+    """New Headers from what `make` takes: a mapping of names, Headers, or pairs of bytes. Raises TypeError."""
     if isinstance(source, Headers):
-        return source
+        return source.copy()
     if isinstance(source, Mapping):
         return Headers((to_bytes(name), to_bytes(value)) for name, value in source.items())
     return Headers(source)

@@ -75,8 +75,9 @@ class Request(Message):
     ) -> Request:
         """A request by hand, with its Content-Length. Raises ValueError for a URL that is none, TypeError."""
         now = time.time()
-        request = cls("", 0, method, b"", b"", b"", b"HTTP/1.1", as_headers(headers), None, None, now, now)
+        request = cls("", 0, method, b"", b"", b"", b"HTTP/1.1", Headers(), None, None, now, now)
         request.url = url
+        request.headers = as_headers(headers)  # after the URL: a Host header given here stays
         fill(request, content)
         return request
 
@@ -160,7 +161,7 @@ class Request(Message):
     @property
     def host_header(self) -> str | None:
         """What the client asked for: Host, or :authority in HTTP/2 and 3. None when absent; set None to remove it."""
-        if (self.is_http2 or self.is_http3) and self.raw_authority:
+        if self.raw_authority and (self.is_http2 or self.is_http3):
             return self.authority
         return self.headers.get("host")
 
@@ -190,12 +191,14 @@ class Request(Message):
     def pretty_host(self) -> str:
         """By the Host header, where there is one: what the client meant. It may lie; route by `host`."""
         asked = self.host_header
-        return url.parse_authority(asked, check=False)[0] if asked else self.raw_host
+        if not asked:
+            return self.raw_host
+        return url.parse_authority(asked, check=False)[0] if ":" in asked else asked
 
     @property
     def pretty_url(self) -> str:
         """`url` with the host and port of the Host header, where there is one."""
-        if self.first_line_format == "authority":
+        if self.raw_method.upper() == b"CONNECT":
             return self.authority
         asked = self.host_header
         if not asked:
@@ -205,9 +208,11 @@ class Request(Message):
         if ":" not in asked:
             return f"{scheme}://{asked}{path}"
         host, port = url.parse_authority(asked, check=False)
-        if port is None and host == asked:  # no valid authority: show it as it is
+        if host == asked:  # no valid authority: shown as it is
             return f"{scheme}://{asked}{path}"
-        return url.unparse(scheme, host, port or url.default_port(scheme) or 443, path)
+        if port is None:
+            return f"{scheme}://{url.bracketed(host)}{path}"
+        return url.unparse(scheme, host, port, path)
 
     # Parts of the path
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote as _unquote
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*+)://([^/?#]*+)(.*+)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*+\]|[^:\[\]]++)(?::([0-9]*+))?+")
-_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*+[A-Za-z0-9_-]{1,63}\.?|[A-Za-z0-9_-]{1,63}")
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*+\.?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _PRINTABLE = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # everything but space, controls and what is not ASCII
 
@@ -36,7 +36,7 @@ def unparse(scheme: str, host: str, port: int, path: str = "") -> str:
 
 def valid_host(host: str) -> bool:
     """An IPv4 address, an IPv6 address without brackets, or a name of at most 253 ASCII characters."""
-    if ":" in host:
+    if ":" in host and "%" not in host:  # no zone: it means nothing on another machine
         try:
             IPv6Address(host)
         except ValueError:
@@ -67,7 +67,7 @@ def parse_authority(authority: str | bytes, check: bool) -> tuple[str, int | Non
         port = int(found[2]) if found[2] and len(found[2]) <= 5 else None
         in_range = not found[2] or (port is not None and port < 65536)
         try:
-            if in_range and valid_host(to_ascii(host)):
+            if in_range and text.startswith("[") == (":" in host) and valid_host(to_ascii(host)):
                 return host, port
         except ValueError:
             pass

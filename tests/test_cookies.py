@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance import cookies
+from appliance.cookies import CookieAttrs
+
+
+@pytest.mark.parametrize(
+    ("line", "pairs"),
+    [
+        ("a=1; b=2", [("a", "1"), ("b", "2")]),
+        ("a=1;b=2;", [("a", "1"), ("b", "2")]),
+        ('a="x y"; b==c=', [("a", '"x y"'), ("b", "=c=")]),
+        ("bare; =v", [("bare", ""), ("", "v")]),
+        ("a=1; a=2", [("a", "1"), ("a", "2")]),
+        (" ; ", []),
+    ],
+)
+def test_parse_cookie(line: str, pairs: list[tuple[str, str]]) -> None:
+    assert cookies.parse_cookie_header(line) == pairs
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[!#-:<>-~]{1,6}", fullmatch=True).filter(lambda n: "=" not in n),
+                          st.from_regex(r"[!-:<-~]{0,6}", fullmatch=True))))  # fmt: skip
+def test_cookie_round_trip(pairs: list[tuple[str, str]]) -> None:
+    assert cookies.parse_cookie_header(cookies.format_cookie_header(pairs)) == pairs
+
+
+def test_set_cookie() -> None:
+    line = "sid=a,b; Path=/; Secure; Expires=Wed, 09 Jun 2021 10:18:14 GMT; HttpOnly"
+    parsed = cookies.parse_set_cookie_header(line)
+    assert parsed is not None
+    name, value, attrs = parsed
+    assert (name, value) == ("sid", "a,b")
+    assert attrs["path"] == "/"
+    assert attrs["SECURE"] is None
+    assert "httponly" in attrs
+    assert cookies.format_set_cookie_header(name, value, attrs) == line
+    assert cookies.parse_set_cookie_header(" ") is None
+
+
+def test_expiry() -> None:
+    soon = CookieAttrs([("Max-Age", "10"), ("Expires", "Wed, 09 Jun 2021 10:18:14 GMT")])
+    assert cookies.expiry(soon, now=100) == 110
+    assert not cookies.is_expired(soon, now=100)
+    assert cookies.expiry(CookieAttrs([("Expires", "Wed, 09 Jun 2021 10:18:14 GMT")])) == 1623233894
+    assert cookies.is_expired(CookieAttrs([("Max-Age", "0")]))
+    assert cookies.expiry(CookieAttrs([("Max-Age", "soon"), ("Expires", "never")])) is None
+    assert not cookies.is_expired(CookieAttrs())
+
+
+def test_refresh() -> None:
+    line = "a=b; expires=Wed, 09-Jun-2021 10:18:14 GMT; Path=/"
+    assert cookies.refresh_set_cookie_header(line, 3600) == "a=b; expires=Wed, 09 Jun 2021 11:18:14 GMT; Path=/"
+    for untouched in ("a=b", "a=b; expires=whenever", "a=b; expires=Wed, 09 Jun 9999 10:18:14 GMT"):
+        assert cookies.refresh_set_cookie_header(untouched, 1e11) == untouched
+
+
+@given(st.text())
+def test_any_date_text(text: str) -> None:
+    moment = cookies.http_date(text)
+    assert moment is None or isinstance(moment, float)
