@@ -98,9 +98,10 @@ def read(path: Path) -> dict[str, Setting]:
         raise OptionsError(f"{path}:{line}: this option is set twice; keep one of the two lines") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
+        # What is left open is found missing at the end, after the last line.
+        line = min(mark.line + 1, len(text.splitlines()) or 1) if mark else 1
         raise OptionsError(f"{path}:{line}: not YAML: {error.problem}; write `name: value` lines") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise OptionsError(f"{path}: not YAML: {error}") from None
     if tree is None:
         return {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from appliance.options import DEFAULT, Options
 from appliance.optiontable import Option
 from appliance.typespec import Typespec
 
+_YAML_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _SECRET = frozenset({"cert_passphrase"})
 
 
@@ -26,8 +29,6 @@ def table_text(options: Options, width: int) -> str:
     """Two lines an option: name, type, default, value and source if it is not the default; then help, wrapped at
     `width`.
     """
-    import textwrap
-
     out = []
     for name in options:
         entry = options.entry(name)
@@ -44,8 +45,6 @@ def yaml_text(options: Options) -> str:
     """A config.yaml: what differs from the default is set, everything else is a comment to be edited. Secrets are left
     out.
     """
-    import textwrap
-
     out = [
         "# Options of lockgate. The command line beats this file; `kill -HUP` makes a running gateway read it again.",
         "",
@@ -70,17 +69,16 @@ def _shown(value: Any) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as YAML writes it on one line (JSON, but for plain words)."""
-    if (
-        isinstance(value, str)
-        and value.replace("_", "").isalnum()
-        and not value[0].isdigit()
-        and value not in ("true", "false", "null")
-    ):
-        return value
+    """A value as YAML writes it on one line: JSON, but for plain words, and for what YAML does not allow as it is."""
+    if isinstance(value, str):
+        if re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) and value.lower() not in _YAML_WORDS:
+            return value
+        return "".join(
+            char if char.isprintable() else f"\\U{ord(char):08x}" for char in json.dumps(value, ensure_ascii=False)
+        )
     if isinstance(value, tuple | list):
         return "[" + ", ".join(literal(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
 
 
 def _example(entry: Option) -> Any:

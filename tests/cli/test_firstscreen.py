@@ -1,0 +1,76 @@
+"""appliance/cli/firstscreen.py."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from appliance.cli.firstscreen import Listening, Totals, first_screen, totals_line
+
+CA = Path("/home/me/my lab/lockgate-ca-cert.pem")
+
+
+def screen(*listening: Listening, portal: str | None = "lockgate.internal", own: str = "") -> str:
+    return first_screen(listening, CA, "AA:BB", portal=portal, own_address=own)
+
+
+def test_the_curl_line_can_be_pasted() -> None:
+    text = screen(Listening("regular", "127.0.0.1", 8080))
+    line = next(line for line in text.splitlines() if "curl" in line)
+    words = shlex.split(line[line.index("curl") :])
+    assert words == ["curl", "-x", "http://127.0.0.1:8080", "--cacert", str(CA), "https://example.com/"]
+
+
+def test_loopback_says_how_a_phone_could_be_attached() -> None:
+    text = screen(Listening("regular", "127.0.0.1", 8080))
+    assert "regular on 127.0.0.1:8080" in text and str(CA) in text and "AA:BB" in text
+    assert "http://lockgate.internal" in text and "Ctrl-C" in text
+    assert "lockgate run -m regular@8080" in text
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+def test_every_address_is_shown_as_ones_that_can_be_typed(host: str) -> None:
+    text = screen(Listening("regular@9000", host, 9000), own="192.168.1.1")
+    assert "curl -x http://127.0.0.1:9000 " in text
+    assert "HTTP proxy 192.168.1.1:9000" in text
+    assert "THIS-MACHINE:9000" in screen(Listening("regular@9000", host, 9000))
+
+
+def test_ipv6_is_bracketed() -> None:
+    assert "curl -x http://[fd00::1]:8080 " in screen(Listening("regular", "fd00::1", 8080))
+
+
+def test_transparent_alone_has_a_redirect_and_no_proxy() -> None:
+    text = screen(Listening("transparent@8081", "", 8081))
+    assert "transparent on *:8081" in text and "redirect to :8081" in text
+    assert "curl" not in text and "http://lockgate.internal" in text
+
+
+def test_without_the_portal_it_is_not_named() -> None:
+    assert "lockgate.internal" not in screen(Listening("regular", "", 8080), portal=None)
+
+
+def test_totals() -> None:
+    nothing = totals_line(Totals(seconds=3.2, connections=0))
+    assert nothing == "In 3 s: 0 connections, 0 flows."
+    full = Totals(
+        3725,
+        1204,
+        decrypted=1200,
+        passed=3,
+        blocked=1,
+        flows=1,
+        errors=2,
+        bytes_from_clients=5,
+        bytes_from_servers=3 << 20,
+    )
+    assert totals_line(full) == (
+        "In 1 h 2 min: 1,204 connections (1,200 decrypted, 3 passed, 1 blocked), 1 flow, 2 errors, 5 B up, 3.0 "
+        "MiB down."
+    )
+    assert (
+        totals_line(Totals(61, 1, bytes_from_servers=3 << 40))
+        == "In 1 min 1 s: 1 connection, 0 flows, 0 B up, 3.0 TiB down."
+    )
