@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -92,7 +93,8 @@ class Host:
         """
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.name, *map(str, command)],
-            stdin=stdin, stdout=output, stderr=errors, env=env, cwd=cwd, start_new_session=True,
+            stdin=stdin, stdout=output, stderr=errors, env=clean_environment() if env is None else env, cwd=cwd,
+            start_new_session=True,
         )  # fmt: skip
         self.processes = [p for p in self.processes if p.poll() is None] + [process]
         return process
@@ -113,9 +115,7 @@ class Host:
         subprocess.CalledProcessError.
         """
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-        process = self.popen(
-            command, output=subprocess.PIPE, errors=subprocess.PIPE, stdin=stdin, env=env, cwd=cwd
-        )
+        process = self.popen(command, output=subprocess.PIPE, errors=subprocess.PIPE, stdin=stdin, env=env, cwd=cwd)
         try:
             out, err = process.communicate(None if input is None else input.encode(), timeout)
         except subprocess.TimeoutExpired as late:
@@ -224,12 +224,15 @@ class Network:
                 four, six = (LAN4, LAN6) if name == c else (WAN4, WAN6)
                 lines += [f"route add default via {four}.1", f"route add default via {six}1"]
             _ip(["-n", name, "-batch", "-"], "\n".join(lines))
-        self._nft(self.server, f"""table inet {PREFIX} {{
+        self._nft(
+            self.server,
+            f"""table inet {PREFIX} {{
             chain input {{
                 type filter hook input priority filter
                 tcp dport {BLACKHOLE_PORT} drop
             }}
-        }}""")
+        }}""",
+        )
 
     def close(self) -> None:
         """End every process of the lab and remove namespaces, their /etc files and the scratch directory."""
@@ -277,12 +280,15 @@ class Network:
                     ip = ["-n", self.gateway.name, family]
                     _ip([*ip, *what.format("add").split()])
                     undo.callback(_ip, [*ip, *what.format("del").split()])
-            self._nft(self.gateway, f"""table inet {table} {{
+            self._nft(
+                self.gateway,
+                f"""table inet {table} {{
                 chain prerouting {{
                     type {kind}
                     {match} {verdict}
                 }}
-            }}""")
+            }}""",
+            )
             undo.callback(self._nft, self.gateway, f"delete table inet {table}")
             yield
 
@@ -298,6 +304,12 @@ def resolve(name: str, family: int | None = None) -> str:
         if family is None or (":" in address) == (family == 6):
             return address
     raise KeyError(f"{name} has no IPv{family} address")
+
+
+def clean_environment() -> dict[str, str]:
+    """The tester's environment without what would steer network programs: proxies, roots, key logs, our own."""
+    steering = re.compile(".*_proxy|ssl.*|curl_.*|requests_ca_bundle|lockgate_.*", re.IGNORECASE)
+    return {name: value for name, value in os.environ.items() if not steering.fullmatch(name)}
 
 
 def missing(tools: Sequence[str]) -> str:

@@ -1,0 +1,48 @@
+"""Fixtures `lab` (once a session) and `origins` (what the origins saw in this test). See README.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import netns
+from tests.lab.labkit import TOOLS, Lab
+from tests.lab.recorder import Origins
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses the lab carries the marker `lab` (before -m chooses)."""
+    for item in items:
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.add_marker("lab")
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Client, gateway and server, certificates and origins. Skips, with the reason, where it cannot be built;
+    with LOCKGATE_REQUIRE_LAB=1 that is a failure."""
+    if why := netns.missing(TOOLS):
+        if os.environ.get("LOCKGATE_REQUIRE_LAB", "0") not in ("", "0"):
+            pytest.fail(f"the lab is required here: {why}", pytrace=False)
+        pytest.skip(why)
+    made = Lab()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def origins(lab: Lab) -> Origins:
+    """What the Python origins of the lab have seen since this test began."""
+    return Origins(lab.control)
+
+
+@pytest.fixture
+def routed(lab: Lab) -> Iterator[Lab]:
+    """The lab with a gateway that only routes: client and origins talk directly."""
+    with lab.forwarding():
+        yield lab
