@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +18,14 @@ class Listening:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What a run came to. Bytes are those received from clients and from servers."""
+class Counts(Protocol):
+    """What a run came to."""
 
-    seconds: float
     connections: int
-    decrypted: int = 0
-    passed: int = 0
-    blocked: int = 0
-    flows: int = 0
-    errors: int = 0
-    bytes_from_clients: int = 0
-    bytes_from_servers: int = 0
+    flows: int
+    errors: int
+    passed: int
+    blocked: int
 
 
 def first_screen(
@@ -77,22 +73,14 @@ def first_screen(
     return "\n".join(lines)
 
 
-def totals_line(totals: Totals) -> str:
-    """The last line of a run; parts that are zero are left out."""
-    verdicts = [
-        f"{n:,} {what}"
-        for n, what in ((totals.decrypted, "decrypted"), (totals.passed, "passed"), (totals.blocked, "blocked"))
-        if n
-    ]
-    parts = [
-        _count(totals.connections, "connection") + (f" ({', '.join(verdicts)})" if verdicts else ""),
-        _count(totals.flows, "flow"),
-    ]
-    if totals.errors:
-        parts.append(_count(totals.errors, "error"))
-    if totals.bytes_from_clients or totals.bytes_from_servers:
-        parts.append(f"{_bytes(totals.bytes_from_clients)} up, {_bytes(totals.bytes_from_servers)} down")
-    return f"In {_duration(totals.seconds)}: " + ", ".join(parts) + "."
+def totals_line(counts: Counts, seconds: float) -> str:
+    """The last line of a run; verdicts and errors that did not occur are left out."""
+    verdicts = [f"{n:,} {what}" for n, what in ((counts.passed, "passed"), (counts.blocked, "blocked")) if n]
+    parts = [_count(counts.connections, "connection") + (f" ({', '.join(verdicts)})" if verdicts else "")]
+    parts.append(_count(counts.flows, "flow"))
+    if counts.errors:
+        parts.append(_count(counts.errors, "error"))
+    return f"In {_duration(seconds)}: {', '.join(parts)}."
 
 
 def _name(mode: str) -> str:
@@ -117,15 +105,6 @@ def _loopback(host: str) -> bool:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def _bytes(n: int) -> str:
-    size = float(n)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def _duration(seconds: float) -> str:

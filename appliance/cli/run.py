@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from appliance import config
 from appliance.exceptions import LockgateError
+from appliance.log import setup
 from appliance.options import COMMAND_LINE, Options
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def load(specs: Sequence[str]) -> Options:
 def run(specs: Sequence[str]) -> int:
     """Start the gateway, stay until it ends. Returns the exit code; raises LockgateError if it cannot start."""
     options = load(specs)
+    setup(options.termlog_verbosity)
+    options.subscribe(lambda options, _: setup(options.termlog_verbosity), ["termlog_verbosity"])
     raise_file_limit()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=loop_factory(options)) as runner:
