@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -80,7 +81,7 @@ IDS = [b" | ".join(lines).decode("latin-1").encode("unicode_escape").decode()[:6
 def test_smuggling_shapes(status: int, lines: list[bytes], strict: bool) -> None:
     for parse, make in ((parse_request, request), (parse_response, response)):
         with pytest.raises(Refused) as refused:
-            parse(make(*lines), strict)  # type: ignore[operator]
+            parse(make(*lines), strict)
         assert refused.value.status == status
         assert refused.value.why.isprintable()
 
@@ -90,8 +91,8 @@ def test_control_characters_are_refused_only_if_strict(control: int) -> None:
     line = b"X: a%cb" % control
     for parse, make in ((parse_request, request), (parse_response, response)):
         with pytest.raises(Refused, match=f"0x{control:02x}"):
-            parse(make(line))  # type: ignore[operator]
-        assert (b"X", line[3:]) in parse(make(line), strict=False).fields  # type: ignore[operator]
+            parse(make(line))
+        assert (b"X", line[3:]) in parse(make(line), strict=False).fields
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,13 @@ def test_request_reads_as_it_came() -> None:
     assert slow.fields == head.fields
 
 
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+def test_a_folded_line_is_called_so(blank: bytes) -> None:
+    for parse, make in ((parse_request, request), (parse_response, response)):
+        with pytest.raises(Refused, match="folded"):
+            parse(make(b"X: a", blank + b"Y: b"))
+
+
 def test_http10_needs_no_host() -> None:
     head = parse_request(b"GET / HTTP/1.0\r\n\r\n")
     assert (head.fields, head.host, head.version, head.persistent) == ((), None, b"HTTP/1.0", False)
@@ -353,8 +361,6 @@ def test_time_is_linear(lines: bytes) -> None:
     for strict in (True, False):
         for block in blocks:
             start = time.process_time()
-            try:
+            with contextlib.suppress(Refused):
                 (parse_response if block[:1] == b"H" else parse_request)(block, strict)
-            except Refused:
-                pass
             assert time.process_time() - start < 2.0

@@ -29,7 +29,7 @@ from appliance.layers.http.h1_grammar import (
 )
 
 REQUESTS = [
-    b"GET /index.html?a=b HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x/1.0 (y; z)\r\nAccept: */*\r\nCookie: a=b; c=d\r\n\r\n",
+    b"GET /index.html?a=b HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x/1.0 (y)\r\nAccept: */*\r\nCookie: a=b; c=d\r\n\r\n",
     b"POST http://a.test:8080/x HTTP/1.1\r\nHost: a.test:8080\r\nContent-Length: 12\r\nContent-Type: a/b\r\n\r\n",
     b"PUT /x HTTP/1.1\r\nhost: [::1]:80\r\ntransfer-encoding: chunked\r\nTrailer: X\r\nX-Empty:\r\n\r\n",
     b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nX: \xc3\xa9 \t b\r\n\r\n",
@@ -65,8 +65,10 @@ PIECES = [
     b"x",
 ]
 LINES = [
-    b"Content-Length: 5\r\n", b"content-length: 12\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: x\r\n", b"Host: b\r\n",
-    b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"X: y\r\n", b"X:y\r\n", b"X:  y \r\n", b"X :y\r\n", b" fold\r\n",
+    b"Content-Length: 5\r\n", b"content-length: 12\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: x\r\n", b"Host: b\r\n",
+    b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"X: y\r\n", b"X:y\r\n", b"X:  y \r\n",
+    b"X :y\r\n", b" fold\r\n",
 ]  # fmt: skip
 
 
@@ -176,7 +178,8 @@ def test_responses_read_as_h11_reads_them() -> None:
         body = body_of_response(head, b"GET")
         if body == EOF:
             connection.receive_data(b"3\r\nabc")
-            assert connection.next_event() == h11.Data(data=bytearray(b"3\r\nabc")), block
+            data = connection.next_event()
+            assert isinstance(data, h11.Data) and data.data == b"3\r\nabc", block
         elif body == CHUNKED:
             connection.receive_data(b"3\r\nabc\r\n")
             data = connection.next_event()
@@ -192,7 +195,8 @@ def test_responses_read_as_h11_reads_them() -> None:
 
 
 ALPHABET = st.sampled_from(
-    [*PIECES, *LINES, b"GET ", b"CONNECT ", b"http://a.test", b"a:80", b"* ", b" HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", b"Host: a\r\n",
+    [*PIECES, *LINES, b"GET ", b"CONNECT ", b"http://a.test", b"a:80", b"* ", b" HTTP/1.1\r\n",
+    b"HTTP/1.1 200 OK\r\n", b"Host: a\r\n",
      b"\r\n\r\n", b"Connection: ", b"Upgrade, te", b"Content-Length: ", b"[::1]", b"TE: trailers\r\n"]
 )  # fmt: skip
 GARBAGE = st.one_of(st.binary(max_size=80), st.lists(ALPHABET, max_size=16).map(b"".join))

@@ -40,10 +40,14 @@ def test_targets(line: bytes, expected: tuple[str, bytes, str, int, bytes, bytes
     "line",
     [
         b"GET http://a.test:0/", b"GET http://a.test:65536/", b"GET http://a.test:080/", b"GET http://a.test:1:2/",
-        b"GET http://[::1/", b"GET http://::1/", b"GET http://[::1]x/", b"GET http://[1::2::3]/", b"GET http://[1.2.3.4]/",
-        b"GET http://[fe80::1%25eth0]/", b"GET http://[v1.x]/", b"GET http://a%2eb/", b"GET http://a\\b/", b"GET http:///x",
-        b"GET http://u@a/", b"GET http://:80/", b"GET http://a,b/", b"GET http://" + b"a" * 256 + b"/", b"GET file:///x",
-        b"GET ws://a/", b"GET a", b"GET a/b", b"GET ?x", b"POST *", b"OPTIONS **", b"CONNECT *", b"CONNECT a:0", b"CONNECT a:",
+        b"GET http://[::1/", b"GET http://::1/", b"GET http://[::1]x/", b"GET http://[1::2::3]/",
+        b"GET http://[1.2.3.4]/",
+        b"GET http://[fe80::1%25eth0]/", b"GET http://[v1.x]/", b"GET http://a%2eb/", b"GET http://a\\b/",
+        b"GET http:///x",
+        b"GET http://u@a/", b"GET http://:80/", b"GET http://a,b/", b"GET http://" + b"a" * 256 + b"/",
+        b"GET file:///x",
+        b"GET ws://a/", b"GET a", b"GET a/b", b"GET ?x", b"POST *", b"OPTIONS **", b"CONNECT *",
+        b"CONNECT a:0", b"CONNECT a:",
         b"CONNECT :443", b"CONNECT u@a:443", b"CONNECT a:443/", b"CONNECT [::1]", b"CONNECT a:+443", b"CONNECT a:4_3",
     ],
 )  # fmt: skip
@@ -73,7 +77,8 @@ def test_host(value: bytes, expected: tuple[str, int | None]) -> None:
 @pytest.mark.parametrize(
     "value",
     [b"a b", b"a\tb", b"a,b", b"a/b", b"a?b", b"a#b", b"u@a", b"a:0", b"a:65536", b"a:99999", b"a:123456", b"a:+1",
-     b"a:08", b":80", b"[::1", b"::1", b"[::g]", b"[::1]]", b"a%41", b"\xc3\xa9", b"a\\b", b"<a>", b"a:b", b"http://a"],
+     b"a:08", b":80", b"[::1", b"::1", b"[::g]", b"[::1]]", b"a%41", b"\xc3\xa9", b"a\\b", b"<a>", b"a:b",
+     b"http://a"],
 )  # fmt: skip
 def test_bad_host(value: bytes) -> None:
     with pytest.raises(Refused):
