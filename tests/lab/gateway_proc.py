@@ -18,7 +18,7 @@ from types import TracebackType
 from tests.lab.netns import Host, clean_environment, end_process, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKGATE = (sys.executable, "-m", "appliance.cli.main")
+LOCKGATE = (sys.executable, "-m", "appliance.cli")
 _PORT = re.compile(r"@(?:.*:)?([0-9]+)$")
 
 
