@@ -110,7 +110,9 @@ class Headers(MultiDict[str, str]):
         return isinstance(name, (str, bytes)) and self.raw(name) is not None
 
     def __setitem__(self, name: str | bytes, value: str | bytes) -> None:
-        raw, data, fields = to_bytes(name), to_bytes(value), self.fields
+        raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else to_bytes(name)
+        data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else to_bytes(value)
+        fields = self.fields
         key = raw.lower()
         size, place = len(key), -1
         for i, (k, _) in enumerate(fields):
@@ -121,7 +123,9 @@ class Headers(MultiDict[str, str]):
         if place < 0:
             self.fields = (*fields, (raw, data))
         else:
-            self.fields = (*fields[:place], (fields[place][0], data), *fields[place + 1 :])
+            changed = list(fields)
+            changed[place] = fields[place][0], data
+            self.fields = tuple(changed)
 
     def __delitem__(self, name: str | bytes) -> None:
         key = to_bytes(name).lower()

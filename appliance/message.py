@@ -110,7 +110,14 @@ class Message:
         if "transfer-encoding" not in headers:
             headers["content-length"] = b"%d" % len(value)
 
-    content = property(get_content, set_content)
+    @property
+    def content(self) -> bytes | None:
+        """`get_content` and `set_content`."""
+        return self.get_content()
+
+    @content.setter
+    def content(self, value: bytes | None) -> None:
+        self.set_content(value)
 
     def decode(self, strict: bool = True) -> None:
         """Take the content codings off. Raises ValueError when that fails; not `strict`: the raw body stays."""
@@ -161,7 +168,14 @@ class Message:
             self.headers["content-type"] = assemble_content_type(main, sub, parameters | {"charset": "utf-8"})
             self.set_content(to_bytes(text))
 
-    text = property(get_text, set_text)
+    @property
+    def text(self) -> str | None:
+        """`get_text` and `set_text`."""
+        return self.get_text()
+
+    @text.setter
+    def text(self, value: str | None) -> None:
+        self.set_text(value)
 
     def json(self, **kwargs: Any) -> Any:
         """The body as JSON; `kwargs` go to json.loads. Raises TypeError when it is missing, ValueError if malformed."""
