@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,16 @@ def first_screen(
         lines += [f"  A device    whose traffic comes through here: {page}"]
     lines += ["", "Ctrl-C ends. `lockgate ca show` has more on the CA.", ""]
     return "\n".join(lines)
+
+
+def own_address() -> str:
+    """This machine's IPv4 address towards its default route, "" if it has none. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
 
 
 def totals_line(counts: Counts, seconds: float) -> str:

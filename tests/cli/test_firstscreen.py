@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from appliance.cli.firstscreen import Listening, first_screen, totals_line
+from appliance.cli.firstscreen import Listening, first_screen, own_address, totals_line
 
 CA = Path("/home/me/my lab/lockgate-ca-cert.pem")
 
@@ -67,3 +68,12 @@ def test_totals() -> None:
     full = Counts(connections=1204, flows=1, errors=2, passed=3, blocked=1)
     assert totals_line(full, 3725) == "In 1 h 2 min: 1,204 connections (3 passed, 1 blocked), 1 flow, 2 errors."
     assert totals_line(Counts(connections=1), 61) == "In 1 min 1 s: 1 connection, 0 flows."
+
+
+def test_own_address_is_one_that_we_can_bind_or_none() -> None:
+    if address := own_address():
+        with socket.create_server((address, 0)) as server:
+            assert server.getsockname()[0] == address
+    else:
+        with pytest.raises(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))
