@@ -29,8 +29,21 @@ class ConnectionHandler:
     streams: every live stream of this connection. gated: how many hooks are being waited for; clocks stand still meanwhile.
     """
 
-    __slots__ = ("_idle_since", "_spliced", "_task", "arrival", "client", "closing", "context", "gated", "moved", "splice", "streams",
-                 "upstreams", "worker")
+    __slots__ = (
+        "_idle_since",
+        "_spliced",
+        "_task",
+        "arrival",
+        "client",
+        "closing",
+        "context",
+        "gated",
+        "moved",
+        "splice",
+        "streams",
+        "upstreams",
+        "worker",
+    )
 
     def __init__(self, worker: Worker, arrival: Arrival) -> None:
         self.worker = worker
@@ -59,7 +72,7 @@ class ConnectionHandler:
                 transport.abort(Reason("blocked", client.error))
                 return
             if self.arrival.wanted is not None:
-                self.context.server.address = self.arrival.wanted
+                self.context.server.address = self.arrival.wanted[0], self.arrival.wanted[1]
             await self.arrival.top(self.context).run(transport)
         except Gone as e:
             logger.debug("%s: %s", client.peername, e)

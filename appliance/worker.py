@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.arrival import Arrival, Host
 from appliance.handler import ConnectionHandler
+from appliance.log import RateLimited
+from appliance.net.certs import LeafSpec
 from appliance.net.guard import LoopGuard
 from appliance.net.stream import Net
 from appliance.settings import Settings
 
 if TYPE_CHECKING:
-    from appliance.connection import Address
+    from appliance.connection import Address, Client
     from appliance.hooks import Hooks
     from appliance.net.certs import CertificateAuthority, Minter
+    from appliance.net.leaf import LeafKeyKind
     from appliance.net.tls_context import TlsContexts
     from appliance.options import Options
 
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.5
+MIRRORED = 1000
 
 
 class Totals:
@@ -62,6 +69,8 @@ class Worker(Host):
         self._waiting: list[Callable[[], None]] = []
         self._tick: asyncio.TimerHandle | None = None
         self._told_full = False
+        self._mirrored: dict[tuple[bytes, tuple[str, ...], LeafKeyKind], LeafSpec] = {}
+        self._distrust = RateLimited(logger, 2)
 
     def start(self) -> None:
         self._tick = self.loop.call_later(SWEEP_SECONDS, self._sweep)
@@ -82,10 +91,37 @@ class Worker(Host):
             if not handler.closing:
                 raise
         except Exception:
-            logger.exception("%s: unexpected fault in a connection; it is closed, others are not touched", arrival.client)
+            logger.exception(
+                "%s: unexpected fault in a connection; it is closed, others are not touched", arrival.client
+            )
         finally:
             self.handlers.discard(handler)
             self._make_room()
+
+    # -- what connections share
+
+    def mirror(self, chain: Sequence[x509.Certificate], wanted: tuple[str, ...], key: LeafKeyKind) -> LeafSpec:
+        """The leaf's names for a server that showed this certificate. Reading it costs 0.1 ms, so it is remembered."""
+        der = chain[0].public_bytes(Encoding.DER)
+        known = self._mirrored.get((der, wanted, key))
+        if known is None:
+            if len(self._mirrored) >= MIRRORED:
+                self._mirrored.clear()
+            known = self._mirrored[der, wanted, key] = LeafSpec.mirroring(chain[0], *wanted, key=key)
+        return known
+
+    def distrusted(self, client: Client, name: str, text: str) -> None:
+        """A client refused our certificate: say so in one line, with the way out."""
+        self._distrust.log(
+            logging.WARNING,
+            (client.peername[0] if client.peername else "", name),
+            "%s does not trust the gateway's CA (asked for %s: %s); install it from http://%s/ through the proxy, or pass this host "
+            "with --ignore-hosts",
+            client.peername[0] if client.peername else client,
+            name,
+            text,
+            self.options.onboarding_host,
+        )
 
     # -- Host
 

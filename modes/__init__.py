@@ -1,0 +1,19 @@
+"""The ways in. Each mode accepts connections or flows and hands them to the appliance as `Arrival`s."""
+
+from __future__ import annotations
+
+from appliance.arrival import Host
+from modes.base import Mode
+from modes.regular import Regular
+from modes.spec import LOOPBACK, ModeSpec
+from modes.transparent import Transparent
+
+_KINDS: dict[str, type[Regular] | type[Transparent]] = {"regular": Regular, "transparent": Transparent}
+
+
+def make(spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) -> Mode:
+    """The mode of a specification; listen_* hold where it does not say itself. :raises ModeError: it cannot be."""
+    return _KINDS[spec.type_name](spec, host, listen_host, listen_port)
+
+
+__all__ = ["LOOPBACK", "Mode", "ModeSpec", "make"]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class End(Protocol):
     """Anything that can be gone: a stream, an inbound side. `why` is set when it is."""
 
-    why: Reason | None
+    @property
+    def why(self) -> Reason | None: ...
 
 
 def gate(handler: ConnectionHandler, event: str, flow: Flow, end: End | None = None) -> Awaitable[None] | None:

@@ -52,7 +52,9 @@ async def dial(
     except TimeoutError:
         raise DialError(f"{host}:{port}: no connection within {seconds:g} s (option connect_timeout)") from None
     except (socket.gaierror, UnicodeError) as e:
-        raise DialError(f"{host}: the name cannot be resolved ({e.strerror if isinstance(e, OSError) else e})") from None
+        raise DialError(
+            f"{host}: the name cannot be resolved ({e.strerror if isinstance(e, OSError) else e})"
+        ) from None
     except OSError as e:
         raise DialError(f"{host}:{port}: {e.strerror or e}") from None
     _no_delay(sock)

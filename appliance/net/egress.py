@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.connection import Client, ConnectionState, Server
+from appliance.net import tls_context
 from appliance.net.dial import DialError, dial
 from appliance.net.reasons import Gone, Reason, TlsFailed
 from appliance.net.stream import Stream
@@ -53,6 +54,7 @@ class Upstreams:
         self._held: dict[Server, asyncio.Semaphore] = {}
         self._faults: dict[tuple[Address, str | None], CannotConnect] = {}
         self._farewells: set[asyncio.Task[None]] = set()
+        self._taken: set[Server] = set()
 
     def stream(self, server: Server) -> Stream | None:
         """The open stream to this very server connection, if there is one."""
@@ -73,6 +75,16 @@ class Upstreams:
     async def raw(self, server: Server) -> Stream:
         """As `open`, but without TLS whatever `server.tls` says: for pass-through."""
         return self._open.get(server) or await self._connect(server)
+
+    def free(self, server: Server) -> bool:
+        """Whether nobody has taken this connection for their own yet."""
+        return server not in self._taken
+
+    def take(self, server: Server) -> None:
+        """From now on this connection is the caller's, until `leave` or `end`."""
+        self._taken.add(server)
+        if (stream := self._open.get(server)) is not None:
+            stream.on_gone = None
 
     def fault(self, server: Server) -> CannotConnect | None:
         """The TLS fault that earlier attempts at this address and name ended with: the next would end the same way."""
@@ -138,7 +150,7 @@ class Upstreams:
         kind = "tls"
         try:
             if data.ssl_conn is None:
-                data.ssl_conn = worker.tls.connect(server)
+                data.ssl_conn = worker.tls.connect(server, sni=server.sni, alpn_offers=server.alpn_offers)
             stream.limit(worker.settings.handshake_timeout, "the server did not finish the TLS handshake in time")
             await stream.start_tls(data.ssl_conn)
             stream.deadline = 0.0
@@ -147,8 +159,9 @@ class Upstreams:
         except (Gone, ValueError, TypeError) as e:
             fault = f"TLS with the server failed: {e}"
         if fault is not None:
-            if data.ssl_conn is not None and (verify := worker.tls.verify_fault(data.ssl_conn)):
-                fault, kind = verify, "certificate"
+            if data.ssl_conn is not None and (verify := tls_context.verify_fault(data.ssl_conn)):
+                fault, kind = f"the certificate of {server.sni} {verify.text}", "certificate"
+                server.certificate_list = tls_context.certificates(data.ssl_conn)
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
                 await handler.fire("tls_failed_server", data)
@@ -157,7 +170,8 @@ class Upstreams:
             self._faults[server.address, server.sni] = error
             await self.end(server, Reason("tls", fault))
             raise error
-        worker.tls.established(data.ssl_conn, server)
+        assert data.ssl_conn is not None
+        tls_context.describe(data.ssl_conn, server)
         if worker.hooks.table["tls_established_server"]:
             await handler.fire("tls_established_server", data)
 

@@ -8,10 +8,11 @@ Kind = Literal["closed", "reset", "killed", "timeout", "tls", "blocked", "shutdo
 
 
 class Reason(NamedTuple):
-    """kind: what happened, for code; text: one line for a person."""
+    """kind: what happened, for code; text: one line for a person; detail: more for code, such as the TLS alert."""
 
     kind: Kind
     text: str
+    detail: str = ""
 
     def error(self) -> Gone:
         return _ERRORS.get(self.kind, Gone)(self)

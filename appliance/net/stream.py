@@ -259,7 +259,7 @@ class Stream:
             self._drain = self._net.loop.create_future()
         await asyncio.shield(self._drain)
         if self.why is not None:
-            raise self.why.error()  # type: ignore[unreachable]
+            raise self.why.error()
 
     async def flush(self) -> None:
         """Wait until nothing is queued at all. :raises Gone: lost."""

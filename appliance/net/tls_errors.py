@@ -55,7 +55,7 @@ class TlsError(NamedTuple):
         return self.kind in ("unknown_ca", "bad_certificate", "certificate_unknown")
 
     def reason(self) -> Reason:
-        return Reason("tls", self.text)
+        return Reason("tls", self.text, self.kind)
 
 
 # X509_V_ERR_*, openssl/x509_vfy.h. The numbers are part of OpenSSL's ABI.

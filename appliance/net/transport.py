@@ -61,7 +61,19 @@ class Scratch:
 class SocketTransport:
     """A connected, non-blocking stream socket."""
 
-    __slots__ = ("_close_asked", "_eof_asked", "_fd", "_loop", "_out", "_reading", "_recv", "_scratch", "_send", "above", "sock")
+    __slots__ = (
+        "_close_asked",
+        "_eof_asked",
+        "_fd",
+        "_loop",
+        "_out",
+        "_reading",
+        "_recv",
+        "_scratch",
+        "_send",
+        "above",
+        "sock",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, scratch: Scratch, sock: socket.socket, above: Above) -> None:
         self.above = above

@@ -21,6 +21,7 @@ from appliance.layers.http.h1_grammar import (
     split_target,
 )
 from appliance.layers.http.h1_outgoing import outgoing
+from appliance.layers.http.wire import Inbound
 from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Buffer, Stream
 from appliance.request import Request
@@ -38,7 +39,7 @@ class H1Server:
         self._header_timeout = header_timeout
         self._strict = strict
 
-    async def serve(self, handle: Callable[[H1Inbound], Awaitable[None]]) -> None:
+    async def serve(self, handle: Callable[[Inbound], Awaitable[None]]) -> None:
         """Hand each request to `handle`, in order, until the connection cannot carry another."""
         stream = self.stream
         while True:
@@ -296,8 +297,16 @@ class H1Inbound:
             self.persistent = False
         await self._stream.drain()
 
+    def grant(self, response: Response) -> None:
+        """2xx to CONNECT: no framing fields, no body (RFC 9110 §9.3.6)."""
+        fields = tuple(
+            [f for f in response.headers.fields if f[0].lower() not in (b"content-length", b"transfer-encoding")]
+        )
+        self._stream.write(serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields))
+
     def tunnel(self) -> Stream:
         self.taken = True
+        self._stream.on_gone = None
         return self._stream
 
     def raw_sink(self) -> Stream | None:

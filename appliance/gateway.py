@@ -1,0 +1,139 @@
+"""Puts the gateway together. Reads like a table of contents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import modes
+from appliance import config
+from appliance.addonmanager import AddonManager
+from appliance.addons import default_addons
+from appliance.addons.script import ScriptLoader
+from appliance.cli.firstscreen import Listening, first_screen, totals_line
+from appliance.exceptions import ModeError, OptionsError
+from appliance.hooks import Hooks
+from appliance.log import AddLog
+from appliance.net.ca_store import CERTIFICATE_FILE
+from appliance.net.certs import CertificateAuthority, Minter
+from appliance.net.tls_context import TlsContexts
+from appliance.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from appliance.options import Options
+
+logger = logging.getLogger(__name__)
+
+CERTIFICATE_OPTIONS = frozenset({"certs", "cert_passphrase", "leaf_cache_size"})
+FAREWELL_SECONDS = 5.0
+
+
+class Gateway:
+    """One gateway process: `ctx.master` to add-ons.
+
+    `await run()` starts all, stays until `shutdown()`, and returns the exit code. :raises LockgateError: it cannot start.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.hooks = Hooks()
+        self.addons = AddonManager(self, options, self.hooks)
+        self.modes: list[modes.Mode] = []
+        self.worker: Worker
+        self._stop = asyncio.Event()
+        self._since = time.monotonic()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        add_log = AddLog(self.hooks, loop)
+        add_log.install()
+        try:
+            await self._start(loop)
+            await self._stop.wait()
+            return 0
+        finally:
+            await self._end()
+            add_log.uninstall()
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        options = self.options
+        self.addons.add(*default_addons(), ScriptLoader())
+        self.addons.configure()
+        options.apply_deferred()
+        specs = self._specs()
+        ca = CertificateAuthority.open(Path(options.confdir).expanduser(), "ec" if options.ca_key == "ec" else "rsa")
+        minter = Minter(ca, options.leaf_cache_size, options.certs, passphrase=options.cert_passphrase)
+        tls = TlsContexts(options)
+        self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
+        options.subscribe(self._changed)
+        worker.start()
+        for spec, host in specs:
+            mode = modes.make(spec, worker, host, options.listen_port)
+            self.modes.append(mode)
+            await mode.start(worker.arrive)
+        await self.addons.running()
+        if options.flow_detail > 0:
+            self._greet()
+
+    def _specs(self) -> list[tuple[modes.ModeSpec, str]]:
+        """The modes asked for, each with the address it listens on. :raises ModeError: one cannot be."""
+        options = self.options
+        specs = [modes.ModeSpec.parse(text) for text in options.mode]
+        seen: set[tuple[str | None, int | None]] = set()
+        for spec in specs:
+            place = (spec.host, spec.port or options.listen_port)
+            if place in seen and spec.port != 0:
+                raise ModeError(f"{spec.full_spec}: another mode listens there already; give each its own @PORT")
+            seen.add(place)
+        # Without a word about modes or addresses nobody expects an open proxy on the network.
+        default = modes.LOOPBACK if not options.listen_host and options.is_default("mode") else options.listen_host
+        return [(spec, default) for spec in specs]
+
+    def _greet(self) -> None:
+        ca = self.worker.ca
+        listening = [Listening(mode.spec.full_spec, at[0], at[1]) for mode in self.modes for at in mode.addresses]
+        portal = self.options.onboarding_host if self.options.onboarding else None
+        print(
+            first_screen(
+                listening, Path(self.options.confdir).expanduser() / CERTIFICATE_FILE, ca.fingerprint, portal=portal
+            ),
+            flush=True,
+        )
+
+    def _changed(self, options: Options, updated: AbstractSet[str]) -> None:
+        worker = self.worker
+        if "mode" in updated or "listen_host" in updated or "listen_port" in updated:
+            raise OptionsError("mode, listen_host and listen_port need a restart in this release")
+        worker.tls.reload()
+        if CERTIFICATE_OPTIONS & updated:
+            worker.minter.use_custom(options.certs, options.cert_passphrase)
+            worker.minter.cache_size = options.leaf_cache_size
+        worker.configure()
+
+    def reload(self) -> None:
+        """Read config.yaml again (SIGHUP). :raises LockgateError: it is refused, and everything stays as it was."""
+        config.reload(self.options)
+        logger.info("configuration reloaded")
+
+    def shutdown(self) -> None:
+        """End in good order."""
+        self._stop.set()
+
+    async def _end(self) -> None:
+        for mode in self.modes:
+            await mode.stop()
+        if hasattr(self, "worker"):
+            await self.worker.stop()
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self.addons.done()
+        except TimeoutError:
+            logger.warning("an add-on's done hook did not end within %g s", FAREWELL_SECONDS)
+        if hasattr(self, "worker") and self.options.flow_detail > 0:
+            print(totals_line(self.worker.totals, time.monotonic() - self._since), file=sys.stdout, flush=True)

@@ -1,0 +1,92 @@
+"""CONNECT (RFC 9110 §9.3.6): a tunnel through the proxy, in which the next layer is decided anew."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from appliance.flow import Error
+from appliance.http import HTTPFlow
+from appliance.layers.gate import gate
+from appliance.layers.http import pages
+from appliance.net.egress import CannotConnect
+from appliance.net.reasons import KILLED, Gone, Killed, Reason
+
+if TYPE_CHECKING:
+    from appliance.layers.http.layer import HttpLayer
+    from appliance.layers.http.wire import Inbound
+
+logger = logging.getLogger(__name__)
+
+
+class _Live:
+    """`flow.kill()` of a CONNECT."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        self._inbound = inbound
+
+    def kill(self) -> None:
+        self._inbound.reset(KILLED)
+
+
+async def run(layer: HttpLayer, inbound: Inbound) -> None:
+    """Answer the CONNECT, and when it is granted carry what goes through the tunnel."""
+    context = layer.context
+    handler = context.handler
+    request = inbound.request
+    flow = HTTPFlow(handler.client, context.server)
+    flow.request = request
+    flow._live = _Live(inbound)
+    request.raw_content = b""
+    try:
+        if (wait := gate(handler, "http_connect", flow, inbound)) is not None:
+            await wait
+        if flow.response is None:
+            await _dial(layer, flow, inbound)
+        response = flow.response
+        assert response is not None
+        granted = 200 <= response.status_code < 300
+        event = "http_connected" if granted else "http_connect_error"
+        if (wait := gate(handler, event, flow, inbound)) is not None:
+            await wait
+        if not granted:
+            inbound.persistent = False
+            await inbound.respond(response, response.raw_content or b"")
+            return
+        inbound.grant(response)
+    except Killed:
+        inbound.reset(KILLED)
+        return
+    except Gone as e:
+        flow.error = Error(e.reason.text)
+        handler.worker.hooks.fire("http_connect_error", flow)
+        inbound.reset(e.reason)
+        return
+    finally:
+        flow._live = None
+    from appliance.layers.next_layer import next_layer
+
+    await next_layer(context, inbound.tunnel())
+
+
+async def _dial(layer: HttpLayer, flow: HTTPFlow, inbound: Inbound) -> None:
+    """With the eager strategy the server is dialled before the answer, so that a failure can be told."""
+    context = layer.context
+    handler = context.handler
+    request = flow.request
+    context.server.address = (request.raw_host, request.raw_port)
+    if handler.worker.settings.eager:
+        inbound.watch(lambda reason: None)
+        try:
+            await handler.upstreams.raw(context.server)
+        except CannotConnect as e:
+            if e.kind == "killed":
+                logger.info("%s: %s", handler.client, e.text)
+            flow.error = Error(e.text)
+            flow.response = pages.error(502, e.text, e.kind, flow)
+            return
+        finally:
+            inbound.watch(None)
+        if inbound.why is not None:
+            raise Gone(Reason("closed", "the client disconnected"))
+    flow.response = pages.established()

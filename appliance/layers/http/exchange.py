@@ -1,0 +1,474 @@
+"""One HTTP exchange: the only place that knows HTTP's hooks, when a body is held, limits, kill and errors.
+
+It speaks to a client through an `Inbound` and to a server through an `Outbound`; whether these are HTTP/1, 2 or 3 is theirs.
+Every flow ends in `response` or in `error`, never in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from appliance.flow import Error
+from appliance.headers import Headers
+from appliance.http import HTTPFlow
+from appliance.layers.gate import gate
+from appliance.layers.http import pages
+from appliance.layers.http.bodies import Held, hold, is_streaming_kind, transformed
+from appliance.layers.http.h1_fields import Refused
+from appliance.layers.http.wire import Inbound, Outbound
+from appliance.net.egress import CannotConnect
+from appliance.net.reasons import KILLED, Gone, Killed, Reason
+from appliance.net.relay import pour
+from appliance.response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from appliance.layers.http.layer import HttpLayer
+    from appliance.layers.http.pool import Link
+
+logger = logging.getLogger(__name__)
+
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class Failed(Exception):
+    """The exchange cannot go on. status: of the page the client gets, when it can still get one; 0 = just end it."""
+
+    def __init__(self, status: int, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.kind = kind
+
+
+class Exchange:
+    """Runs once. `flow._live` while it does, so that `flow.kill()` reaches it."""
+
+    __slots__ = (
+        "_answered",
+        "_fires",
+        "_handler",
+        "_inbound",
+        "_layer",
+        "_link",
+        "_outbound",
+        "_rest",
+        "_settings",
+        "_started",
+        "_upload",
+        "flow",
+    )
+
+    def __init__(self, layer: HttpLayer, inbound: Inbound) -> None:
+        handler = layer.context.handler
+        self._layer = layer
+        self._handler = handler
+        self._settings = handler.worker.settings
+        self._fires = handler.worker.hooks.table
+        self._inbound = inbound
+        self._outbound: Outbound | None = None
+        self._link: Link | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._rest = b""  # what was held of a body that streams after all
+        self._started = False  # something of the response has gone to the client
+        self._answered = False  # `response` has been fired
+        self.flow = flow = HTTPFlow(handler.client, layer.context.server)
+        flow.request = inbound.request
+        flow._live = self
+
+    async def run(self) -> None:
+        """Carry it to its end. Never raises, but for a shutdown's cancellation."""
+        self._handler.worker.totals.flows += 1
+        try:
+            if self._inbound.refused is not None:
+                raise Failed(self._inbound.refused.status, self._inbound.refused.why)
+            await self._go()
+        except Failed as e:
+            await self._fail(e)
+        except Killed:
+            await self._killed()
+        except Gone as e:
+            await self._fail(Failed(502 if self._inbound.why is None else 0, self._blame(e)))
+        except Refused as e:  # what an add-on made of a head cannot be sent
+            logger.warning("%s: %s", self.flow, e.why)
+            await self._fail(Failed(500, e.why))
+        except Exception as e:
+            logger.exception("fault in an exchange")
+            await self._fail(Failed(500, f"fault in the gateway: {e!r}"))
+        finally:
+            await self._over()
+
+    async def _go(self) -> None:
+        flow, inbound = self.flow, self._inbound
+        request = flow.request
+        if (wait := gate(self._handler, "requestheaders", flow, inbound)) is not None:
+            await wait
+        held = await self._request_body()
+        if held is not None:
+            request.raw_content = held
+            request.timestamp_end = time.time()
+            if (wait := gate(self._handler, "request", flow, inbound)) is not None:
+                await wait
+        if flow.response is not None:
+            await self._answer(flow.response)
+            return
+        response = await self._forward(held)
+        if response.status_code == 101:
+            await self._switch(response)
+            return
+        await self._response(response)
+
+    # -- the request
+
+    async def _request_body(self) -> bytes | None:
+        """The whole body when it is held for the hook (or there is none); None when it streams."""
+        inbound, request = self._inbound, self.flow.request
+        if inbound.whole:
+            return b""
+        limit = self._settings.body_limit
+        declared = inbound.declared
+        if limit is not None and declared is not None and declared > limit:
+            raise Failed(413, f"request body of {declared} bytes is over body_size_limit")
+        if self.flow.response is None and (
+            request.stream
+            or not self._fires["request"]
+            or is_streaming_kind(request.headers)
+            or (declared is not None and self._over_hold(declared))
+        ):
+            request.stream = request.stream or True
+            return None
+        if inbound.expects_continue:
+            inbound.inform(pages.continue_())
+            _drop(request.headers, "expect")
+        held = await hold(inbound, self._settings.stream_over, limit)
+        if held.over_limit:
+            raise Failed(413, "request body is over body_size_limit")
+        if held.whole:
+            return held.data
+        request.stream = True
+        self._rest = held.data  # streamed from here on, what was held first
+        return None
+
+    def _over_hold(self, size: int) -> bool:
+        over = self._settings.stream_over
+        return over is not None and size > over
+
+    async def _forward(self, held: bytes | None) -> Response:
+        """Send the request and wait for the response's head. One retry where RFC 9110 §9.2.2 allows it."""
+        fresh = False
+        while True:
+            outbound = await self._connect(fresh)
+            request = self.flow.request
+            inform = self._inform
+            try:
+                if held is not None:
+                    content = request.raw_content
+                    await outbound.request(request, b"" if content is None else content, self._path())
+                else:
+                    await outbound.head(request, self._path())
+                    self._upload = self._handler.worker.loop.create_task(self._stream_up(outbound))
+                self._inbound.watch(self._client_gone)
+                response = await outbound.response(inform)
+                self.flow.response = response
+                return response
+            except Gone as e:
+                again = outbound.reused and held is not None and not fresh and request.raw_method in _IDEMPOTENT
+                if isinstance(e, Killed) or not again or self._inbound.why is not None or not outbound.untouched:
+                    raise
+                fresh = True
+                await self._let_go()
+            finally:
+                self._inbound.watch(None)
+
+    def _path(self) -> bytes:
+        return self.flow.request.raw_path or b"/"
+
+    async def _connect(self, fresh: bool) -> Outbound:
+        layer, flow = self._layer, self.flow
+        request = flow.request
+        if not request.raw_host:
+            raise Failed(400, "the request does not say where it is to go")
+        pool = layer.pool
+        key = pool.key(request)
+        link = None if fresh else pool.idle(key)
+        if link is None:
+            self._inbound.watch(self._client_gone)
+            try:
+                link = await pool.get(key, fresh)
+            except CannotConnect as e:
+                flow.server_conn = layer.context.server
+                raise Failed(0 if e.kind == "killed" and flow.killed else 502, e.text, e.kind) from None
+            finally:
+                self._inbound.watch(None)
+            if self._inbound.why is not None:
+                self._link = link
+                raise self._inbound.why.error()
+        else:
+            self._handler.upstreams.take(link.server)
+        self._link = link
+        flow.server_conn = link.server
+        self._outbound = outbound = link.client.open()
+        if flow.killed:
+            raise Killed(KILLED)
+        return outbound
+
+    async def _stream_up(self, outbound: Outbound) -> None:
+        """The request's body as it comes; ends with a value whatever happens, the response side tells the tale."""
+        flow, inbound = self.flow, self._inbound
+        request = flow.request
+        change = request.stream if callable(request.stream) else None
+        rest, self._rest = self._rest, b""
+        limit, size = self._settings.body_limit, 0
+        try:
+            if rest:
+                for piece in transformed(change, rest):
+                    await outbound.send(piece)
+            while data := await inbound.chunk():
+                size += len(data)
+                if limit is not None and size > limit:
+                    raise Gone(Reason("protocol", "request body is over body_size_limit"))
+                for piece in transformed(change, data):
+                    await outbound.send(piece)
+            for piece in transformed(change, b""):
+                await outbound.send(piece)
+            request.timestamp_end = time.time()
+            if (wait := gate(self._handler, "request", flow, inbound)) is not None:
+                await wait
+            await outbound.finish(request.trailers)
+        except Gone as e:
+            outbound.reset(e.reason)
+        except asyncio.CancelledError:
+            raise
+        except Exception as e:
+            logger.exception("fault while a request body was streamed")
+            outbound.reset(Reason("protocol", f"fault in the gateway: {e!r}"))
+
+    # -- the response
+
+    async def _inform(self, response: Response) -> None:
+        if response.status_code == 100 and not self._inbound.expects_continue:
+            return
+        self._inbound.inform(response)
+
+    async def _response(self, response: Response) -> None:
+        flow, inbound, outbound = self.flow, self._inbound, self._outbound
+        assert outbound is not None
+        if (wait := gate(self._handler, "responseheaders", flow, inbound)) is not None:
+            await wait
+        if flow.response is not response:  # replaced by an add-on: the server's own is thrown away
+            assert flow.response is not None
+            outbound.reset(Reason("closed", "an add-on answered instead"))
+            await self._answer(flow.response, headers_fired=True)
+            return
+        settings = self._settings
+        declared = outbound.declared
+        if (
+            settings.body_limit is not None
+            and declared is not None
+            and declared > settings.body_limit
+            and not outbound.whole
+        ):
+            raise Failed(502, f"response body of {declared} bytes is over body_size_limit")
+        both_ways = self._upload is not None and not self._upload.done()
+        if (
+            not response.stream
+            and self._fires["response"]
+            and not both_ways
+            and not is_streaming_kind(response.headers)
+            and not (declared is not None and self._over_hold(declared))
+        ):
+            held = await self._watched(hold(outbound, settings.stream_over, settings.body_limit))
+            if held.over_limit:
+                raise Failed(502, "response body is over body_size_limit")
+            if held.whole:
+                response.raw_content = held.data
+                response.timestamp_end = time.time()
+                await self._settle(response)
+                return
+            await self._stream_down(response, held.data)
+            return
+        if outbound.whole:
+            response.raw_content = b""
+            await self._settle(response)
+            return
+        await self._stream_down(response, b"")
+
+    async def _settle(self, response: Response) -> None:
+        """`response` has its whole body: fire the hook, send it."""
+        flow, inbound = self.flow, self._inbound
+        self._answered = True
+        if (wait := gate(self._handler, "response", flow, inbound)) is not None:
+            await wait
+        response = flow.response or response
+        content = response.raw_content
+        self._started = True
+        if self._link is not None:
+            self._free()
+        await inbound.respond(response, b"" if content is None else content)
+
+    async def _answer(self, response: Response, headers_fired: bool = False) -> None:
+        """A response that no server gave: the same hooks, and what the client still sends is swallowed."""
+        flow = self.flow
+        if not headers_fired and (wait := gate(self._handler, "responseheaders", flow, self._inbound)) is not None:
+            await wait
+        response = flow.response or response
+        if response.raw_content is None:
+            response.raw_content = b""
+        await self._settle(response)
+
+    async def _stream_down(self, response: Response, first: bytes) -> None:
+        flow, inbound, outbound = self.flow, self._inbound, self._outbound
+        assert outbound is not None
+        if callable(response.stream):
+            change = response.stream
+            _drop(response.headers, "content-length")
+        else:
+            change, response.stream = None, True
+        self._started = True
+        inbound.watch(self._client_gone)
+        try:
+            await inbound.head(response)
+            source, sink = outbound.raw_source(), inbound.raw_sink()
+            if change is None and source is not None and sink is not None and not self._settings.body_limit:
+                await inbound.send(first)
+                moved = await pour(source[0], sink, source[1])
+                outbound.took_raw(moved)
+                inbound.sent_raw(moved)
+            else:
+                await self._pieces(change, first)
+            response.timestamp_end = time.time()
+            if self._upload is not None:
+                await self._upload
+            self._answered = True
+            if (wait := gate(self._handler, "response", flow, inbound)) is not None:
+                await wait
+            self._free()
+            await inbound.finish(response.trailers)
+        finally:
+            inbound.watch(None)
+
+    async def _pieces(self, change: object, first: bytes) -> None:
+        inbound, outbound = self._inbound, self._outbound
+        assert outbound is not None
+        limit, size = self._settings.body_limit, len(first)
+        for piece in transformed(change, first) if first else ():
+            await inbound.send(piece)
+        while data := await outbound.chunk():
+            size += len(data)
+            if limit is not None and size > limit:
+                raise Failed(502, "response body is over body_size_limit")
+            for piece in transformed(change, data):
+                await inbound.send(piece)
+        for piece in transformed(change, b""):
+            await inbound.send(piece)
+
+    async def _switch(self, response: Response) -> None:
+        """101: both sides become raw bytes, and the connection is a TCP conversation from here on."""
+        from appliance.layers.tcp import TCPLayer
+
+        flow, inbound, outbound, link = self.flow, self._inbound, self._outbound, self._link
+        assert outbound is not None and link is not None
+        if inbound.upgrade_to is None:
+            raise Failed(502, "the server switched protocols although nobody had asked")
+        response.raw_content = b""
+        for event in ("responseheaders", "response"):
+            self._answered = event == "response"
+            if (wait := gate(self._handler, event, flow, inbound)) is not None:
+                await wait
+        self._started = True
+        await inbound.respond(flow.response or response, b"")
+        self._layer.pool.forget(link)
+        self._link = None
+        upstream = outbound.tunnel()
+        await TCPLayer(self._layer.context).carry(inbound.tunnel(), upstream, link.server)
+
+    async def _watched(self, work: Awaitable[Held]) -> Held:
+        self._inbound.watch(self._client_gone)
+        try:
+            return await work
+        finally:
+            self._inbound.watch(None)
+
+    # -- endings
+
+    def kill(self) -> None:
+        """See flow.kill()."""
+        self._inbound.reset(KILLED)
+        if self._outbound is not None:
+            self._outbound.reset(KILLED)
+
+    def _client_gone(self, reason: Reason) -> None:
+        if self._outbound is not None:
+            self._outbound.reset(Reason(reason.kind, "the client disconnected") if reason.kind == "closed" else reason)
+
+    def _blame(self, e: Gone) -> str:
+        why = self._inbound.why
+        if why is None:
+            return e.reason.text
+        return "the client disconnected" if why.kind in ("closed", "reset") else why.text
+
+    async def _fail(self, e: Failed) -> None:
+        flow, inbound = self.flow, self._inbound
+        if not self._answered:
+            flow.error = Error(e.text)
+            await self._fire_error()
+        if e.status and not self._started and inbound.why is None:
+            self._started = True
+            page = pages.error(e.status, e.text, e.kind, flow)
+            if not inbound.whole or inbound.refused is not None:
+                inbound.persistent = False
+            try:
+                await inbound.respond(page, page.raw_content or b"")
+            except Gone:
+                pass
+        else:
+            inbound.reset(Reason("protocol", e.text))
+        self._end_upstream(Reason("closed", e.text))
+
+    async def _killed(self) -> None:
+        if not self._answered:
+            await self._fire_error()
+        self.kill()
+
+    async def _fire_error(self) -> None:
+        flow = self.flow
+        self._answered = True
+        self._handler.worker.totals.errors += 1
+        pending = self._handler.worker.hooks.fire("error", flow)
+        if pending is not None:
+            await pending
+        pending = self._handler.worker.hooks.fire("update", [flow])
+        if pending is not None:
+            await pending
+
+    def _end_upstream(self, why: Reason) -> None:
+        if self._outbound is not None:
+            self._outbound.reset(why)
+
+    def _free(self) -> None:
+        """The server's part is over: its connection may serve another request."""
+        if self._outbound is not None:
+            self._outbound.done()
+
+    async def _let_go(self) -> None:
+        link, self._link, self._outbound = self._link, None, None
+        if link is not None:
+            await self._layer.pool.release(link)
+
+    async def _over(self) -> None:
+        self.flow._live = None
+        if self._upload is not None and not self._upload.done():
+            self._end_upstream(Reason("closed", "the exchange is over"))
+            self._upload.cancel()
+            await asyncio.gather(self._upload, return_exceptions=True)
+        if self._link is not None:
+            await self._let_go()
+
+
+def _drop(headers: Headers, name: str) -> None:
+    if name in headers:
+        del headers[name]

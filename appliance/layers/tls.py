@@ -1,0 +1,197 @@
+"""TLS towards the client: read its hello, look at the server first, show a leaf that mirrors it, decrypt."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from appliance.exceptions import CertificateError
+from appliance.layers.base import Context, Layer
+from appliance.layers.decide import MAX_HEAD
+from appliance.net import tls_context
+from appliance.net.certs import LeafSpec
+from appliance.net.clienthello import HelloScanner, NotTls
+from appliance.net.egress import CannotConnect
+from appliance.net.reasons import Gone, Reason, TlsFailed
+from appliance.net.stream import Stream
+from appliance.tls import ClientHello, ClientHelloData, TlsData
+from appliance.verdict import Verdict
+
+if TYPE_CHECKING:
+    from appliance.net.datagrams import Datagrams
+
+logger = logging.getLogger(__name__)
+
+DISTRUST = frozenset({"unknown_ca", "bad_certificate", "certificate_unknown"})
+_NOT_SPOKEN = frozenset({b"h2", b"h3"})  # what we cannot speak yet is not offered on
+
+
+class ServerTLSLayer(Layer):
+    """Marks that the server is to be spoken to in TLS; the handshake itself is `Upstreams`'."""
+
+    async def run(self, client: Stream | Datagrams) -> None:
+        from appliance.layers.next_layer import next_layer
+
+        assert isinstance(client, Stream)
+        self.context.server.tls = True
+        await next_layer(self.context, client)
+
+
+class ClientTLSLayer(Layer):
+    """TLS with the client; what is inside is decided anew."""
+
+    def __init__(self, context: Context) -> None:
+        self.outer = len(context.layers) == 1 and context.server.address is None
+        """TLS to the proxy itself (a secure web proxy): there is no server yet."""
+        if not self.outer:
+            context.server.tls = True
+        super().__init__(context)
+
+    async def run(self, client: Stream | Datagrams) -> None:
+        from appliance.layers.next_layer import next_layer
+
+        assert isinstance(client, Stream)
+        context, conn = self.context, self.context.client
+        hello = await self._hello(client)
+        if hello is None:
+            return
+        conn.tls = True
+        conn.sni = hello.sni
+        conn.alpn_offers = tuple(hello.alpn_protocols)
+        data = ClientHelloData(context, hello)
+        settings = context.handler.worker.settings
+        data.establish_server_tls_first = settings.eager and settings.upstream_cert and not self.outer
+        if context.handler.worker.hooks.table["tls_clienthello"]:
+            await context.handler.fire("tls_clienthello", data)
+        if data.ignore_connection:
+            await self._ignore(client)
+            return
+        if not self.outer and not await self._server(data, client):
+            return
+        if not await self._handshake(client, hello):
+            return
+        try:
+            if self.outer:
+                # What the proxy's own TLS said is not to be taken for the tunnel's.
+                conn.sni, conn.alpn_offers = None, ()
+            await next_layer(context, client)
+        finally:
+            why = client.why
+            if why is not None and why.kind == "tls" and why.detail in DISTRUST:
+                self._distrusted(why, hello)
+
+    async def _hello(self, client: Stream) -> ClientHello | None:
+        settings = self.context.handler.worker.settings
+        scanner = HelloScanner()
+        client.limit(settings.handshake_timeout, "the client did not finish its ClientHello in time")
+        while True:
+            found = scanner.scan(client.buf)
+            if isinstance(found, ClientHello):
+                client.deadline = 0.0
+                return found
+            if isinstance(found, NotTls):
+                await self._failed(
+                    client, TlsData(self.context.client, self.context), f"no TLS ClientHello: {found.reason}"
+                )
+                return None
+            if len(client.buf) > MAX_HEAD or not await client.more():
+                await self._failed(
+                    client, TlsData(self.context.client, self.context), "the connection ended inside the ClientHello"
+                )
+                return None
+
+    async def _ignore(self, client: Stream) -> None:
+        from appliance.layers import passthrough
+
+        handler = self.context.handler
+        handler.decide(Verdict("pass", "an add-on set ignore_connection", "tls_clienthello", "hook"))
+        self.context.server.tls = False
+        await passthrough.run(self.context, client)
+
+    async def _server(self, data: ClientHelloData, client: Stream) -> bool:
+        """Prepare the server's side, and with the eager strategy connect it; False: the client was refused."""
+        context, handler = self.context, self.context.handler
+        server = context.server
+        hello = data.client_hello
+        if server.sni is None and hello.sni:
+            server.sni = hello.sni
+        if not server.alpn_offers:
+            server.alpn_offers = tuple([p for p in hello.alpn_protocols if p not in _NOT_SPOKEN])
+        if not data.establish_server_tls_first or server.address is None:
+            return True
+        try:
+            await handler.upstreams.open(server)
+        except CannotConnect as e:
+            if handler.worker.settings.invalid == "reset" and e.kind == "certificate":
+                handler.decide(Verdict("block", e.text, "upstream_cert_invalid", "certificate"))
+                client.abort(Reason("blocked", e.text))
+                return False
+            # Otherwise each request is told so, on our own leaf; not a byte of it reaches the server.
+            logger.info("%s: %s", handler.client, e.text)
+        return True
+
+    async def _handshake(self, client: Stream, hello: ClientHello) -> bool:
+        context, handler = self.context, self.context.handler
+        worker, conn, server = handler.worker, context.client, context.server
+        data = TlsData(conn, context)
+        if worker.hooks.table["tls_start_client"]:
+            await handler.fire("tls_start_client", data)
+        try:
+            if data.ssl_conn is None:
+                spec = self._leaf(hello)
+                leaf = worker.minter.cached(spec) or await worker.minter.leaf(spec)
+                data.ssl_conn = worker.tls.accept(leaf, hello, self._alpn(hello))
+            client.limit(worker.settings.handshake_timeout, "the client did not finish the TLS handshake in time")
+            await client.start_tls(data.ssl_conn)
+            client.deadline = 0.0
+        except TlsFailed as e:
+            await self._failed(client, data, e.reason.text)
+            if e.reason.detail in DISTRUST:
+                self._distrusted(e.reason, hello)
+            return False
+        except Gone as e:
+            await self._failed(client, data, e.reason.text)
+            return False
+        except (CertificateError, ValueError, TypeError) as e:
+            logger.warning("%s: no TLS with the client for %s: %s", conn, hello.sni or server.address, e)
+            await self._failed(client, data, str(e))
+            return False
+        tls_context.describe(data.ssl_conn, conn)
+        if worker.hooks.table["tls_established_client"]:
+            await handler.fire("tls_established_client", data)
+        return True
+
+    def _leaf(self, hello: ClientHello) -> LeafSpec:
+        """Names of the leaf: the server's own when its certificate was seen, and what the client asked for."""
+        context = self.context
+        server = context.server
+        wanted = [name for name in (hello.sni, server.address[0] if server.address else None) if name]
+        if not wanted and context.client.sockname:
+            wanted = [context.client.sockname[0]]
+        if server.certificate_list and server.tls_established:
+            return context.handler.worker.mirror(
+                server.certificate_list, tuple(wanted), "rsa" if hello.wants_rsa else "ec"
+            )
+        return LeafSpec.mirroring(None, *wanted, key="rsa" if hello.wants_rsa else "ec")
+
+    def _alpn(self, hello: ClientHello) -> bytes | None:
+        """What to pick of the client's offers: an add-on's choice, what the server picked, or the first we speak."""
+        context = self.context
+        if context.client.alpn:
+            return context.client.alpn
+        if context.server.tls_established:
+            return context.server.alpn
+        return next((p for p in hello.alpn_protocols if p in (b"http/1.1", b"http/1.0")), None)
+
+    async def _failed(self, client: Stream, data: TlsData, text: str) -> None:
+        handler = self.context.handler
+        self.context.client.error = text
+        logger.info("%s: TLS with the client failed: %s", handler.client, text)
+        if handler.worker.hooks.table["tls_failed_client"]:
+            await handler.fire("tls_failed_client", data)
+        client.close(linger=client.why is None)
+
+    def _distrusted(self, why: Reason, hello: ClientHello) -> None:
+        context = self.context
+        name = hello.sni or (context.server.address[0] if context.server.address else "this gateway")
+        context.handler.worker.distrusted(context.client, name, why.text)

@@ -1,0 +1,69 @@
+"""`transparent`: connections that a firewall sends here, by REDIRECT or TPROXY. Lays no rules itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from appliance.layers.modes import TransparentProxy
+from appliance.net.guard import unmapped
+from modes.base import TcpMode, Unwanted
+
+if TYPE_CHECKING:
+    from appliance.connection import Address
+    from appliance.layers.base import Context, Layer
+
+logger = logging.getLogger(__name__)
+
+SO_ORIGINAL_DST = 80
+IP6T_SO_ORIGINAL_DST = 80
+_SOL_IPV6 = 41
+_IP_TRANSPARENT = 19
+_IPV6_TRANSPARENT = 75
+
+
+class Transparent(TcpMode):
+    """The original destination is what the connection's own address says under TPROXY, else what conntrack remembers."""
+
+    @staticmethod
+    def top(context: Context) -> Layer:
+        return TransparentProxy(context)
+
+    def prepare(self, sock: socket.socket) -> None:
+        # Only TPROXY needs it, and only CAP_NET_ADMIN may: with REDIRECT all works without.
+        with contextlib.suppress(OSError):
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(_SOL_IPV6, _IPV6_TRANSPARENT, 1)
+            else:
+                sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+
+    def wanted(self, sock: socket.socket, peer: Address) -> Address | None:
+        own = sock.getsockname()
+        found = original_destination(sock, own) or (unmapped(own[0]), own[1])
+        if found[1] == self.listen_port and found == (unmapped(own[0]), own[1]):
+            raise Unwanted(
+                f"connected to the transparent listener {own[0]}:{own[1]} itself, so there is no original destination: "
+                "redirect its traffic here with nftables, or use the regular mode for explicit proxying"
+            )
+        return found
+
+
+def original_destination(sock: socket.socket, own: Address) -> tuple[str, int] | None:
+    """What the connection's address was before REDIRECT; None when it was not redirected.
+
+    SO_ORIGINAL_DST gives a sockaddr_in (16 bytes), IP6T_SO_ORIGINAL_DST a sockaddr_in6 (28 bytes). Without a conntrack entry
+    both fail with ENOENT or ENOPROTOOPT: then the socket's own address is the destination (TPROXY).
+    """
+    try:
+        if ":" in own[0] and "." not in own[0]:
+            data = sock.getsockopt(_SOL_IPV6, IP6T_SO_ORIGINAL_DST, 28)
+            port, address = struct.unpack_from("!2xH4x16s", data)
+            return socket.inet_ntop(socket.AF_INET6, address), port
+        data = sock.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16)
+        port, address = struct.unpack_from("!2xH4s", data)
+        return socket.inet_ntop(socket.AF_INET, address), port
+    except OSError:
+        return None
