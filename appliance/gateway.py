@@ -14,7 +14,7 @@ from appliance import config
 from appliance.addonmanager import AddonManager
 from appliance.addons import default_addons
 from appliance.addons.script import ScriptLoader
-from appliance.cli.firstscreen import Listening, first_screen, totals_line
+from appliance.cli.firstscreen import Listening, first_screen, own_address, totals_line
 from appliance.exceptions import ModeError, OptionsError
 from appliance.hooks import Hooks
 from appliance.log import AddLog
@@ -48,6 +48,7 @@ class Gateway:
         self.worker: Worker
         self._stop = asyncio.Event()
         self._since = time.monotonic()
+        self._quiet = True  # until all has started
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -78,7 +79,8 @@ class Gateway:
             self.modes.append(mode)
             await mode.start(worker.arrive)
         await self.addons.running()
-        if options.flow_detail > 0:
+        self._quiet = options.termlog_verbosity == "error"  # -q
+        if not self._quiet:
             self._greet()
 
     def _specs(self) -> list[tuple[modes.ModeSpec, str]]:
@@ -91,18 +93,15 @@ class Gateway:
             if place in seen and spec.port != 0:
                 raise ModeError(f"{spec.full_spec}: another mode listens there already; give each its own @PORT")
             seen.add(place)
-        # Without a word about modes or addresses nobody expects an open proxy on the network.
-        default = modes.LOOPBACK if not options.listen_host and options.is_default("mode") else options.listen_host
-        return [(spec, default) for spec in specs]
+        return [(spec, options.bind_host) for spec in specs]
 
     def _greet(self) -> None:
         ca = self.worker.ca
         listening = [Listening(mode.spec.full_spec, at[0], at[1]) for mode in self.modes for at in mode.addresses]
         portal = self.options.onboarding_host if self.options.onboarding else None
+        path = Path(self.options.confdir).expanduser() / CERTIFICATE_FILE
         print(
-            first_screen(
-                listening, Path(self.options.confdir).expanduser() / CERTIFICATE_FILE, ca.fingerprint, portal=portal
-            ),
+            first_screen(listening, path, ca.fingerprint, portal=portal, own_address=own_address()),
             flush=True,
         )
 
@@ -119,6 +118,7 @@ class Gateway:
     def reload(self) -> None:
         """Read config.yaml again (SIGHUP). :raises LockgateError: it is refused, and everything stays as it was."""
         config.reload(self.options)
+        self.options.apply_deferred()
         logger.info("configuration reloaded")
 
     def shutdown(self) -> None:
@@ -135,5 +135,5 @@ class Gateway:
                 await self.addons.done()
         except TimeoutError:
             logger.warning("an add-on's done hook did not end within %g s", FAREWELL_SECONDS)
-        if hasattr(self, "worker") and self.options.flow_detail > 0:
+        if not self._quiet:
             print(totals_line(self.worker.totals, time.monotonic() - self._since), file=sys.stdout, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from appliance.arrival import Host
 from modes.base import Mode
 from modes.regular import Regular
-from modes.spec import LOOPBACK, ModeSpec
+from modes.spec import ModeSpec
 from modes.transparent import Transparent
 
 _KINDS: dict[str, type[Regular] | type[Transparent]] = {"regular": Regular, "transparent": Transparent}
@@ -16,4 +16,4 @@ def make(spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) 
     return _KINDS[spec.type_name](spec, host, listen_host, listen_port)
 
 
-__all__ = ["LOOPBACK", "Mode", "ModeSpec", "make"]
+__all__ = ["Mode", "ModeSpec", "make"]

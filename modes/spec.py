@@ -11,7 +11,6 @@ from appliance.exceptions import ModeError
 MODES = ("regular", "transparent")
 NOT_YET = ("upstream", "reverse", "socks5", "dns", "wireguard", "local", "tun", "osproxy")
 DEFAULT_PORT = 8080
-LOOPBACK = "127.0.0.1"
 _LISTEN = re.compile(r"(?:(?P<host>\[[^\]]*\]|[^:\[\]]*|[0-9a-fA-F:.%]*::?[0-9a-fA-F:.%]*):)?(?P<port>\d+)")
 
 

@@ -210,7 +210,7 @@ def use_leaf(conn: SSL.Connection, certificate: crypto.X509, key: crypto.PKey) -
     :raises ValueError: OpenSSL does not take them, or they do not belong together.
     """
     ssl: Any = conn._ssl
-    x509, pkey = certificate._x509, key._pkey  # type: ignore[attr-defined]
+    x509, pkey = certificate._x509, key._pkey
     if lib.SSL_use_certificate(ssl, x509) != 1 or lib.SSL_use_PrivateKey(ssl, pkey) != 1:
         ERR_clear_error()
         raise ValueError("the leaf's certificate and key cannot be used")

@@ -73,7 +73,7 @@ def handles(conn: SSL.Connection) -> tuple[Handle, Handle, Handle]:
 
 def SSL_read(handle: Handle, buffer: Pointer, n: int) -> int:
     try:
-        n = handle.conn.recv_into(buffer.view, n)  # type: ignore[arg-type]
+        n = handle.conn.recv_into(buffer.view, n)
     except SSL.Error as e:
         return handle.failed(e)
     handle.error = _NONE
