@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+
+from appliance.net.certs import CertificateAuthority
+from tests.harness import NAMES, Make, Rig, TestPki
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +25,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> TestPki:
+    """The root of the origins in this process, and good and bad certificates for them."""
+    return TestPki(tmp_path_factory.mktemp("origins") / "pki", NAMES)
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    """A gateway's CA."""
+    return CertificateAuthority.open(tmp_path_factory.mktemp("confdir"), "ec")
+
+
+@pytest.fixture
+async def rigs(ca: CertificateAuthority, pki: TestPki) -> AsyncIterator[Make]:
+    """`await rigs(*addons, **options)` is a Rig (tests/harness.py); all are ended with the test."""
+    made: list[Rig] = []
+
+    async def make(*addons: object, **options: Any) -> Rig:
+        rig = Rig(addons, options, ca, pki)
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        await rig.close()
