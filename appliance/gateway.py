@@ -37,7 +37,9 @@ FAREWELL_SECONDS = 5.0
 class Gateway:
     """One gateway process: `ctx.master` to add-ons.
 
-    `await run()` starts all, stays until `shutdown()`, and returns the exit code. :raises LockgateError: it cannot start.
+    `await run()` starts all, stays until `shutdown()`, and returns the exit code.
+
+    :raises LockgateError: it cannot start.
     """
 
     def __init__(self, options: Options) -> None:
@@ -68,7 +70,7 @@ class Gateway:
         self.addons.configure()
         options.apply_deferred()
         specs = self._specs()
-        ca = CertificateAuthority.open(Path(options.confdir).expanduser(), "ec" if options.ca_key == "ec" else "rsa")
+        ca = CertificateAuthority.open(self._confdir(), "ec" if options.ca_key == "ec" else "rsa")
         minter = Minter(ca, options.leaf_cache_size, options.certs, passphrase=options.cert_passphrase)
         tls = TlsContexts(options)
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
@@ -82,6 +84,9 @@ class Gateway:
         self._quiet = options.termlog_verbosity == "error"  # -q
         if not self._quiet:
             self._greet()
+
+    def _confdir(self) -> Path:
+        return Path(self.options.confdir).expanduser()
 
     def _specs(self) -> list[tuple[modes.ModeSpec, str]]:
         """The modes asked for, each with the address it listens on. :raises ModeError: one cannot be."""
@@ -99,7 +104,7 @@ class Gateway:
         ca = self.worker.ca
         listening = [Listening(mode.spec.full_spec, at[0], at[1]) for mode in self.modes for at in mode.addresses]
         portal = self.options.onboarding_host if self.options.onboarding else None
-        path = Path(self.options.confdir).expanduser() / CERTIFICATE_FILE
+        path = self._confdir() / CERTIFICATE_FILE
         print(
             first_screen(listening, path, ca.fingerprint, portal=portal, own_address=own_address()),
             flush=True,

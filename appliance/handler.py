@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from appliance.connection import Client, ConnectionState, Server
+from appliance.connection import Client, ConnectionState
 from appliance.layers.base import Context
 from appliance.net.egress import Upstreams
 from appliance.net.reasons import SHUTDOWN, Gone, Reason
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 class ConnectionHandler:
     """Runs the layers of one arrival, fires the connection's own events, and closes what is left.
 
-    streams: every live stream of this connection. gated: how many hooks are being waited for; clocks stand still meanwhile.
+    streams: every live stream of this connection. gated: how many hooks are being waited for; clocks stand still
+    meanwhile.
     """
 
     __slots__ = (

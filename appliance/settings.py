@@ -1,4 +1,4 @@
-"""The options as the hot path wants them: sizes in bytes, expressions compiled. Made anew at each change, never edited."""
+"""The options as the hot path wants them: sizes in bytes, expressions compiled. Made anew at each change."""
 
 from __future__ import annotations
 

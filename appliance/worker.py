@@ -1,4 +1,4 @@
-"""One worker: a process with one event loop and everything a connection needs. It shares nothing in memory with siblings."""
+"""One worker: a process with one event loop and all that connections need. It shares no memory with siblings."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ class Worker(Host):
         self._distrust.log(
             logging.WARNING,
             (client.peername[0] if client.peername else "", name),
-            "%s does not trust the gateway's CA (asked for %s: %s); install it from http://%s/ through the proxy, or pass this host "
-            "with --ignore-hosts",
+            "%s does not trust the gateway's CA (asked for %s: %s); install it from http://%s/ through the proxy, "
+            "or pass this host with --ignore-hosts",
             client.peername[0] if client.peername else client,
             name,
             text,
@@ -164,10 +164,10 @@ class Worker(Host):
         for handler in list(self.handlers):
             handler.shutdown()
         end = self.loop.time() + grace
-        while self.handlers and self.loop.time() < end:
+        while self.handlers and self.loop.time() < end:  # noqa: ASYNC110 - an event would cost every connection
             await asyncio.sleep(0.01)
         for handler in list(self.handlers):
             handler.cancel()
-        while self.handlers and self.loop.time() < end + grace:
+        while self.handlers and self.loop.time() < end + grace:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self.net.pipes.close()

@@ -128,7 +128,8 @@ class TcpMode(Mode):
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if e.errno == errno.EADDRINUSE:
             holder = who_holds(host, port)
-            return f"{where} is in use{f' by {holder}' if holder else ''}; choose another port with -p, or end that program"
+            by = f" by {holder}" if holder else ""
+            return f"{where} is in use{by}; choose another port with -p, or end that program"
         if e.errno == errno.EACCES:
             return f"{where}: ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with -p"
         return f"{where}: {e.strerror}"

@@ -26,7 +26,7 @@ _IPV6_TRANSPARENT = 75
 
 
 class Transparent(TcpMode):
-    """The original destination is what the connection's own address says under TPROXY, else what conntrack remembers."""
+    """The original destination is what the connection's own address says under TPROXY, else what conntrack knows."""
 
     @staticmethod
     def top(context: Context) -> Layer:
@@ -54,8 +54,8 @@ class Transparent(TcpMode):
 def original_destination(sock: socket.socket, own: Address) -> tuple[str, int] | None:
     """What the connection's address was before REDIRECT; None when it was not redirected.
 
-    SO_ORIGINAL_DST gives a sockaddr_in (16 bytes), IP6T_SO_ORIGINAL_DST a sockaddr_in6 (28 bytes). Without a conntrack entry
-    both fail with ENOENT or ENOPROTOOPT: then the socket's own address is the destination (TPROXY).
+    SO_ORIGINAL_DST gives a sockaddr_in (16 bytes), IP6T_SO_ORIGINAL_DST a sockaddr_in6 (28 bytes). Without a conntrack
+    entry both fail with ENOENT or ENOPROTOOPT: then the socket's own address is the destination (TPROXY).
     """
     try:
         if ":" in own[0] and "." not in own[0]:

@@ -1,6 +1,6 @@
-"""Which layer comes next, decided on the first bytes. Pure: facts in, a proposal out; the table test is its specification.
+"""Which layer comes next, decided on the first bytes. Pure: facts in, a proposal out; the table test specifies it.
 
-The order is mitmproxy's (next_layer), with its known gaps closed: a partial method or hello waits instead of being misjudged.
+The order is mitmproxy's (next_layer), with its known gaps closed: a partial method or hello waits and is not misjudged.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _HOST_LINE = re.compile(rb"\r?\nHost:[ \t]*([^\r\n]*)\r?\n", re.IGNORECASE)
 class Facts:
     """What is known when a layer is asked for.
 
-    data: unread bytes from the client. final: no more will come before a decision is needed (end, silence, or a full buffer).
-    proxy: nothing but an explicit-proxy mode lies below. addresses: `host:port` of the server, as dialled and as asked for.
+    data: unread bytes from the client. final: no more will come before a decision is needed (end, silence, or a full
+    buffer). proxy: nothing but an explicit-proxy mode lies below. addresses: `host:port` of the server, as dialled and
+    as asked for.
     """
 
     data: bytes | bytearray

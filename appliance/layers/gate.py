@@ -1,4 +1,4 @@
-"""The one gate after every flow hook: fire, `update`, wait if intercepted, then killed? gone? Written once, for all layers."""
+"""The one gate after every flow hook, for all layers: fire, `update`, wait if intercepted, then killed? gone?"""
 
 from __future__ import annotations
 

@@ -41,7 +41,10 @@ class NextLayer:
 
 
 async def next_layer(context: Context, client: Stream) -> None:
-    """Decide on what lies in `client`'s look-ahead, and run that layer to its end. :raises Gone: lost before or in it."""
+    """Decide on what lies in `client`'s look-ahead, and run that layer to its end.
+
+    :raises Gone: the client was lost before or in it.
+    """
     chosen, verdict = await _choose(context, client)
     handler = context.handler
     if chosen == "pass":

@@ -1,4 +1,4 @@
-"""Pass-through: what was looked at is sent once, then both sockets are spliced; in user space where no bare socket is left."""
+"""Pass-through: what was looked at is sent once, then both sockets are spliced; where none is bare, in user space."""
 
 from __future__ import annotations
 

@@ -29,14 +29,20 @@ MAX_PER_ADDRESS = 5
 
 @dataclass(slots=True)
 class ServerConnectionHookData:
-    """Argument of the `server_*` events. Before the connection stands, `server.address`, `.via`, `.sockname` and `.error` may be set."""
+    """Argument of the `server_*` events.
+
+    Before the connection stands, `server.address`, `.via`, `.sockname` and `.error` may be set.
+    """
 
     server: Server
     client: Client
 
 
 class CannotConnect(Exception):
-    """No usable connection to a server. `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate."""
+    """No usable connection to a server.
+
+    `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate.
+    """
 
     def __init__(self, text: str, kind: str = "dial") -> None:
         super().__init__(text)
@@ -213,7 +219,7 @@ class Upstreams:
             gone(stream.why or Reason("closed", "closed by the server"))
 
     def detach(self, server: Server) -> tuple[socket.socket, bytes] | None:
-        """Hand the raw socket and its unread bytes out, for splicing; the caller closes it and then calls `detached`."""
+        """Hand out the raw socket and its unread bytes, to be spliced; the caller closes it, then calls `detached`."""
         stream = self._open[server]
         taken = stream.detach()
         if taken is not None:

@@ -1,4 +1,4 @@
-"""Bytes from one stream to another in user space, for streams that have no bare socket below (TLS, or a tunnel's rest)."""
+"""Bytes from stream to stream in user space, for those that have no bare socket below (TLS, or a tunnel's rest)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Tap = Callable[[memoryview], None]
 async def pour(src: Stream, dst: Stream, limit: int | None = None, tap: Tap | None = None) -> int:
     """Move bytes until `limit` of them have gone, or to the end of `src`; returns how many. Does not pass the EOF on.
 
-    What arrives at `src` is written to `dst` in the same callback: no task, no copy, no wake-up per chunk. `src` is paused while
-    `dst` is above high water. `tap` sees each piece first.
+    What arrives at `src` is written to `dst` in the same callback: no task, no copy, no wake-up per chunk. `src` is
+    paused while `dst` is above high water. `tap` sees each piece first.
 
     :raises Gone: either stream was lost.
     """

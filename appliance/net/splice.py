@@ -1,6 +1,7 @@
 """Pass-through inside the kernel: bytes go from socket to socket through a pipe and never into Python.
 
-Pipes are pooled: taken when bytes arrive, given back when they have left, so an idle passed connection holds two descriptors only.
+Pipes are pooled: taken when bytes arrive, given back when they have left, so an idle passed connection holds two
+descriptors only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A byte stream with look-ahead: TCP, TLS over it, or an in-memory pair. What every layer reads and writes.
 
-One object from accept to the end: TLS is a state of it (`start_tls`), not another stream with a queue between. Codecs on the hot
-path read `buf` directly and wait with `more()`.
+One object from accept to the end: TLS is a state of it (`start_tls`), not another stream with a queue between. Codecs
+on the hot path read `buf` directly and wait with `more()`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Stream:
 
     buf: bytes read and not yet consumed. eof: the peer sends no more. why: set once the stream is lost.
     on_gone: called once when the peer ends or is lost; for whoever works for it.
-    stirred: set by every byte in or out; the sweep clears it. deadline: loop time by which what is awaited must be there, 0 = none.
+    stirred: set by every byte in or out; the sweep clears it. deadline: loop time by which what is awaited must be
+    there, 0 = none.
     """
 
     __slots__ = (
@@ -87,11 +88,11 @@ class Stream:
     def pair(cls, net: Net, a: Connection | None = None, b: Connection | None = None) -> tuple[Stream, Stream]:
         """Two connected streams in memory."""
         left, right = cls(net, a), cls(net, b)
-        l, r = MemoryTransport(left), MemoryTransport(right)
-        l.peer, r.peer = r, l
-        left.below, right.below = l, r
-        l.resume()
-        r.resume()
+        below_left, below_right = MemoryTransport(left), MemoryTransport(right)
+        below_left.peer, below_right.peer = below_right, below_left
+        left.below, right.below = below_left, below_right
+        below_left.resume()
+        below_right.resume()
         return left, right
 
     # -- pushed up by the transport
@@ -171,7 +172,9 @@ class Stream:
                 return True
 
     async def push(self, sink: Callable[[memoryview], bool]) -> bool:
-        """Hand all that arrives straight to `sink`, without a copy or a wake-up, until it returns False (then True) or EOF (False).
+        """Hand all that arrives straight to `sink`, without a copy or a wake-up.
+
+        Until it returns False (then True) or EOF (False).
 
         The view is valid during the call only; what the sink leaves it puts back into `buf`.
 

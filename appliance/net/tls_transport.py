@@ -1,7 +1,7 @@
 """TLS as a transport over another transport: over a socket, or over TLS itself (a secure web proxy).
 
-No queues: ciphertext that arrives is decrypted into a shared buffer and pushed up in the same call; plaintext written is encrypted
-into another and pushed down. What it costs and why it is made so: docs/decisions/streams.md.
+No queues: ciphertext that arrives is decrypted into a shared buffer and pushed up in the same call; plaintext written
+is encrypted into another and pushed down. What it costs and why it is made so: docs/decisions/streams.md.
 """
 
 from __future__ import annotations

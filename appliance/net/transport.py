@@ -1,8 +1,9 @@
 """What moves the bytes of a stream: a socket, or a pair in memory. TLS is the third kind (tls_transport.py).
 
-A transport pushes what arrives to the `Above` it carries and takes writes. It never queues on the way up; on the way down it
-keeps only what the kernel would not take. Sockets are used directly (one reader callback, `recv_into` a shared buffer, `send`):
-as fast as uvloop's own transports here, the same on stdlib asyncio, and the socket stays free to be spliced.
+A transport pushes what arrives to the `Above` it carries and takes writes. It never queues on the way up; on the way
+down it keeps only what the kernel would not take. Sockets are used directly (one reader callback, `recv_into` a shared
+buffer, `send`): as fast as uvloop's own transports here, the same on stdlib asyncio, and the socket stays free to be
+spliced.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import errno
 import socket
 import struct
+from contextlib import suppress
 from typing import Protocol
 
 from appliance.net.reasons import CLOSED, Reason
@@ -169,18 +171,16 @@ class SocketTransport:
 
     def _shutdown_write(self) -> None:
         if self.sock is not None:
-            try:
+            with suppress(OSError):  # the peer is gone already; reads will say so
                 self.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # the peer is gone already; reads will say so
 
     # -- ending
 
     def close(self, linger: bool = False) -> None:
         """Close once everything queued has left.
 
-        linger: half-close first and swallow what the peer still sends for a while, so that the kernel does not answer it with
-        a reset that would destroy our last words (RFC 9112 §9.6).
+        linger: half-close first and swallow what the peer still sends for a while, so that the kernel does not answer
+        it with a reset that would destroy our last words (RFC 9112 §9.6).
         """
         if self.sock is None or self._close_asked:
             return
@@ -200,10 +200,8 @@ class SocketTransport:
     def abort(self, why: Reason = CLOSED) -> None:
         """Close now, with a reset, dropping what is queued."""
         if self.sock is not None:
-            try:
+            with suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-            except OSError:
-                pass
             self._really_close()
 
     @property

@@ -1,7 +1,7 @@
 """One HTTP exchange: the only place that knows HTTP's hooks, when a body is held, limits, kill and errors.
 
-It speaks to a client through an `Inbound` and to a server through an `Outbound`; whether these are HTTP/1, 2 or 3 is theirs.
-Every flow ends in `response` or in `error`, never in both.
+It speaks to a client through an `Inbound` and to a server through an `Outbound`; whether these are HTTP/1, 2 or 3 is
+theirs. Every flow ends in `response` or in `error`, never in both.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from appliance.flow import Error
@@ -421,10 +422,8 @@ class Exchange:
             page = pages.error(e.status, e.text, e.kind, flow)
             if not inbound.whole or inbound.refused is not None:
                 inbound.persistent = False
-            try:
+            with suppress(Gone):
                 await inbound.respond(page, page.raw_content or b"")
-            except Gone:
-                pass
         else:
             inbound.reset(Reason("protocol", e.text))
         self._end_upstream(Reason("closed", e.text))

@@ -1,4 +1,4 @@
-"""Message bodies on a stream, as HTTP/1 delimits them (RFC 9112 §6, §7): read piece by piece, never more than there is."""
+"""Message bodies on a stream, as HTTP/1 delimits them (RFC 9112 §6, §7): read in pieces, never more than there is."""
 
 from __future__ import annotations
 

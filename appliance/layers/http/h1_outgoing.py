@@ -1,4 +1,4 @@
-"""How a message that we send is delimited: from its fields as hooks left them to fields and framing that cannot contradict it."""
+"""How a message that we send is delimited: from its fields as hooks left them to fields that cannot contradict it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Outgoing(NamedTuple):
 def outgoing(fields: Fields, length: int | None, trailers: bool, http10: bool, optional: bool = False) -> Outgoing:
     """The wire form of a message. Hop-by-hop fields go (RFC 9110 §7.6.1); the framing fields are made true.
 
-    length: the body's bytes; -1 = it follows in pieces; None = there is none and the fields speak of another (HEAD, 304).
-    trailers: there are some, so the body has to be chunked. http10: the receiver cannot read chunks. optional: an empty body
-    needs no Content-Length (RFC 9110 §8.6).
+    length: the body's bytes; -1 = it follows in pieces; None = there is none and the fields speak of another (HEAD,
+    304). trailers: there are some, so the body has to be chunked. http10: the receiver cannot read chunks. optional: an
+    empty body needs no Content-Length (RFC 9110 §8.6).
 
     :raises Refused: the fields are ambiguous (an add-on wrote them).
     """

@@ -61,7 +61,10 @@ class H1Server:
         stream.close()
 
     async def _head(self) -> bytes | None:
-        """The next head, None at the end of the connection. :raises Refused: it is too big, too slow, or can never be one."""
+        """The next head, None at the end of the connection.
+
+        :raises Refused: it is too big, too slow, or can never be one.
+        """
         stream = self.stream
         checked = 0
         try:
@@ -225,7 +228,7 @@ class H1Inbound:
         if gone is not None and self._stream.eof and (why := self.why):
             gone(why)
             return
-        # A client that asked for the connection to close after this response may well half-close now: that is no leaving.
+        # A client that asked to close the connection after this response may well half-close now: that is no leaving.
         self._stream.on_gone = gone if gone is None or self.persistent else self._only_lost(gone)
 
     def _only_lost(self, gone: Callable[[Reason], None]) -> Callable[[Reason], None]:

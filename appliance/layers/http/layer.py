@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class HTTPMode(Enum):
-    """How requests name their destination: `regular`, in the request (an explicit proxy); `transparent`, they do not."""
+    """How requests name their destination: `regular`, in the request (explicit proxy); `transparent`, they do not."""
 
     regular = 1
     transparent = 2

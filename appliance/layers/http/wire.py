@@ -1,6 +1,7 @@
 """What a codec gives the exchange: an inbound side towards the client, an outbound side towards the server.
 
-HTTP/1, 2 and 3 implement these; a replay is an `Inbound` without a codec. Reads and waits raise `Gone` when the peer is lost.
+HTTP/1, 2 and 3 implement these; a replay is an `Inbound` without a codec. Reads and waits raise `Gone` when the peer is
+lost.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ Inform = Callable[[Response], Awaitable[None]]
 class Inbound(Protocol):
     """One request as it comes from a client, and the way its response goes back.
 
-    why: set once the client is gone. refused: the request cannot be used, and what to say to its sender. whole: no body byte is
-    outstanding. declared: bytes to come, None = not said. expects_continue: the client waits for a 100 before it sends its body. upgrade: the protocol asked for, or None.
+    why: set once the client is gone. refused: the request cannot be used, and what to say to its sender. whole: no body
+    byte is outstanding. declared: bytes to come, None = not said. expects_continue: the client waits for a 100 before
+    it sends its body. upgrade: the protocol asked for, or None.
     """
 
     request: Request
@@ -57,7 +59,10 @@ class Inbound(Protocol):
 
 
 class Outbound(Protocol):
-    """One request as it goes to a server, and the response as it comes back. `reused`: on a connection that had served before."""
+    """One request as it goes to a server, and the response as it comes back.
+
+    reused: on a connection that had served before.
+    """
 
     reused: bool
 
