@@ -209,10 +209,12 @@ class H1Inbound:
             data = await body.chunk()
         except Refused as e:
             self.persistent = False
+            self.refused = e
             raise Gone(Reason("protocol", str(e))) from None
         except Gone as e:
             if not isinstance(e, TimedOut):
                 self.persistent = False
+                self.refused = Refused(400, e.reason.text)
             raise
         if body.trailers is not None:
             self.request.trailers = body.trailers
