@@ -205,7 +205,10 @@ class Client(Connection):
 
     mitmcert: x509.Certificate | None = None  # the leaf shown to this client
     proxy_mode: ProxyMode = ModeName()
-    verdict: Verdict | None = None  # decided late; not part of the state
+    # What follows is not part of the state. A verdict is decided late; the rest is there at client_disconnected:
+    verdict: Verdict | None = None
+    wanted: tuple[str, int] | None = None  # the server's name or address, and port
+    passed: tuple[int, int] | None = None  # bytes carried untouched, up and down
     _converted = (*Connection._converted, "mitmcert", "proxy_mode")
 
     def __init__(

@@ -39,6 +39,7 @@ class Conversation(Flow, Generic[M]):
     """A flow of messages."""
 
     messages: list[M]
+    moved: tuple[int, int] | None = None  # bytes up and down that went by without messages being made; not in the state
     _message: ClassVar[type[ContentMessage]]
     _content_keys = frozenset({"messages"})
 

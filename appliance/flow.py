@@ -26,13 +26,14 @@ class _Unattached:
 
 
 class Error:
-    """Why a flow failed. `timestamp`: seconds since the epoch."""
+    """Why a flow failed. `timestamp`: seconds since the epoch. `status`: of the page the client gets, 0 = none."""
 
-    __slots__ = ("msg", "timestamp")
+    __slots__ = ("msg", "status", "timestamp")
     KILLED_MESSAGE: ClassVar[str] = "Connection killed."
 
-    def __init__(self, msg: str, timestamp: float | None = None) -> None:
+    def __init__(self, msg: str, timestamp: float | None = None, *, status: int = 0) -> None:
         self.msg = msg
+        self.status = status  # not part of the state
         self.timestamp = time.time() if timestamp is None else timestamp
 
     def __str__(self) -> str:

@@ -88,6 +88,7 @@ class ConnectionHandler:
         client.state = ConnectionState.CLOSED
         client.timestamp_end = time.time()
         if self.worker.hooks.table["client_disconnected"]:
+            client.wanted, client.passed = self.context.server.address, self.moved
             await self.fire("client_disconnected", client)
         await self.upstreams.close()
         for stream in self.streams:

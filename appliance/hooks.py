@@ -15,13 +15,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from time import perf_counter
 from types import CoroutineType, MethodType, ModuleType, TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from appliance.events import EVENTS, Event
 from appliance.exceptions import AddonHalt, AddonManagerError, OptionsError
 from appliance.log import RateLimited
 
-__all__ = ["EVENTS", "Event", "Hooks", "Listener", "check", "cut_traceback", "name_of"]
+__all__ = ["EVENTS", "Event", "Hooks", "Listener", "body_not_needed", "check", "cut_traceback", "name_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +31,28 @@ _FAULTS: Final = (Exception, asyncio.CancelledError)
 _OURS: Final = ("appliance.hooks", "appliance.script", "appliance.addonmanager", "asyncio", "concurrent.futures")
 
 
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+def body_not_needed(hook: _F) -> _F:
+    """Marks a `request` or `response` hook that can do without the body: nothing is held back for its sake.
+
+    Of a body that streamed past, `content` is None, and `moved` its size.
+    """
+    hook.needs_body = False  # type: ignore[attr-defined]
+    return hook
+
+
 class Listener:
     """One add-on's function for one event, and what it has cost so far, in seconds of loop time held."""
 
-    __slots__ = ("addon", "call", "count", "errors", "event", "longest", "mark", "total")
+    __slots__ = ("addon", "call", "count", "errors", "event", "longest", "mark", "needs_body", "total")
 
     def __init__(self, addon: str, event: str, call: Callable[..., object]) -> None:
         self.addon = addon
         self.event = event
         self.call = call
+        self.needs_body: bool = getattr(call, "needs_body", True)
         self.count = 0
         self.errors = 0
         self.total = 0.0
@@ -53,12 +66,13 @@ class Listener:
 class Hooks:
     """Every event with its listeners in chain order.
 
-    ``table[event]`` is an empty tuple while nobody listens.
+    ``table[event]`` is an empty tuple while nobody listens; ``holds[event]`` says whether a listener needs the body.
     """
 
     def __init__(self, *addons: object, budget: float = 0.1) -> None:
         """Raises AddonManagerError when an add-on's hooks are unusable (see `admit`)."""
         self.table: dict[str, tuple[Listener, ...]] = {name: () for name in EVENTS}
+        self.holds: dict[str, bool] = dict.fromkeys(EVENTS, False)
         self._budget = budget
         # By id(); the object is held, so that its id stays its own.
         self._admitted: dict[int, tuple[object, dict[str, Listener]]] = {}
@@ -97,6 +111,7 @@ class Hooks:
         # Replaced entry by entry: the engine may hold on to the dict itself, and a running fire() to its own tuple.
         for event, listeners in table.items():
             self.table[event] = tuple(listeners)
+            self.holds[event] = any(listener.needs_body for listener in listeners)
 
     @property
     def budget(self) -> float:

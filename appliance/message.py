@@ -19,8 +19,8 @@ class Message:
     """An HTTP message. What came over the wire is kept as bytes in `raw_*`; the properties decode and encode.
 
     `raw_content` is the body as transferred (content codings still applied), None when it is missing because it was
-    streamed. `stream`: False, True, or a callable that gets each piece and finally b"" and returns bytes or an
-    iterable of bytes to send in its place. Times are seconds since the epoch.
+    streamed; `moved` is then its size. `stream`: False, True, or a callable that gets each piece and finally b"" and
+    returns bytes or an iterable of bytes to send in its place. Times are seconds since the epoch.
     """
 
     raw_http_version: bytes
@@ -30,6 +30,7 @@ class Message:
     timestamp_start: float
     timestamp_end: float | None
     stream: Stream = False
+    moved: int | None = None  # bytes of a body that streamed past; not part of the state
     _decoded: tuple[bytes, str, bytes] | None = None
 
     _raw: ClassVar[frozenset[str]] = frozenset({"http_version", "content"})  # in `data` and the state: without raw_

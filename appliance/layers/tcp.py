@@ -68,7 +68,10 @@ class Conversation:
                 await self._both(self._server)
             else:
                 # Nobody listens to the messages: the kernel may carry them.
-                await passthrough.carry(self._context, self._client, self._server)
+                try:
+                    await passthrough.carry(self._context, self._client, self._server)
+                finally:
+                    flow.moved = handler.moved
             flow._live = None
             await self._fire("tcp_end")
         except CannotConnect as e:

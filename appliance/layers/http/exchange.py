@@ -51,8 +51,8 @@ class Exchange:
 
     __slots__ = (
         "_answered",
-        "_fires",
         "_handler",
+        "_holds",
         "_inbound",
         "_layer",
         "_link",
@@ -69,7 +69,7 @@ class Exchange:
         self._layer = layer
         self._handler = handler
         self._settings = handler.worker.settings
-        self._fires = handler.worker.hooks.table
+        self._holds = handler.worker.hooks.holds
         self._inbound = inbound
         self._outbound: Outbound | None = None
         self._link: Link | None = None
@@ -93,9 +93,7 @@ class Exchange:
         except Killed:
             await self._killed()
         except Gone as e:
-            refused = self._inbound.refused  # the request's body: malformed, or cut off
-            status = 0 if self._inbound.why is not None else 502 if refused is None else refused.status
-            await self._fail(Failed(status, self._blame(e) if refused is None else refused.why))
+            await self._fail(Failed(502 if self._inbound.why is None else 0, self._blame(e)))
         except Refused as e:  # what an add-on made of a head cannot be sent
             logger.warning("%s: %s", self.flow, e.why)
             await self._fail(Failed(500, e.why))
@@ -138,7 +136,7 @@ class Exchange:
             raise Failed(413, f"request body of {declared} bytes is over body_size_limit")
         if self.flow.response is None and (
             request.stream
-            or not self._fires["request"]
+            or not self._holds["request"]
             or is_streaming_kind(request.headers)
             or (declared is not None and self._over_hold(declared))
         ):
@@ -225,7 +223,7 @@ class Exchange:
         request = flow.request
         change = request.stream if callable(request.stream) else None
         rest, self._rest = self._rest, b""
-        limit, size = self._settings.body_limit, 0
+        limit, size = self._settings.body_limit, len(rest)
         try:
             if rest:
                 for piece in transformed(change, rest):
@@ -238,6 +236,7 @@ class Exchange:
                     await outbound.send(piece)
             for piece in transformed(change, b""):
                 await outbound.send(piece)
+            request.moved = size
             request.timestamp_end = time.time()
             if (wait := gate(self._handler, "request", flow, inbound)) is not None:
                 await wait
@@ -279,7 +278,7 @@ class Exchange:
         both_ways = self._upload is not None and not self._upload.done()
         if (
             not response.stream
-            and self._fires["response"]
+            and self._holds["response"]
             and not both_ways
             and not is_streaming_kind(response.headers)
             and not (declared is not None and self._over_hold(declared))
@@ -341,8 +340,9 @@ class Exchange:
                 moved = await pour(source[0], sink, source[1])
                 outbound.took_raw(moved)
                 inbound.sent_raw(moved)
+                response.moved = len(first) + moved
             else:
-                await self._pieces(change, first)
+                response.moved = await self._pieces(change, first)
             response.timestamp_end = time.time()
             if self._upload is not None:
                 await self._upload
@@ -354,7 +354,8 @@ class Exchange:
         finally:
             inbound.watch(None)
 
-    async def _pieces(self, change: object, first: bytes) -> None:
+    async def _pieces(self, change: object, first: bytes) -> int:
+        """Carry the body on, changed on the way; returns its size as it came."""
         inbound, outbound = self._inbound, self._outbound
         assert outbound is not None
         limit, size = self._settings.body_limit, len(first)
@@ -368,6 +369,7 @@ class Exchange:
                 await inbound.send(piece)
         for piece in transformed(change, b""):
             await inbound.send(piece)
+        return size
 
     async def _switch(self, response: Response) -> None:
         """101: both sides become raw bytes, and the connection is a TCP conversation from here on."""
@@ -416,10 +418,11 @@ class Exchange:
 
     async def _fail(self, e: Failed) -> None:
         flow, inbound = self.flow, self._inbound
+        page_fits = bool(e.status) and not self._started and inbound.why is None
         if not self._answered:
-            flow.error = Error(e.text)
+            flow.error = Error(e.text, status=e.status if page_fits else 0)
             await self._fire_error()
-        if e.status and not self._started and inbound.why is None:
+        if page_fits and inbound.why is None:
             self._started = True
             page = pages.error(e.status, e.text, e.kind, flow)
             if not inbound.whole or inbound.refused is not None:
