@@ -225,6 +225,9 @@ class OptionTable:
     tcp_timeout: int = option(
         600, "Seconds without traffic in either direction after which a connection is closed.", check=_positive
     )
+    udp_timeout: int = option(
+        30, "Seconds without a datagram in either direction after which a UDP flow is over.", check=_positive
+    )
     connect_timeout: int = option(10, "Seconds a server may take to accept a connection.", check=_positive)
     tls_handshake_timeout: int = option(30, "Seconds a TLS handshake may take.", check=_positive)
     client_header_timeout: int = option(

@@ -36,6 +36,7 @@ class Settings:
         "show_ignored",
         "stream_over",
         "strict",
+        "udp_timeout",
         "upstream_cert",
     )
 
@@ -44,6 +45,7 @@ class Settings:
         self.stream_over = options.size("stream_large_bodies")
         self.max_head = options.size("max_header_size") or 65536
         self.idle_timeout = float(options.tcp_timeout)
+        self.udp_timeout = float(options.udp_timeout)
         self.connect_timeout = float(options.connect_timeout)
         self.header_timeout = float(options.client_header_timeout)
         self.handshake_timeout = float(options.tls_handshake_timeout)

@@ -21,10 +21,10 @@ class TransparentProxy(Layer):
     """The client believes it talks to the server itself; `context.server.address` is its original destination."""
 
     async def run(self, client: Stream | Datagrams) -> None:
+        from appliance.layers import udp
         from appliance.layers.next_layer import next_layer
-        from appliance.layers.udp import UDPLayer
 
         if isinstance(client, Stream):
             await next_layer(self.context, client)
         else:
-            await UDPLayer(self.context).run(client)
+            await udp.next_layer(self.context, client)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from appliance.connection import Client, ConnectionState, Server
 from appliance.net import tls_context
+from appliance.net.datagrams import Datagrams, SocketDatagrams, dial_udp
 from appliance.net.dial import DialError, dial
 from appliance.net.reasons import Gone, Reason, TlsFailed
 from appliance.net.stream import Stream
@@ -56,6 +57,7 @@ class Upstreams:
     def __init__(self, handler: ConnectionHandler) -> None:
         self._handler = handler
         self._open: dict[Server, Stream] = {}
+        self._datagrams: dict[Server, Datagrams] = {}
         self._slots: dict[Address, asyncio.Semaphore] = {}
         self._held: dict[Server, asyncio.Semaphore] = {}
         self._faults: dict[tuple[Address, str | None], CannotConnect] = {}
@@ -82,6 +84,19 @@ class Upstreams:
         """As `open`, but without TLS whatever `server.tls` says: for pass-through."""
         return self._open.get(server) or await self._connect(server)
 
+    async def open_udp(self, server: Server) -> Datagrams:
+        """A UDP flow to `server.address`; the one there is when it is open already. No packet leaves.
+
+        :raises CannotConnect: no route, or killed by a hook.
+        """
+        datagrams = self._datagrams.get(server)
+        if datagrams is None:
+            server.transport_protocol = "udp"
+            sock, data = await self._dial(server)
+            datagrams = self._datagrams[server] = SocketDatagrams(self._handler.worker.loop, sock, server)
+            await self._connected(server, sock, datagrams, data)
+        return datagrams
+
     def free(self, server: Server) -> bool:
         """Whether nobody has taken this connection for their own yet."""
         return server not in self._taken
@@ -99,6 +114,13 @@ class Upstreams:
     # -- connecting
 
     async def _connect(self, server: Server) -> Stream:
+        sock, data = await self._dial(server)
+        stream = self._open[server] = Stream.over_socket(self._handler.worker.net, sock, server)
+        server.timestamp_tcp_setup = time.time()
+        await self._connected(server, sock, stream, data)
+        return stream
+
+    async def _dial(self, server: Server) -> tuple[socket.socket, ServerConnectionHookData]:
         handler = self._handler
         hooks, settings = handler.worker.hooks, handler.worker.settings
         data = ServerConnectionHookData(server, handler.client)
@@ -116,7 +138,7 @@ class Upstreams:
                 raise CannotConnect(f"Connection killed: {server.error}", "killed")
             try:
                 source = server.sockname[0] if server.sockname else settings.connect_addr
-                sock = await dial(
+                sock = await (dial_udp if server.transport_protocol == "udp" else dial)(
                     handler.worker.loop, server.address, handler.worker.guard, settings.connect_timeout, source
                 )
             except DialError as e:
@@ -129,20 +151,18 @@ class Upstreams:
                     await handler.fire("server_connect_error", data)
             raise
         self._held[server] = slot
-        return await self._connected(server, sock, data)
+        return sock, data
 
-    async def _connected(self, server: Server, sock: socket.socket, data: ServerConnectionHookData) -> Stream:
+    async def _connected(
+        self, server: Server, sock: socket.socket, stream: Stream | Datagrams, data: ServerConnectionHookData
+    ) -> None:
         handler = self._handler
         server.peername = sock.getpeername()
         server.sockname = sock.getsockname()
-        server.timestamp_tcp_setup = time.time()
         server.state = ConnectionState.OPEN
-        stream = Stream.over_socket(handler.worker.net, sock, server)
-        self._open[server] = stream
         handler.streams.add(stream)
         if handler.worker.hooks.table["server_connected"]:
             await handler.fire("server_connected", data)
-        return stream
 
     async def _start_tls(self, server: Server, stream: Stream) -> None:
         handler = self._handler
@@ -185,7 +205,7 @@ class Upstreams:
 
     async def end(self, server: Server, why: Reason | None = None) -> None:
         """Close this connection, if it is open; fires `server_disconnected` once."""
-        stream = self._open.pop(server, None)
+        stream = self._open.pop(server, None) or self._datagrams.pop(server, None)
         if stream is None:
             return
         self._handler.streams.discard(stream)
@@ -233,7 +253,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """End them all."""
-        for server in list(self._open):
+        for server in [*self._open, *self._datagrams]:
             await self.end(server)
         if self._farewells:
             await asyncio.gather(*self._farewells, return_exceptions=True)
