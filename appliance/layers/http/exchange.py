@@ -93,7 +93,9 @@ class Exchange:
         except Killed:
             await self._killed()
         except Gone as e:
-            await self._fail(Failed(502 if self._inbound.why is None else 0, self._blame(e)))
+            refused = self._inbound.refused  # the request's body: malformed, or cut off
+            status = 0 if self._inbound.why is not None else 502 if refused is None else refused.status
+            await self._fail(Failed(status, self._blame(e) if refused is None else refused.why))
         except Refused as e:  # what an add-on made of a head cannot be sent
             logger.warning("%s: %s", self.flow, e.why)
             await self._fail(Failed(500, e.why))
