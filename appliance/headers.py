@@ -40,8 +40,10 @@ class Headers(MultiDict[str, str]):
     Set-Cookie: use get_all); `headers[name] = value` keeps the place and the spelling of the first such field.
     """
 
-    __slots__ = ()
+    __slots__ = ("_named", "_names")
     fields: tuple[Field, ...]
+    _named: tuple[Field, ...] | None
+    _names: list[bytes]
 
     def __init__(self, fields: Iterable[Field] = (), **named: str | bytes) -> None:
         """`Headers([(b"Host", b"a.example")], content_type="text/plain")`; `_` in a keyword stands for `-`.
@@ -53,15 +55,29 @@ class Headers(MultiDict[str, str]):
             if not isinstance(name, bytes) or not isinstance(value, bytes):
                 raise TypeError(f"header fields must be bytes, not {(name, value)!r}")
         self.fields = tuple(given)
+        self._named = None
         for keyword, text in named.items():
             self[keyword.replace("_", "-")] = text
 
     @classmethod
-    def trusted(cls, fields: tuple[Field, ...]) -> Self:
-        """Take over a tuple that a parser made: neither copied nor checked."""
+    def trusted(cls, fields: tuple[Field, ...], names: list[bytes] | None = None) -> Self:
+        """Take over a tuple that a parser made, and the lower-case names if it has them: neither copied nor checked."""
         new = cls.__new__(cls)
         new.fields = fields
+        if names is None:
+            new._named = None
+        else:
+            new._named = fields
+            new._names = names
         return new
+
+    def names(self) -> list[bytes]:
+        """The field names in lower case, one for each of `fields`. Kept until `fields` is another tuple; do not change it."""
+        fields = self.fields
+        if self._named is not fields:
+            self._names = [name.lower() for name, _ in fields]
+            self._named = fields
+        return self._names
 
     @staticmethod
     def _fold_key(key: Any) -> bytes:
@@ -94,10 +110,15 @@ class Headers(MultiDict[str, str]):
     def raw(self, name: str | bytes) -> bytes | None:
         """The folded value as bytes, None when there is no such field."""
         key = (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name).lower()
-        size, found = len(key), None
-        for k, v in self.fields:
-            if len(k) == size and k.lower() == key:
-                found = v if found is None else found + b", " + v
+        names = self.names()
+        if key not in names:
+            return None
+        at = names.index(key)
+        found = self.fields[at][1]
+        if names.count(key) > 1:
+            for k, (_, v) in zip(names[at + 1 :], self.fields[at + 1 :], strict=True):
+                if k == key:
+                    found += b", " + v
         return found
 
     def __getitem__(self, name: str | bytes) -> str:
@@ -112,20 +133,17 @@ class Headers(MultiDict[str, str]):
     def __setitem__(self, name: str | bytes, value: str | bytes) -> None:
         raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else to_bytes(name)
         data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else to_bytes(value)
-        fields = self.fields
         key = raw.lower()
-        size, place = len(key), -1
-        for i, (k, _) in enumerate(fields):
-            if len(k) == size and k.lower() == key:
-                if place >= 0:
-                    return self.set_all(raw, (data,))
-                place = i
-        if place < 0:
-            self.fields = (*fields, (raw, data))
+        names = self.names()
+        fields = self.fields
+        if key not in names:
+            self.fields = self._named = (*fields, (raw, data))
+            names.append(key)
+        elif names.count(key) > 1:
+            self.set_all(raw, (data,))
         else:
-            changed = list(fields)
-            changed[place] = fields[place][0], data
-            self.fields = tuple(changed)
+            at = names.index(key)
+            self.fields = self._named = (*fields[:at], (fields[at][0], data), *fields[at + 1 :])
 
     def __delitem__(self, name: str | bytes) -> None:
         key = to_bytes(name).lower()

@@ -72,7 +72,7 @@ class H1Outbound:
     async def request(self, request: Request, content: bytes, path: bytes) -> None:
         self._method = method = request.raw_method
         trailers = request.trailers.fields if request.trailers else ()
-        frame = outgoing(request.headers.fields, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
+        frame = outgoing(request.headers, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
         head = self._serialize(request, frame.fields, path)
         stream = self._stream
         if frame.chunked:
@@ -88,7 +88,7 @@ class H1Outbound:
 
     async def head(self, request: Request, path: bytes) -> None:
         self._method = request.raw_method
-        frame = outgoing(request.headers.fields, -1, bool(request.trailers), False)
+        frame = outgoing(request.headers, -1, bool(request.trailers), False)
         self._chunked = frame.chunked
         self._stream.write(self._serialize(request, frame.fields, path))
 
@@ -121,7 +121,7 @@ class H1Outbound:
         while True:
             head = await self._head()
             response = Response(
-                head.version, head.status, head.reason, Headers.trusted(head.fields), None, None, time.time(), None
+                head.version, head.status, head.reason, Headers.trusted(head.fields, head.names), None, None, time.time(), None
             )
             if head.status >= 200 or head.status == 101:
                 break

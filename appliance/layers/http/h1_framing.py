@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from appliance.layers.http.h1_fields import Fields, Refused, is_token, quoted
@@ -45,48 +46,28 @@ class Framing:
     `hop`: some field must not be forwarded (see strip_hop).
     """
 
-    __slots__ = (
-        "_only",
-        "chunked",
-        "close",
-        "connection_tokens",
-        "expect_continue",
-        "hop",
-        "keep_alive",
-        "length",
-        "upgrade",
-    )
-
-    def __init__(
-        self,
-        length: int | None = None,
-        chunked: bool = False,
-        close: bool = False,
-        keep_alive: bool = False,
-        upgrade: bytes | None = None,
-        expect_continue: bool = False,
-        connection_tokens: frozenset[bytes] | None = None,
-        hop: bool = False,
-        only: tuple[bytes, bytes] | None = None,
-    ) -> None:
-        self.length = length
-        self.chunked = chunked
-        self.close = close
-        self.keep_alive = keep_alive
-        self.upgrade = upgrade
-        self.expect_continue = expect_continue
-        self.connection_tokens = connection_tokens
-        self.hop = hop
-        self._only = only  # the one field that strip_hop takes out, when it is as simple as that
+    # Class defaults: most messages set one or two of these.
+    length: int | None = None
+    chunked: bool = False
+    close: bool = False
+    keep_alive: bool = False
+    upgrade: bytes | None = None
+    expect_continue: bool = False
+    connection_tokens: frozenset[bytes] | None = None
+    hop: bool = False
+    _only: tuple[bytes, bytes] | None = None
+    """The one field that strip_hop takes out, when it is as simple as that."""
 
 
-def framing(fields: Fields, version: bytes = b"HTTP/1.1") -> Framing:
+def framing(fields: Fields, version: bytes = b"HTTP/1.1", names: Sequence[bytes] | None = None) -> Framing:
     """The framing of fields that were changed since they were parsed; raises Refused like the parser."""
-    return scan(fields, version)[0]
+    return scan(fields, version, names)[0]
 
 
-def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes | None]:
-    """One pass over the fields: (framing, Host, Expect other than 100-continue).
+def scan(
+    fields: Fields, version: bytes, names: Sequence[bytes] | None = None
+) -> tuple[Framing, bytes | None, bytes | None]:
+    """One pass over the fields: (framing, Host, Expect other than 100-continue). names: theirs in lower case, if at hand.
 
     Raises Refused: 400 for repeated or malformed Content-Length, both framing fields, Transfer-Encoding repeated or in
     HTTP/1.0, repeated Host; 501 for a transfer coding other than exactly `chunked`.
@@ -99,12 +80,14 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
     expect: bytes | None = None
     hops = 0
     only: tuple[bytes, bytes] | None = None
-    known = _KNOWN.get
-    for field in fields:
-        name, value = field
-        kind = known(name.lower())
-        if kind is None:
+    if names is None:
+        names = [name.lower() for name, _ in fields]
+    for at, name in enumerate(names):
+        if name not in _KNOWN:
             continue
+        kind = _KNOWN[name]
+        field = fields[at]
+        value = field[1]
         if kind == _HOST:
             if host is not None:
                 raise Refused(400, "more than one Host")
@@ -134,7 +117,13 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
         if coding.lower() != b"chunked":
             raise Refused(501, f"transfer coding is not just chunked: {quoted(coding)}")
     if connection is None and expect is None:
-        return Framing(length, coding is not None, False, False, None, False, None, hops > 0), host, None
+        frame = Framing()
+        frame.length = length
+        if coding is not None:
+            frame.chunked = True
+        if hops:
+            frame.hop = True
+        return frame, host, None
 
     tokens = None
     close = keep_alive = False
@@ -154,7 +143,16 @@ def scan(fields: Fields, version: bytes) -> tuple[Framing, bytes | None, bytes |
             expect = None  # RFC 9110 §10.1.1: ignored in HTTP/1.0
         elif expect.lower() == b"100-continue":
             expect_continue, expect = True, None
-    frame = Framing(length, coding is not None, close, keep_alive, upgrade, expect_continue, tokens, hops > 0, only)
+    frame = Framing()
+    frame.length = length
+    frame.chunked = coding is not None
+    frame.close = close
+    frame.keep_alive = keep_alive
+    frame.upgrade = upgrade
+    frame.expect_continue = expect_continue
+    frame.connection_tokens = tokens
+    frame.hop = hops > 0
+    frame._only = only
     return frame, host, expect
 
 

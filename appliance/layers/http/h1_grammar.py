@@ -66,7 +66,7 @@ _colon = b": ".join
 class RequestHead:
     """A request's start line and fields, bytes as they came. `host` is the Host field's value or None."""
 
-    __slots__ = ("_split", "fields", "framing", "host", "method", "target", "version")
+    __slots__ = ("_split", "fields", "framing", "host", "method", "names", "target", "version")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class RequestHead:
         framing: Framing,
         host: bytes | None,
         split: Target | None = None,
+        names: list[bytes] | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -85,6 +86,7 @@ class RequestHead:
         self.framing = framing
         self.host = host
         self._split = split
+        self.names = names  # of fields, in lower case
 
     @property
     def persistent(self) -> bool:
@@ -95,14 +97,23 @@ class RequestHead:
 class ResponseHead:
     """A response's start line and fields, bytes as they came; `reason` is b"" when there is none."""
 
-    __slots__ = ("fields", "framing", "reason", "status", "version")
+    __slots__ = ("fields", "framing", "names", "reason", "status", "version")
 
-    def __init__(self, version: bytes, status: int, reason: bytes, fields: Fields, framing: Framing) -> None:
+    def __init__(
+        self,
+        version: bytes,
+        status: int,
+        reason: bytes,
+        fields: Fields,
+        framing: Framing,
+        names: list[bytes] | None = None,
+    ) -> None:
         self.version = version
         self.status = status
         self.reason = reason
         self.fields = fields
         self.framing = framing
+        self.names = names  # of fields, in lower case
 
     @property
     def persistent(self) -> bool:
@@ -126,7 +137,8 @@ def parse_request(block: bytes, strict: bool = True) -> RequestHead:
         method, target, version, fields = _unusual_request(block, strict)
     else:
         method, target, version = match.groups()
-    frame, host, expect = scan(fields, version)
+    names = [name.lower() for name, _ in fields]
+    frame, host, expect = scan(fields, version, names)
     if host is None:
         if version == b"HTTP/1.1":
             raise Refused(400, "no Host")
@@ -135,10 +147,10 @@ def parse_request(block: bytes, strict: bool = True) -> RequestHead:
     if expect is not None and strict:
         raise Refused(417, f"unknown expectation: {quoted(expect)}")
     if target[0] == 47 and method != b"CONNECT":
-        return RequestHead(method, target, version, fields, frame, host)
+        return RequestHead(method, target, version, fields, frame, host, None, names)
     if method == b"CONNECT" and (frame.chunked or frame.length):
         raise Refused(400, "CONNECT with a body")
-    return RequestHead(method, target, version, fields, frame, host, parse_target(method, target))
+    return RequestHead(method, target, version, fields, frame, host, parse_target(method, target), names)
 
 
 def parse_response(block: bytes, strict: bool = True) -> ResponseHead:
@@ -155,10 +167,11 @@ def parse_response(block: bytes, strict: bool = True) -> ResponseHead:
     status = int(code)
     if status >= 600 and status != 999 and strict:
         raise Refused(400, f"status {status} is out of range")
-    frame = scan(fields, version)[0]
+    names = [name.lower() for name, _ in fields]
+    frame = scan(fields, version, names)[0]
     if frame.chunked and (status < 200 or status == 204):
         raise Refused(400, f"Transfer-Encoding on a {status}")
-    return ResponseHead(version, status, reason, fields, frame)
+    return ResponseHead(version, status, reason, fields, frame, names)
 
 
 def split_target(head: RequestHead) -> Target:

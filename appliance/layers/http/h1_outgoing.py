@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from appliance.headers import Headers
 from appliance.layers.http.h1_fields import Fields
 from appliance.layers.http.h1_framing import Framing, framing, strip_hop
 
@@ -18,7 +19,7 @@ class Outgoing(NamedTuple):
     until_close: bool
 
 
-def outgoing(fields: Fields, length: int | None, trailers: bool, http10: bool, optional: bool = False) -> Outgoing:
+def outgoing(headers: Headers, length: int | None, trailers: bool, http10: bool, optional: bool = False) -> Outgoing:
     """The wire form of a message. Hop-by-hop fields go (RFC 9110 §7.6.1); the framing fields are made true.
 
     length: the body's bytes; -1 = it follows in pieces; None = there is none and the fields speak of another (HEAD,
@@ -27,7 +28,8 @@ def outgoing(fields: Fields, length: int | None, trailers: bool, http10: bool, o
 
     :raises Refused: the fields are ambiguous (an add-on wrote them).
     """
-    frame = framing(fields)
+    fields = headers.fields
+    frame = framing(fields, names=headers.names())
     if frame.hop:
         fields = strip_hop(fields, frame)
     if length is None:

@@ -138,7 +138,7 @@ class H1Inbound:
                 b"",
                 target,
                 head.version,
-                Headers.trusted(head.fields),
+                Headers.trusted(head.fields, head.names),
                 None,
                 None,
                 time.time(),
@@ -154,7 +154,7 @@ class H1Inbound:
                 split.authority,
                 split.path,
                 head.version,
-                Headers.trusted(head.fields),
+                Headers.trusted(head.fields, head.names),
                 None,
                 None,
                 time.time(),
@@ -248,8 +248,7 @@ class H1Inbound:
     async def respond(self, response: Response, content: bytes) -> None:
         bare = bodiless(response.status_code, self.request.raw_method)
         trailers = response.trailers.fields if response.trailers else ()
-        frame = outgoing(
-            response.headers.fields, None if bare else len(content), bool(trailers) and not self._http10, self._http10
+        frame = outgoing(response.headers, None if bare else len(content), bool(trailers) and not self._http10, self._http10
         )
         head = self._serialize(response, frame.fields)
         self._head_sent = True
@@ -269,7 +268,7 @@ class H1Inbound:
 
     async def head(self, response: Response) -> None:
         bare = bodiless(response.status_code, self.request.raw_method)
-        frame = outgoing(response.headers.fields, None if bare else -1, bool(response.trailers), self._http10)
+        frame = outgoing(response.headers, None if bare else -1, bool(response.trailers), self._http10)
         self._chunked = frame.chunked
         if frame.until_close:
             self.persistent = False
