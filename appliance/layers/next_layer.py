@@ -88,6 +88,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
         client.limit(settings.header_timeout, "the client sent no request in time")
     while True:
         data = client.buf
+        have = len(data)  # more than this is news, however long the hook or the dialling below takes
         server = _server(context)
         spoke = server is not None and not data and (bool(server.buf) or server.eof)
         facts = Facts(
@@ -118,19 +119,22 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
         if proxy or data[:1] == b"\x16":
             if not client.deadline:
                 client.limit(settings.header_timeout, "the client did not say in time what it wants")
-            await client.more()
-        elif not await _race(context, client, settings.greeting_wait):
+            await client.peek(have + 1)
+        elif not await _race(context, client, have, settings.greeting_wait):
             silent = True
 
 
-async def _race(context: Context, client: Stream, wait: float) -> bool:
-    """Wait for the client; when it is silent, dial the server and see whether that speaks. False: both are silent."""
+async def _race(context: Context, client: Stream, have: int, wait: float) -> bool:
+    """Wait for more than `have` bytes of the client; when it is silent, dial the server and see whether that speaks.
+
+    False: both are silent.
+    """
     loop = context.handler.worker.loop
     server = _server(context)
     if server is None:
         timer = loop.call_later(wait, client.interrupt, Reason("timeout", "silent"))
         try:
-            await client.more()
+            await client.peek(have + 1)
             return True
         except TimedOut:
             pass
@@ -143,7 +147,9 @@ async def _race(context: Context, client: Stream, wait: float) -> bool:
         except CannotConnect as e:
             logger.info("%s: %s", context.client, e.text)
             return False
-    sides = [asyncio.ensure_future(client.more()), asyncio.ensure_future(server.more())]
+    sides = [asyncio.ensure_future(client.peek(have + 1))]
+    if not have:  # a server that speaks, or ends, after the client has begun decides nothing
+        sides.append(asyncio.ensure_future(server.peek(1)))
     try:
         done, _ = await asyncio.wait(sides, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
         return any([side.result() is not None for side in done])  # a list: every lost side is to raise
