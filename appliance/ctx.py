@@ -13,6 +13,7 @@ from appliance.log import Log
 if TYPE_CHECKING:
     from appliance.addonmanager import AddonManager
     from appliance.options import Options
+    from appliance.worker import Worker
 
     class Master(Protocol):
         """The gateway, as add-ons see it."""
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         def addons(self) -> AddonManager: ...
         @property
         def options(self) -> Options: ...
+        @property
+        def worker(self) -> Worker: ...
         def shutdown(self) -> None: ...
 
     options: Options

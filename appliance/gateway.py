@@ -13,7 +13,6 @@ import modes
 from appliance import config
 from appliance.addonmanager import AddonManager
 from appliance.addons import default_addons
-from appliance.addons.script import ScriptLoader
 from appliance.cli.firstscreen import Listening, first_screen, own_address, totals_line
 from appliance.exceptions import ModeError, OptionsError
 from appliance.hooks import Hooks
@@ -66,7 +65,7 @@ class Gateway:
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         options = self.options
-        self.addons.add(*default_addons(), ScriptLoader())
+        self.addons.add(*default_addons())
         self.addons.configure()
         options.apply_deferred()
         specs = self._specs()

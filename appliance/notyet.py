@@ -27,7 +27,6 @@ NOT_YET: frozenset[str] = frozenset(
         "console_palette_transparent",
         "console_quickhelp_visible",
         "console_strip_trailing_newlines",
-        "content_view_lines_cutoff",
         "dns_name_servers",
         "dns_use_hosts_file",
         "dumper_default_contentview",

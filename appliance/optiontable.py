@@ -254,6 +254,9 @@ class OptionTable:
         check=_detail,
         example="2",
     )
+    content_view_lines_cutoff: int = option(
+        512, "Lines of a body shown with flow_detail 3.", check=_positive, example="40"
+    )
     showhost: bool = option(False, "Show URLs with the name in the Host header.", flag="--showhost")
     termlog_verbosity: str = option(
         "info", "Least level shown on the terminal.", choices=("error", "warn", "info", "alert", "debug")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from appliance.addons.dumper import Dumper
+from appliance.addons.portal import Portal
+from appliance.addons.script import ScriptLoader
+
 
 def default_addons() -> list[object]:
-    """A new instance of each."""
-    return []
+    """A new instance of each, the user's scripts among them: what they did is what the terminal shows."""
+    return [Portal(), ScriptLoader(), Dumper()]
