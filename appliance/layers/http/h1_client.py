@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Awaitable
 
 from appliance.headers import Headers
 from appliance.layers.http.h1_body import Body
+from appliance.layers.http.h1_fields import is_token, quoted
 from appliance.layers.http.h1_grammar import (
     CHUNKED,
     EOF,
@@ -26,6 +29,8 @@ from appliance.net.stream import Buffer, Stream
 from appliance.request import Request
 from appliance.response import Response
 
+MAX_INFORMATIONAL = 100
+_ODD_IN_PATH = re.compile(rb"[\x00-\x20\x7f]")
 _NO_LENGTH_NEEDED = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE", b"CONNECT"})
 
 
@@ -69,7 +74,7 @@ class H1Outbound:
 
     # -- the request
 
-    async def request(self, request: Request, content: bytes, path: bytes) -> None:
+    def request(self, request: Request, content: bytes, path: bytes) -> Awaitable[None] | None:
         self._method = method = request.raw_method
         trailers = request.trailers.fields if request.trailers else ()
         frame = outgoing(request.headers, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
@@ -83,8 +88,7 @@ class H1Outbound:
         else:
             room = stream.write(head + content if content else head)
         self._sent = True
-        if not room:
-            await stream.drain()
+        return None if room else stream.drain()
 
     async def head(self, request: Request, path: bytes) -> None:
         self._method = request.raw_method
@@ -93,14 +97,12 @@ class H1Outbound:
         self._stream.write(self._serialize(request, frame.fields, path))
 
     def _serialize(self, request: Request, fields: tuple[tuple[bytes, bytes], ...], path: bytes) -> bytes:
-        head = serialize_request(request.raw_method, path, b"HTTP/1.1", fields)
+        method = request.raw_method
+        if not (method.isalpha() or is_token(method)) or _ODD_IN_PATH.search(path):
+            raise Refused(500, f"bad start line to send: {quoted(method + b' ' + path)}")
+        head = serialize_request(method, path, b"HTTP/1.1", fields)
         lines = len(fields) + 2
-        if (
-            head.count(b"\n") != lines
-            or head.count(b"\r") != lines
-            or b"\0" in head
-            or head.count(b" ", 0, head.find(b"\r")) != 2
-        ):
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             check_head(head, len(fields))  # an add-on wrote something odd
         return head
 
@@ -118,16 +120,27 @@ class H1Outbound:
 
     async def response(self, inform: Inform | None) -> Response:
         """The final response's head (or a 101's). :raises Gone: lost, or what came is no HTTP response."""
+        informed = 0
         while True:
             head = await self._head()
             response = Response(
-                head.version, head.status, head.reason, Headers.trusted(head.fields, head.names), None, None, time.time(), None
+                head.version,
+                head.status,
+                head.reason,
+                Headers.trusted(head.fields, head.names),
+                None,
+                None,
+                time.time(),
+                None,
             )
+            self._response = response
             if head.status >= 200 or head.status == 101:
                 break
+            informed += 1
+            if informed > MAX_INFORMATIONAL:
+                raise Gone(Reason("protocol", "bad response: too many informational responses"))
             if inform is not None:
                 await inform(response)
-        self._response = response
         kind = body_of_response(head, self._method)
         self._persistent = head.persistent and kind != EOF
         self._body = Body(self._stream, kind)
@@ -163,6 +176,12 @@ class H1Outbound:
             self._client.usable = False
             raise Gone(Reason("protocol", f"bad response: {e.why}")) from None
 
+    def ready(self) -> bytes | None:
+        """The whole body when it is here already: nothing more to wait for."""
+        body = self._body
+        assert body is not None
+        return body.ready()
+
     @property
     def declared(self) -> int | None:
         body = self._body
@@ -179,7 +198,7 @@ class H1Outbound:
             data = await body.chunk(limit)
         except Refused as e:
             raise Gone(Reason("protocol", f"bad response body: {e.why}")) from None
-        if body.whole and self._response is not None:
+        if body.trailers is not None and self._response is not None:
             self._response.trailers = body.trailers
         return data
 
@@ -216,6 +235,10 @@ class H1Outbound:
     def reset(self, why: Reason) -> None:
         self._client.usable = False
         self._stream.abort(why)
+
+    @property
+    def stays(self) -> bool:
+        return self._persistent and not self._stream.eof
 
     @property
     def untouched(self) -> bool:

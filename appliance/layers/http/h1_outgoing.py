@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from appliance.headers import Headers
-from appliance.layers.http.h1_fields import Fields
+from appliance.layers.http.h1_fields import Fields, Refused
 from appliance.layers.http.h1_framing import Framing, framing, strip_hop
 
 _UNFRAMED = frozenset({b"content-length", b"transfer-encoding"})
+_NAME_CHARS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Outgoing(NamedTuple):
@@ -26,10 +27,12 @@ def outgoing(headers: Headers, length: int | None, trailers: bool, http10: bool,
     304). trailers: there are some, so the body has to be chunked. http10: the receiver cannot read chunks. optional: an
     empty body needs no Content-Length (RFC 9110 §8.6).
 
-    :raises Refused: the fields are ambiguous (an add-on wrote them).
+    :raises Refused: the fields are ambiguous, or a name is none (an add-on wrote them).
     """
-    fields = headers.fields
-    frame = framing(fields, names=headers.names())
+    fields, names = headers.fields, headers.names()
+    if b"" in names or b"".join(names).translate(None, _NAME_CHARS):
+        raise Refused(500, "a header name that is none")
+    frame = framing(fields, names=names)
     if frame.hop:
         fields = strip_hop(fields, frame)
     if length is None:
@@ -57,8 +60,11 @@ def outgoing(headers: Headers, length: int | None, trailers: bool, http10: bool,
 
 
 def _without(fields: Fields, frame: Framing) -> Fields:
-    if frame.length is None and not frame.chunked:
-        return fields
+    return fields if frame.length is None and not frame.chunked else unframed(fields)
+
+
+def unframed(fields: Fields) -> Fields:
+    """The fields without those that delimit a body."""
     return tuple([field for field in fields if field[0].lower() not in _UNFRAMED])
 
 

@@ -20,7 +20,7 @@ from appliance.layers.http.h1_grammar import (
     serialize_response,
     split_target,
 )
-from appliance.layers.http.h1_outgoing import outgoing
+from appliance.layers.http.h1_outgoing import outgoing, unframed
 from appliance.layers.http.wire import Inbound
 from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Buffer, Stream
@@ -43,19 +43,18 @@ class H1Server:
         """Hand each request to `handle`, in order, until the connection cannot carry another."""
         stream = self.stream
         while True:
+            block: bytes | None = None
             try:
                 block = await self._head()
                 if block is None:
                     break
                 inbound = H1Inbound(self, parse_request(block, self._strict))
             except Refused as e:
-                inbound = H1Inbound.of_refused(
-                    self, bytes(stream.buf[:4096]) if e.status in _AT_HEAD else block or b"", e
-                )
+                inbound = H1Inbound.of_refused(self, block or bytes(stream.buf[:4096]), e)
             await handle(inbound)
             if inbound.taken:
                 return
-            if not inbound.persistent:
+            if not inbound.persistent or stream.why is not None or not inbound.whole:
                 stream.close(linger=stream.why is None and not stream.eof)
                 return
         stream.close()
@@ -98,9 +97,6 @@ class H1Server:
             stream.deadline = 0.0
 
 
-_AT_HEAD = frozenset({431, 408})
-
-
 class H1Inbound:
     """One request on an HTTP/1 connection. See wire.Inbound."""
 
@@ -109,6 +105,8 @@ class H1Inbound:
         "_chunked",
         "_head_sent",
         "_http10",
+        "_method",
+        "_mute",
         "_server",
         "_stream",
         "expects_continue",
@@ -124,47 +122,39 @@ class H1Inbound:
         self._stream = server.stream
         self._head_sent = False
         self._chunked = False
+        self._mute = False
+        self._method = head.method  # as the client said it: add-ons may change the request's
         self.refused: Refused | None = None
         self.taken = False
         frame = head.framing
-        kind = body_of_request(head)
-        target = head.target
-        if target[0] == 47:  # origin form, the usual one
-            self.request = Request(
-                "",
-                0,
-                head.method,
-                b"",
-                b"",
-                target,
-                head.version,
-                Headers.trusted(head.fields, head.names),
-                None,
-                None,
-                time.time(),
-                None,
-            )
+        if head.target[0] == 47:  # origin form, the usual one
+            host, port, scheme, authority, path = "", 0, b"", b"", head.target
         else:
-            split = split_target(head)
-            self.request = Request(
-                split.host,
-                split.port,
-                head.method,
-                split.scheme,
-                split.authority,
-                split.path,
-                head.version,
-                Headers.trusted(head.fields, head.names),
-                None,
-                None,
-                time.time(),
-                None,
-            )
-        self.persistent = head.persistent
-        self._http10 = head.version == b"HTTP/1.0"
-        self.expects_continue = frame.expect_continue and kind != 0
+            _, scheme, host, port, authority, path = split_target(head)
+        version = head.version
+        self.request = Request(
+            host,
+            port,
+            head.method,
+            scheme,
+            authority,
+            path,
+            version,
+            Headers.trusted(head.fields, head.names),
+            None,
+            None,
+            time.time(),
+            None,
+        )
+        self._http10 = version == b"HTTP/1.0"
+        self.persistent = not frame.close and (frame.keep_alive or not self._http10)
         self.upgrade_to = frame.upgrade
-        self._body = Body(self._stream, kind) if kind else None
+        if frame.chunked or frame.length:
+            self._body: Body | None = Body(self._stream, body_of_request(head))
+            self.expects_continue = frame.expect_continue
+        else:
+            self._body = None
+            self.expects_continue = False
 
     @classmethod
     def of_refused(cls, server: H1Server, block: bytes, why: Refused) -> H1Inbound:
@@ -172,12 +162,14 @@ class H1Inbound:
         self = cls.__new__(cls)
         self._server = server
         self._stream = server.stream
-        self._head_sent = self._chunked = self._http10 = self.taken = self.persistent = self.expects_continue = False
+        self._head_sent = self._chunked = self._mute = self._http10 = False
+        self.taken = self.persistent = self.expects_continue = False
         self.refused = why
         self._body = None
         self.upgrade_to = None
         line = _FIRST_LINE.match(block)
         method, target = line.groups() if line else (b"", b"")
+        self._method = method
         self.request = Request(
             "", 0, method, b"", b"", target, b"HTTP/1.1", Headers(), b"", None, time.time(), time.time()
         )
@@ -241,33 +233,32 @@ class H1Inbound:
     def inform(self, response: Response) -> None:
         """Send a 1xx; clients of HTTP/1.0 do not know them (RFC 9110 §15.2)."""
         if not self._http10:
-            self._stream.write(
-                serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, response.headers.fields)
-            )
+            fields = unframed(outgoing(response.headers, None, False, False).fields)
+            self._stream.write(serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields))
 
-    async def respond(self, response: Response, content: bytes) -> None:
-        bare = bodiless(response.status_code, self.request.raw_method)
+    def respond(self, response: Response, content: bytes) -> Awaitable[None] | None:
+        http10 = self._http10
+        bare = bodiless(response.status_code, self._method)
         trailers = response.trailers.fields if response.trailers else ()
-        frame = outgoing(response.headers, None if bare else len(content), bool(trailers) and not self._http10, self._http10
-        )
+        frame = outgoing(response.headers, None if bare else len(content), bool(trailers) and not http10, http10)
+        if not self.whole:  # the rest of the request is not waited for
+            self.persistent = False
         head = self._serialize(response, frame.fields)
-        self._head_sent = True
         if bare:
             room = self._stream.write(head)
         elif frame.chunked:
-            room = self._stream.write(head + (encode_chunk(content) if content else b"") + last_chunk(trailers))
+            room = self._stream.write(head + encode_chunk(content) + last_chunk(trailers))
         elif len(content) > 65536:
             self._stream.write(head)
+            self._head_sent = True
             room = self._stream.write(content)
         else:
             room = self._stream.write(head + content)
-        if not self.whole:
-            self.persistent = False
-        if not room:
-            await self._stream.drain()
+        self._head_sent = True
+        return None if room else self._stream.drain()
 
     async def head(self, response: Response) -> None:
-        bare = bodiless(response.status_code, self.request.raw_method)
+        self._mute = bare = bodiless(response.status_code, self._method)
         frame = outgoing(response.headers, None if bare else -1, bool(response.trailers), self._http10)
         self._chunked = frame.chunked
         if frame.until_close:
@@ -276,20 +267,25 @@ class H1Inbound:
         self._head_sent = True
 
     def _serialize(self, response: Response, fields: tuple[tuple[bytes, bytes], ...]) -> bytes:
-        if response.status_code == 101:
-            pass  # outgoing() left Connection: upgrade in place
+        status = response.status_code
+        if not 199 < status < 1000:
+            if status != 101 or self.upgrade_to is None:
+                raise Refused(500, f"status {status} cannot end an exchange")
+            # outgoing() left Connection: upgrade in place
         elif not self.persistent:
             fields = (*fields, (b"Connection", b"close"))
         elif self._http10:
             fields = (*fields, (b"Connection", b"keep-alive"))
-        head = serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields)
+        if status == 204 or status == 101:  # RFC 9110 §8.6, RFC 9112 §6.1
+            fields = unframed(fields)
+        head = serialize_response(b"HTTP/1.1", status, response.raw_reason, fields)
         lines = len(fields) + 2
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             check_head(head, len(fields))  # an add-on wrote something odd
         return head
 
     async def send(self, data: Buffer) -> None:
-        if not data:
+        if not data or self._mute:
             return
         if not self._stream.write(encode_chunk(data) if self._chunked else data):
             await self._stream.drain()
@@ -297,16 +293,15 @@ class H1Inbound:
     async def finish(self, trailers: Headers | None) -> None:
         if self._chunked:
             self._stream.write(last_chunk(trailers.fields if trailers else ()))
-        if not self.whole:
-            self.persistent = False
         await self._stream.drain()
 
     def grant(self, response: Response) -> None:
         """2xx to CONNECT: no framing fields, no body (RFC 9110 §9.3.6)."""
-        fields = tuple(
-            [f for f in response.headers.fields if f[0].lower() not in (b"content-length", b"transfer-encoding")]
-        )
-        self._stream.write(serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields))
+        fields = unframed(response.headers.fields)
+        head = serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields)
+        check_head(head, len(fields))
+        self._stream.write(head)
+        self._head_sent = True
 
     def tunnel(self) -> Stream:
         self.taken = True
@@ -314,7 +309,7 @@ class H1Inbound:
         return self._stream
 
     def raw_sink(self) -> Stream | None:
-        return None if self._chunked else self._stream
+        return None if self._chunked or self._mute else self._stream
 
     def sent_raw(self, count: int) -> None:
         pass

@@ -38,6 +38,8 @@ class Inbound(Protocol):
     @property
     def whole(self) -> bool: ...
     @property
+    def head_sent(self) -> bool: ...  # the final response has begun
+    @property
     def declared(self) -> int | None: ...
     async def chunk(self) -> bytes: ...  # b"" = end, then request.trailers is set
     def patience(
@@ -47,7 +49,7 @@ class Inbound(Protocol):
         self, gone: Callable[[Reason], None] | None
     ) -> None: ...  # called when the client goes; None: nobody cares any more
     def inform(self, response: Response) -> None: ...  # 1xx
-    async def respond(self, response: Response, content: bytes) -> None: ...  # head, whole body and trailers in one go
+    def respond(self, response: Response, content: bytes) -> Awaitable[None] | None: ...  # all in one go; None: sent
     async def head(self, response: Response) -> None: ...  # a body of unknown length follows by send() and finish()
     async def send(self, data: Buffer) -> None: ...
     async def finish(self, trailers: Headers | None) -> None: ...
@@ -68,10 +70,12 @@ class Outbound(Protocol):
 
     @property
     def untouched(self) -> bool: ...  # not a byte of a response has come
+    @property
+    def stays(self) -> bool: ...  # the server goes on reading once it has answered
 
-    async def request(
+    def request(
         self, request: Request, content: bytes, path: bytes
-    ) -> None: ...  # head, whole body and trailers in one go
+    ) -> Awaitable[None] | None: ...  # head, whole body and trailers in one go; None: sent
     async def head(self, request: Request, path: bytes) -> None: ...
     async def send(self, data: Buffer) -> None: ...
     async def finish(self, trailers: Headers | None) -> None: ...
@@ -80,6 +84,7 @@ class Outbound(Protocol):
     def declared(self) -> int | None: ...  # length of the response's body when it is known
     @property
     def whole(self) -> bool: ...  # no byte of the response's body is outstanding
+    def ready(self) -> bytes | None: ...  # the whole body when it is here already, else None
     async def chunk(self, limit: int = ...) -> bytes: ...  # b"" = end, then response.trailers is set
     def patience(self, seconds: float) -> None: ...
     def tunnel(self) -> Stream: ...
@@ -98,7 +103,9 @@ class HttpServer(Protocol):
 
 
 class HttpClient(Protocol):
-    """The server-facing end of one connection. `room`: how many more requests it takes at once now."""
+    """The server-facing end of one connection. `room`: how many more requests it takes at once now. `usable`: any ever."""
+
+    usable: bool
 
     def room(self) -> int: ...
     def open(self) -> Outbound: ...
