@@ -66,13 +66,15 @@ class Listener:
 class Hooks:
     """Every event with its listeners in chain order.
 
-    ``table[event]`` is an empty tuple while nobody listens; ``holds[event]`` says whether a listener needs the body.
+    ``table[event]`` is an empty tuple while nobody listens; ``holds[event]`` says whether a listener needs the body,
+    ``heard[event]`` whether anybody notices: a listener, or one of `update` when it is about a flow.
     """
 
     def __init__(self, *addons: object, budget: float = 0.1) -> None:
         """Raises AddonManagerError when an add-on's hooks are unusable (see `admit`)."""
         self.table: dict[str, tuple[Listener, ...]] = {name: () for name in EVENTS}
         self.holds: dict[str, bool] = dict.fromkeys(EVENTS, False)
+        self.heard: dict[str, bool] = dict.fromkeys(EVENTS, False)
         self._budget = budget
         # By id(); the object is held, so that its id stays its own.
         self._admitted: dict[int, tuple[object, dict[str, Listener]]] = {}
@@ -112,6 +114,7 @@ class Hooks:
         for event, listeners in table.items():
             self.table[event] = tuple(listeners)
             self.holds[event] = any(listener.needs_body for listener in listeners)
+            self.heard[event] = bool(listeners or (table["update"] and EVENTS[event].flow))
 
     @property
     def budget(self) -> float:

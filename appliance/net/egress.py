@@ -102,7 +102,7 @@ class Upstreams:
         return server not in self._taken
 
     def take(self, server: Server) -> None:
-        """From now on this connection is the caller's, until `leave` or `end`."""
+        """From now on this connection is the caller's, until `end`."""
         self._taken.add(server)
         if (stream := self._open.get(server)) is not None:
             stream.on_gone = None
@@ -223,20 +223,11 @@ class Upstreams:
         if handler.worker.hooks.table["server_disconnected"]:
             await handler.fire("server_disconnected", ServerConnectionHookData(server, handler.client))
 
-    def leave(self, server: Server) -> None:
-        """The connection rests unused: should its server close it, say so at once."""
-        stream = self._open.get(server)
-        if stream is None:
-            return
-
-        def gone(reason: Reason) -> None:
-            task = self._handler.worker.loop.create_task(self.end(server))
-            self._farewells.add(task)
-            task.add_done_callback(self._farewells.discard)
-
-        stream.on_gone = gone
-        if stream.eof:
-            gone(stream.why or Reason("closed", "closed by the server"))
+    def ended(self, server: Server, reason: Reason) -> None:
+        """A connection that rests unused was closed by its server."""
+        task = self._handler.worker.loop.create_task(self.end(server))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
 
     def detach(self, server: Server) -> tuple[socket.socket, bytes] | None:
         """Hand out the raw socket and its unread bytes, to be spliced; the caller closes it, then calls `detached`."""

@@ -37,7 +37,7 @@ class Stream:
 
     buf: bytes read and not yet consumed. eof: the peer sends no more. why: set once the stream is lost.
     on_gone: called once when the peer ends or is lost; for whoever works for it.
-    stirred: set by every byte in or out; the sweep clears it. deadline: loop time by which what is awaited must be
+    stirred: set by every byte in, and when what was queued has left; the sweep clears it. deadline: loop time by which what is awaited must be
     there, 0 = none.
     """
 
@@ -249,7 +249,6 @@ class Stream:
 
     def write(self, data: Buffer) -> bool:
         """Send or queue; False: above high water, `await drain()` before more. Never raises."""
-        self.stirred = True
         return self.below.write(data)
 
     async def drain(self) -> None:

@@ -51,7 +51,9 @@ async def run(layer: HttpLayer, inbound: Inbound) -> None:
             await wait
         if not granted:
             inbound.persistent = False
-            await inbound.respond(response, response.raw_content or b"")
+            wait = inbound.respond(response, response.raw_content or b"")
+            if wait is not None:
+                await wait
             return
         inbound.grant(response)
     except Killed:

@@ -17,7 +17,7 @@ from appliance.headers import Headers
 from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
-from appliance.layers.http.bodies import Held, hold, is_streaming_kind, transformed
+from appliance.layers.http.bodies import hold, is_streaming_kind, transformed
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.egress import CannotConnect
@@ -26,8 +26,6 @@ from appliance.net.relay import pour
 from appliance.response import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.pool import Link
 
@@ -52,6 +50,7 @@ class Exchange:
     __slots__ = (
         "_answered",
         "_handler",
+        "_heard",
         "_holds",
         "_inbound",
         "_layer",
@@ -70,6 +69,7 @@ class Exchange:
         self._handler = handler
         self._settings = handler.worker.settings
         self._holds = handler.worker.hooks.holds
+        self._heard = handler.worker.hooks.heard
         self._inbound = inbound
         self._outbound: Outbound | None = None
         self._link: Link | None = None
@@ -84,46 +84,47 @@ class Exchange:
     async def run(self) -> None:
         """Carry it to its end. Never raises, but for a shutdown's cancellation."""
         self._handler.worker.totals.flows += 1
+        flow, inbound, heard = self.flow, self._inbound, self._heard
         try:
-            if self._inbound.refused is not None:
-                raise Failed(self._inbound.refused.status, self._inbound.refused.why)
-            await self._go()
+            if inbound.refused is not None:
+                raise Failed(inbound.refused.status, inbound.refused.why)
+            if heard["requestheaders"] and (wait := gate(self._handler, "requestheaders", flow, inbound)) is not None:
+                await wait
+            held = b"" if inbound.whole else await self._request_body()
+            if held is not None:
+                flow.request.raw_content = held
+                flow.request.timestamp_end = time.time()
+                if heard["request"] and (wait := gate(self._handler, "request", flow, inbound)) is not None:
+                    await wait
+            if flow.response is not None:
+                await self._answer(flow.response)
+                return
+            response = await self._forward(held)
+            if response.status_code == 101:
+                await self._switch(response)
+            else:
+                await self._response(response)
         except Failed as e:
             await self._fail(e)
         except Killed:
             await self._killed()
         except Gone as e:
-            refused = self._inbound.refused  # the request's body: malformed, or cut off
-            status = 0 if self._inbound.why is not None else 502 if refused is None else refused.status
+            refused = inbound.refused  # the request's body: malformed, or cut off
+            status = 0 if inbound.why is not None else 502 if refused is None else refused.status
             await self._fail(Failed(status, self._blame(e) if refused is None else refused.why))
         except Refused as e:  # what an add-on made of a head cannot be sent
-            logger.warning("%s: %s", self.flow, e.why)
+            logger.warning("%s: %s", flow, e.why)
             await self._fail(Failed(500, e.why))
         except Exception as e:
             logger.exception("fault in an exchange")
             await self._fail(Failed(500, f"fault in the gateway: {e!r}"))
         finally:
-            await self._over()
-
-    async def _go(self) -> None:
-        flow, inbound = self.flow, self._inbound
-        request = flow.request
-        if (wait := gate(self._handler, "requestheaders", flow, inbound)) is not None:
-            await wait
-        held = await self._request_body()
-        if held is not None:
-            request.raw_content = held
-            request.timestamp_end = time.time()
-            if (wait := gate(self._handler, "request", flow, inbound)) is not None:
-                await wait
-        if flow.response is not None:
-            await self._answer(flow.response)
-            return
-        response = await self._forward(held)
-        if response.status_code == 101:
-            await self._switch(response)
-            return
-        await self._response(response)
+            flow._live = None
+            inbound.watch(None)
+            if self._upload is not None:
+                await self._end_upload(self._upload)
+            if self._link is not None and not self._link.rest():
+                await self._layer.pool.drop(self._link)
 
     # -- the request
 
@@ -162,62 +163,48 @@ class Exchange:
 
     async def _forward(self, held: bytes | None) -> Response:
         """Send the request and wait for the response's head. One retry where RFC 9110 §9.2.2 allows it."""
+        flow, inbound, pool = self.flow, self._inbound, self._layer.pool
+        request = flow.request
+        inbound.watch(self._client_gone)
         fresh = False
         while True:
-            outbound = await self._connect(fresh)
-            request = self.flow.request
-            inform = self._inform
+            link = (None if fresh else pool.idle(request)) or await self._connect(fresh)
+            self._link = link
+            flow.server_conn = link.server
+            self._outbound = outbound = link.client.open()
             try:
                 if held is not None:
                     content = request.raw_content
-                    await outbound.request(request, b"" if content is None else content, self._path())
+                    wait = outbound.request(request, b"" if content is None else content, request.raw_path or b"/")
+                    if wait is not None:
+                        await wait
                 else:
-                    await outbound.head(request, self._path())
+                    await outbound.head(request, request.raw_path or b"/")
                     self._upload = self._handler.worker.loop.create_task(self._stream_up(outbound))
-                self._inbound.watch(self._client_gone)
-                response = await outbound.response(inform)
-                self.flow.response = response
+                flow.response = response = await outbound.response(self._inform)
                 return response
             except Gone as e:
                 again = outbound.reused and held is not None and not fresh and request.raw_method in _IDEMPOTENT
-                if isinstance(e, Killed) or not again or self._inbound.why is not None or not outbound.untouched:
+                if isinstance(e, Killed) or not again or inbound.why is not None or not outbound.untouched:
                     raise
                 fresh = True
-                await self._let_go()
-            finally:
-                self._inbound.watch(None)
+                self._link = self._outbound = None
+                await pool.drop(link)
 
-    def _path(self) -> bytes:
-        return self.flow.request.raw_path or b"/"
-
-    async def _connect(self, fresh: bool) -> Outbound:
-        layer, flow = self._layer, self.flow
-        request = flow.request
-        if not request.raw_host:
+    async def _connect(self, fresh: bool) -> Link:
+        """A connection for this request. :raises Failed: there is none to be had. :raises Gone: the client left."""
+        flow, inbound = self.flow, self._inbound
+        if not flow.request.raw_host:
             raise Failed(400, "the request does not say where it is to go")
-        pool = layer.pool
-        key = pool.key(request)
-        link = None if fresh else pool.idle(key)
-        if link is None:
-            self._inbound.watch(self._client_gone)
-            try:
-                link = await pool.get(key, fresh)
-            except CannotConnect as e:
-                flow.server_conn = layer.context.server
-                raise Failed(0 if e.kind == "killed" and flow.killed else 502, e.text, e.kind) from None
-            finally:
-                self._inbound.watch(None)
-            if self._inbound.why is not None:
-                self._link = link
-                raise self._inbound.why.error()
-        else:
-            self._handler.upstreams.take(link.server)
-        self._link = link
-        flow.server_conn = link.server
-        self._outbound = outbound = link.client.open()
-        if flow.killed:
-            raise Killed(KILLED)
-        return outbound
+        try:
+            link = await self._layer.pool.get(flow.request, fresh)
+        except CannotConnect as e:
+            flow.server_conn = self._layer.context.server
+            raise Failed(0 if e.kind == "killed" and flow.killed else 502, e.text, e.kind) from None
+        if inbound.why is not None or flow.killed:
+            self._link = link
+            raise Killed(KILLED) if inbound.why is None else inbound.why.error()
+        return link
 
     async def _stream_up(self, outbound: Outbound) -> None:
         """The request's body as it comes; ends with a value whatever happens, the response side tells the tale."""
@@ -261,7 +248,10 @@ class Exchange:
     async def _response(self, response: Response) -> None:
         flow, inbound, outbound = self.flow, self._inbound, self._outbound
         assert outbound is not None
-        if (wait := gate(self._handler, "responseheaders", flow, inbound)) is not None:
+        if (
+            self._heard["responseheaders"]
+            and (wait := gate(self._handler, "responseheaders", flow, inbound)) is not None
+        ):
             await wait
         if flow.response is not response:  # replaced by an add-on: the server's own is thrown away
             assert flow.response is not None
@@ -269,6 +259,12 @@ class Exchange:
             await self._answer(flow.response, headers_fired=True)
             return
         settings = self._settings
+        content = None if response.stream else outbound.ready()
+        if content is not None and (settings.body_limit is None or len(content) <= settings.body_limit):
+            response.raw_content = content
+            response.timestamp_end = time.time()
+            await self._settle(response)
+            return
         declared = outbound.declared
         if (
             settings.body_limit is not None
@@ -285,7 +281,7 @@ class Exchange:
             and not is_streaming_kind(response.headers)
             and not (declared is not None and self._over_hold(declared))
         ):
-            held = await self._watched(hold(outbound, settings.stream_over, settings.body_limit))
+            held = await hold(outbound, settings.stream_over, settings.body_limit)
             if held.over_limit:
                 raise Failed(502, "response body is over body_size_limit")
             if held.whole:
@@ -295,24 +291,22 @@ class Exchange:
                 return
             await self._stream_down(response, held.data)
             return
-        if outbound.whole:
-            response.raw_content = b""
-            await self._settle(response)
-            return
         await self._stream_down(response, b"")
 
     async def _settle(self, response: Response) -> None:
         """`response` has its whole body: fire the hook, send it."""
         flow, inbound = self.flow, self._inbound
         self._answered = True
-        if (wait := gate(self._handler, "response", flow, inbound)) is not None:
+        if self._heard["response"] and (wait := gate(self._handler, "response", flow, inbound)) is not None:
             await wait
         response = flow.response or response
         content = response.raw_content
         self._started = True
-        if self._link is not None:
-            self._free()
-        await inbound.respond(response, b"" if content is None else content)
+        if self._outbound is not None:
+            self._outbound.done()
+        wait = inbound.respond(response, b"" if content is None else content)
+        if wait is not None:
+            await wait
 
     async def _answer(self, response: Response, headers_fired: bool = False) -> None:
         """A response that no server gave: the same hooks, and what the client still sends is swallowed."""
@@ -333,28 +327,24 @@ class Exchange:
         else:
             change, response.stream = None, True
         self._started = True
-        inbound.watch(self._client_gone)
-        try:
-            await inbound.head(response)
-            source, sink = outbound.raw_source(), inbound.raw_sink()
-            if change is None and source is not None and sink is not None and not self._settings.body_limit:
-                await inbound.send(first)
-                moved = await pour(source[0], sink, source[1])
-                outbound.took_raw(moved)
-                inbound.sent_raw(moved)
-                response.moved = len(first) + moved
-            else:
-                response.moved = await self._pieces(change, first)
-            response.timestamp_end = time.time()
-            if self._upload is not None:
-                await self._upload
-            self._answered = True
-            if (wait := gate(self._handler, "response", flow, inbound)) is not None:
-                await wait
-            self._free()
-            await inbound.finish(response.trailers)
-        finally:
-            inbound.watch(None)
+        await inbound.head(response)
+        source, sink = outbound.raw_source(), inbound.raw_sink()
+        if change is None and source is not None and sink is not None and not self._settings.body_limit:
+            await inbound.send(first)
+            moved = await pour(source[0], sink, source[1])
+            outbound.took_raw(moved)
+            inbound.sent_raw(moved)
+            response.moved = len(first) + moved
+        else:
+            response.moved = await self._pieces(change, first)
+        response.timestamp_end = time.time()
+        if self._upload is not None:
+            await self._upload
+        self._answered = True
+        if (wait := gate(self._handler, "response", flow, inbound)) is not None:
+            await wait
+        outbound.done()
+        await inbound.finish(response.trailers)
 
     async def _pieces(self, change: object, first: bytes) -> int:
         """Carry the body on, changed on the way; returns its size as it came."""
@@ -387,18 +377,13 @@ class Exchange:
             if (wait := gate(self._handler, event, flow, inbound)) is not None:
                 await wait
         self._started = True
-        await inbound.respond(flow.response or response, b"")
+        wait = inbound.respond(flow.response or response, b"")
+        if wait is not None:
+            await wait
         self._layer.pool.forget(link)
         self._link = None
         upstream = outbound.tunnel()
         await TCPLayer(self._layer.context).carry(inbound.tunnel(), upstream, link.server)
-
-    async def _watched(self, work: Awaitable[Held]) -> Held:
-        self._inbound.watch(self._client_gone)
-        try:
-            return await work
-        finally:
-            self._inbound.watch(None)
 
     # -- endings
 
@@ -430,7 +415,9 @@ class Exchange:
             if not inbound.whole or inbound.refused is not None:
                 inbound.persistent = False
             with suppress(Gone):
-                await inbound.respond(page, page.raw_content or b"")
+                wait = inbound.respond(page, page.raw_content or b"")
+                if wait is not None:
+                    await wait
         else:
             inbound.reset(Reason("protocol", e.text))
         self._end_upstream(Reason("closed", e.text))
@@ -455,24 +442,11 @@ class Exchange:
         if self._outbound is not None:
             self._outbound.reset(why)
 
-    def _free(self) -> None:
-        """The server's part is over: its connection may serve another request."""
-        if self._outbound is not None:
-            self._outbound.done()
-
-    async def _let_go(self) -> None:
-        link, self._link, self._outbound = self._link, None, None
-        if link is not None:
-            await self._layer.pool.release(link)
-
-    async def _over(self) -> None:
-        self.flow._live = None
-        if self._upload is not None and not self._upload.done():
+    async def _end_upload(self, upload: asyncio.Task[None]) -> None:
+        if not upload.done():
             self._end_upstream(Reason("closed", "the exchange is over"))
-            self._upload.cancel()
-            await asyncio.gather(self._upload, return_exceptions=True)
-        if self._link is not None:
-            await self._let_go()
+            upload.cancel()
+            await asyncio.gather(upload, return_exceptions=True)
 
 
 def _drop(headers: Headers, name: str) -> None:

@@ -23,6 +23,16 @@ class Body:
         self.patience = 0.0
         self._decoder = ChunkedDecoder() if kind == CHUNKED else None
 
+    def ready(self) -> bytes | None:
+        """The whole body when its length is known and all of it has arrived; None otherwise."""
+        left = self.left
+        if self.whole:
+            return b""
+        if left < 0 or len(self._stream.buf) < left:
+            return None
+        self.left, self.whole = 0, True
+        return self._stream.take(left)
+
     async def chunk(self, limit: int = PIECE) -> bytes:
         """The next piece, at most `limit` bytes for a known length; b"" = end.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from appliance.connection import Server
@@ -11,6 +13,8 @@ from appliance.net.egress import CannotConnect
 if TYPE_CHECKING:
     from appliance.layers.base import Context
     from appliance.layers.http.wire import HttpClient
+    from appliance.net.reasons import Reason
+    from appliance.net.stream import Stream
     from appliance.request import Request
 
 Key = tuple[tuple[str, int], bool, str | None]
@@ -22,12 +26,23 @@ KEEP = 8
 class Link:
     """One server connection with the codec on it."""
 
-    __slots__ = ("client", "key", "server")
+    __slots__ = ("_gone", "client", "key", "server", "stream")
 
-    def __init__(self, key: Key, server: Server, client: HttpClient) -> None:
+    def __init__(
+        self, key: Key, server: Server, client: HttpClient, stream: Stream, gone: Callable[[Reason], None]
+    ) -> None:
         self.key = key
         self.server = server
         self.client = client
+        self.stream = stream
+        self._gone = gone
+
+    def rest(self) -> bool:
+        """The exchange on it is over. False: it cannot serve another and is to be dropped."""
+        if not self.client.usable or self.stream.eof:
+            return False
+        self.stream.on_gone = self._gone  # should its server close it meanwhile, say so at once
+        return True
 
 
 class HttpPool:
@@ -50,21 +65,23 @@ class HttpPool:
             sni = (context.client.sni or known.sni or address[0]) if address == known.address else address[0]
         return address, tls, sni
 
-    def idle(self, key: Key) -> Link | None:
+    def idle(self, request: Request) -> Link | None:
         """A connection that may serve this request at once."""
-        for link in self._links.get(key, ()):
-            if link.client.room():
-                return link
+        if self._links:
+            for link in self._links.get(self.key(request), ()):
+                if link.client.room():
+                    link.stream.on_gone = None
+                    return link
         return None
 
-    async def get(self, key: Key, fresh: bool = False) -> Link:
-        """A connection for one request. fresh: not one that was used before.
+    async def get(self, request: Request, fresh: bool = False) -> Link:
+        """A connection for one request, new unless one has become idle. fresh: new in any case.
 
         :raises CannotConnect: there is none to be had.
         """
-        if not fresh and (link := self.idle(key)) is not None:
-            self._context.handler.upstreams.take(link.server)
+        if not fresh and (link := self.idle(request)) is not None:
             return link
+        key = self.key(request)
         context = self._context
         upstreams, settings = context.handler.upstreams, context.handler.worker.settings
         address, tls, sni = key
@@ -76,19 +93,12 @@ class HttpPool:
             raise CannotConnect(fault.text, fault.kind)
         stream = await upstreams.open(server)
         upstreams.take(server)
-        link = Link(key, server, H1Client(stream, settings.max_head, settings.strict))
+        client = H1Client(stream, settings.max_head, settings.strict)
+        link = Link(key, server, client, stream, partial(upstreams.ended, server))
         await self._make_room()
         self._links.setdefault(key, []).append(link)
         self._count += 1
         return link
-
-    async def release(self, link: Link) -> None:
-        """The exchange on it is over: keep the connection, or end it."""
-        client = link.client
-        if isinstance(client, H1Client) and not client.usable:
-            await self.drop(link)
-        else:
-            self._context.handler.upstreams.leave(link.server)
 
     async def drop(self, link: Link) -> None:
         """End this connection."""
