@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from appliance.layers.modes import TransparentProxy
 from appliance.net.guard import unmapped
 from modes.base import TcpMode, Unwanted
+from modes.udp import UdpListener
 
 if TYPE_CHECKING:
+    from appliance.arrival import Arrive, Host
     from appliance.connection import Address
     from appliance.layers.base import Context, Layer
+    from modes.spec import ModeSpec
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,29 @@ class Transparent(TcpMode):
     @staticmethod
     def top(context: Context) -> Layer:
         return TransparentProxy(context)
+
+    def __init__(self, spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) -> None:
+        super().__init__(spec, host, listen_host, listen_port)
+        self.datagrams: list[UdpListener] = []
+
+    async def start(self, arrive: Arrive) -> list[Address]:
+        addresses = await super().start(arrive)
+        for address in addresses:
+            listener = UdpListener(self.spec, self.host, self.top, arrive)
+            try:
+                listener.bind(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, address)
+            except PermissionError:
+                logger.debug("%s: TCP only, TPROXY of UDP needs CAP_NET_ADMIN", self.spec.full_spec)
+            except OSError as e:
+                logger.warning("%s: TCP only, UDP port %d: %s", self.spec.full_spec, address[1], e.strerror)
+            else:
+                self.datagrams.append(listener)
+        return addresses
+
+    async def stop(self) -> None:
+        await super().stop()
+        for listener in self.datagrams:
+            listener.close()
 
     def prepare(self, sock: socket.socket) -> None:
         # Only TPROXY needs it, and only CAP_NET_ADMIN may: with REDIRECT all works without.

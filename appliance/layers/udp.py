@@ -89,8 +89,8 @@ async def _until_one_ends(*ways: Coroutine[None, None, None]) -> None:
 class Conversation:
     """One UDP flow from `udp_start` to `udp_end` or `udp_error`.
 
-    An error is a server that cannot be reached (no route, or its port is unreachable before it ever answered) and a kill. A side
-    that is gone later, or silence for `udp_timeout`, is how UDP flows end.
+    An error is a kill, and a server that cannot be reached: no route, or its port is unreachable before it ever
+    answered. A side that is gone later, or silence for `udp_timeout`, is how UDP flows end.
     """
 
     def __init__(self, context: Context, flow: UDPFlow, client: Datagrams) -> None:

@@ -1,7 +1,7 @@
 """One UDP flow, seen from one peer: over a connected socket, over a listener's shared socket, or in memory.
 
-What arrives waits in an inbox that is bounded in datagrams and bytes. What finds no room, there or in the kernel's send queue, is
-dropped and counted, as a router would do it: datagrams are never queued without end, and a sender is never made to wait.
+What arrives waits in an inbox that is bounded in datagrams and bytes. What finds no room, there or in the kernel's send
+queue, is dropped and counted, as a router would do it: nothing queues without end, and no sender is made to wait.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ REFUSED = Reason("reset", "the port is unreachable (ICMP)")
 class Datagrams:
     """See `interfaces.md`. A flow has no half-close: it is there until one of its ends is gone.
 
-    conn: Client or Server, as add-ons see it. why: set once the flow is lost to this side. received, dropped: datagrams since the
-    start. stirred: set by every datagram in or out; the sweep clears it. deadline: as in a Stream.
+    conn: Client or Server, as add-ons see it. why: set once the flow is lost to this side.
+    received, dropped: datagrams since the start. stirred: set by every datagram in or out; the sweep clears it.
+    deadline: as in a Stream.
     """
 
     __slots__ = (
@@ -142,7 +143,7 @@ class Datagrams:
         self.lost(Reason("timeout", self.overdue))
 
     def close(self, linger: bool = False, why: Reason = CLOSED) -> None:
-        """End it; idempotent. Wakes the waiter, who sees `why`. Nothing is queued, so there is nothing to linger for."""
+        """End it; idempotent. Wakes the waiter, who sees `why`. Nothing is queued, so nothing lingers."""
         self.lost(why)
 
     def abort(self, why: Reason = CLOSED) -> None:
@@ -206,10 +207,10 @@ class SharedDatagrams(Datagrams):
         loop: asyncio.AbstractEventLoop,
         conn: Connection | None,
         reply: Callable[[bytes], object],
-        refuse: Callable[[], None],
+        refuse: Callable[[], object],
         over: Callable[[Reason], None],
     ) -> None:
-        """reply: sends one datagram to the client, or raises OSError. refuse: see `reject`. over: called once, at the end."""
+        """reply: sends one datagram to the client, or raises OSError. refuse: see `reject`. over: called at the end."""
         super().__init__(loop, conn)
         self._reply = reply
         self._refuse = refuse
