@@ -132,8 +132,11 @@ class ConnectionHandler:
             stirred = True
         if stirred:
             self._idle_since = now
-        elif now - self._idle_since > self.worker.settings.idle_timeout:
-            self._end(Reason("timeout", f"idle for {self.worker.settings.idle_timeout:.0f} s"))
+            return
+        settings = self.worker.settings
+        patience = settings.udp_timeout if self.client.transport_protocol == "udp" else settings.idle_timeout
+        if now - self._idle_since > patience:
+            self._end(Reason("timeout", f"idle for {patience:.0f} s"))
 
     def shutdown(self) -> None:
         """The gateway is stopping."""
