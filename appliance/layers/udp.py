@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 KEPT_MESSAGES = 10_000
 KEPT_BYTES = 16 << 20
-"""What a flow keeps in `messages` at most; beyond, the oldest quarter goes."""
+"""What a flow keeps in `messages` at most; beyond, the oldest quarter goes. The present datagram always stays."""
 
 
 async def next_layer(context: Context, client: Datagrams) -> None:
@@ -162,8 +162,14 @@ class Conversation:
         messages.append(message)
         self._kept += len(message.content)
         if len(messages) > KEPT_MESSAGES or self._kept > KEPT_BYTES:
-            del messages[: max(1, len(messages) // 4)]
-            self._kept = sum(len(kept.content) for kept in messages)
+            count = size = 0
+            for kept in reversed(messages):
+                more = size + len(kept.content)
+                if count and (count >= KEPT_MESSAGES * 3 // 4 or more > KEPT_BYTES * 3 // 4):
+                    break
+                count, size = count + 1, more
+            del messages[:-count]
+            self._kept = size
 
     def _unreachable(self) -> bool:
         server = self._server
