@@ -22,7 +22,7 @@ MAX_HEAD = 64 * 1024
 HTTP_ALPNS = frozenset({b"http/1.1", b"http/1.0", b"http/0.9", b"h2", b"h3"})
 _REQUEST_START = re.compile(rb"[A-Za-z]{3}[!#$%&'*+.^_`|~0-9A-Za-z-]{0,29} [^\r\n]*+")
 _METHOD_SO_FAR = re.compile(rb"[A-Za-z]{1,32}")
-_HTTP_HEAD = re.compile(rb"[A-Za-z]{3,32} [^\r\n]++ HTTP/")
+_HTTP_HEAD = re.compile(rb"[A-Za-z]{3,32} [^\r\n ]++ HTTP/")
 _HOST_LINE = re.compile(rb"\r?\nHost:[ \t]*([^\r\n]*)\r?\n", re.IGNORECASE)
 
 

@@ -49,7 +49,10 @@ async def next_layer(context: Context, client: Stream) -> None:
     handler = context.handler
     if chosen == "pass":
         handler.decide(verdict)
-        await passthrough.run(context, client)
+        if handler.worker.settings.show_ignored:
+            await _make("tcp", context).run(client)
+        else:
+            await passthrough.run(context, client)
     elif chosen == "block":
         handler.decide(verdict)
         client.abort(Reason("blocked", verdict.reason))
@@ -71,9 +74,7 @@ def _make(kind: Kind, context: Context) -> Layer:
     if kind == "tls":
         return ClientTLSLayer(context)
     if kind == "http":
-        inside = any(isinstance(layer, HttpLayer) for layer in context.layers)  # a CONNECT tunnel
-        proxy = isinstance(context.layers[0], HttpProxy) and not inside
-        return HttpLayer(context, HTTPMode.regular if proxy else HTTPMode.transparent)
+        return HttpLayer(context, HTTPMode.regular if _explicit(context) else HTTPMode.transparent)
     return TCPLayer(context)
 
 
@@ -82,7 +83,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
     worker = handler.worker
     settings = worker.settings
     asked = worker.hooks.table["next_layer"]
-    proxy = len(context.layers) == 1 and isinstance(context.layers[0], HttpProxy)
+    proxy = _explicit(context)
     silent = False
     if proxy:
         client.limit(settings.header_timeout, "the client sent no request in time")
@@ -157,6 +158,14 @@ async def _race(context: Context, client: Stream, have: int, wait: float) -> boo
         for side in sides:
             side.cancel()
         await asyncio.gather(*sides, return_exceptions=True)
+
+
+def _explicit(context: Context) -> bool:
+    """Whether the client speaks to us as to its proxy: below is only that mode, and perhaps TLS to the proxy itself."""
+    from appliance.layers.http import HttpLayer
+
+    layers = context.layers
+    return isinstance(layers[0], HttpProxy) and not any([isinstance(layer, HttpLayer) for layer in layers])
 
 
 def _server(context: Context) -> Stream | None:

@@ -131,7 +131,8 @@ def connect(lab: Lab, *, family: int | None = 4, port: int = REGULAR) -> socket.
 def tunnel(lab: Lab, to: str, port: int, *, proxy: int = REGULAR) -> socket.socket:
     """A socket behind a granted CONNECT. Raises AssertionError with the answer when it is not granted."""
     sock = connect(lab, port=proxy)
-    sock.sendall(f"CONNECT {to}:{port} HTTP/1.1\r\nHost: {to}:{port}\r\n\r\n".encode())
+    where = f"[{to}]:{port}" if ":" in to else f"{to}:{port}"
+    sock.sendall(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode())
     head = read_head(sock)
     assert status(head) == 200, head
     return sock
