@@ -73,7 +73,7 @@ class ClientTLSLayer(Layer):
         try:
             if self.outer:
                 # What the proxy's own TLS said is not to be taken for the tunnel's.
-                conn.sni, conn.alpn_offers = None, ()
+                conn.sni, conn.alpn_offers, conn.alpn = None, (), None
             await next_layer(context, client)
         finally:
             why = client.why
