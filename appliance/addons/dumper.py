@@ -261,7 +261,7 @@ def _content(data: bytes, kind: str, detail: int) -> Iterator[str]:
 def _as_lines(data: bytes, kind: str) -> Iterator[str]:
     text = _text(data, kind)
     if text is not None:
-        return (escape(line.rstrip("\r").expandtabs(4)) for line in text.split("\n"))
+        return (escape(line.rstrip("\r").expandtabs(4)) for line in text.removesuffix("\n").split("\n"))
     return (_hex(at, data[at : at + 16]) for at in range(0, len(data), 16))
 
 

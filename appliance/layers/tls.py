@@ -81,6 +81,13 @@ class ClientTLSLayer(Layer):
                 self._distrusted(why, hello)
 
     async def _hello(self, client: Stream) -> ClientHello | None:
+        try:
+            return await self._look(client)
+        except Gone as e:
+            await self._failed(client, TlsData(self.context.client, self.context), e.reason.text)
+            return None
+
+    async def _look(self, client: Stream) -> ClientHello | None:
         settings = self.context.handler.worker.settings
         scanner = HelloScanner()
         client.limit(settings.handshake_timeout, "the client did not finish its ClientHello in time")
@@ -145,8 +152,9 @@ class ClientTLSLayer(Layer):
             await client.start_tls(data.ssl_conn)
             client.deadline = 0.0
         except TlsFailed as e:
-            await self._failed(client, data, e.reason.text)
-            if e.reason.detail in DISTRUST:
+            distrusted = e.reason.detail in DISTRUST
+            await self._failed(client, data, e.reason.text, told=distrusted)
+            if distrusted:
                 self._distrusted(e.reason, hello)
             return False
         except Gone as e:
@@ -183,10 +191,11 @@ class ClientTLSLayer(Layer):
             return context.server.alpn
         return next((p for p in hello.alpn_protocols if p in (b"http/1.1", b"http/1.0")), None)
 
-    async def _failed(self, client: Stream, data: TlsData, text: str) -> None:
+    async def _failed(self, client: Stream, data: TlsData, text: str, told: bool = False) -> None:
+        """told: somebody else says so on the terminal."""
         handler = self.context.handler
         self.context.client.error = text
-        logger.info("%s: TLS with the client failed: %s", handler.client, text)
+        logger.log(logging.DEBUG if told else logging.INFO, "%s: TLS with the client failed: %s", handler.client, text)
         if handler.worker.hooks.table["tls_failed_client"]:
             await handler.fire("tls_failed_client", data)
         client.close(linger=client.why is None)
