@@ -42,8 +42,10 @@ class ServerConnectionHookData:
 class CannotConnect(Exception):
     """No usable connection to a server.
 
-    `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate.
+    `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate. `server`: the one that was tried.
     """
+
+    server: Server | None = None
 
     def __init__(self, text: str, kind: str = "dial") -> None:
         super().__init__(text)
@@ -74,6 +76,10 @@ class Upstreams:
         :raises CannotConnect: refused, unreachable, killed by a hook, or TLS failed (which is remembered: see `fault`).
         """
         stream = self._open.get(server)
+        if stream is not None and stream.eof and not stream.buf and server.tls and not server.tls_established:
+            # Dialled early, for a client that then took its time: the server has given up meanwhile.
+            await self.end(server)
+            stream = None
         if stream is None:
             stream = await self._connect(server)
         if server.tls and not server.tls_established:
@@ -131,18 +137,25 @@ class Upstreams:
             slot = self._slots[server.address] = asyncio.Semaphore(MAX_PER_ADDRESS)
         await slot.acquire()
         try:
+            server.error = None  # of an earlier attempt
             server.timestamp_start = time.time()
             if hooks.table["server_connect"]:
                 await handler.fire("server_connect", data)
             if server.error:
                 raise CannotConnect(f"Connection killed: {server.error}", "killed")
             try:
-                source = server.sockname[0] if server.sockname else settings.connect_addr
+                # What an add-on has set; not what the kernel chose for an earlier connection.
+                source = server.sockname[0] if server.sockname and not server.peername else settings.connect_addr
                 sock = await (dial_udp if server.transport_protocol == "udp" else dial)(
                     handler.worker.loop, server.address, handler.worker.guard, settings.connect_timeout, source
                 )
             except DialError as e:
                 raise CannotConnect(str(e)) from None
+            try:
+                server.peername, server.sockname = sock.getpeername(), sock.getsockname()
+            except OSError:
+                sock.close()
+                raise CannotConnect(f"{server.address[0]}:{server.address[1]}: connection reset by peer") from None
         except BaseException as e:
             slot.release()
             if isinstance(e, CannotConnect):
@@ -157,8 +170,6 @@ class Upstreams:
         self, server: Server, sock: socket.socket, stream: Stream | Datagrams, data: ServerConnectionHookData
     ) -> None:
         handler = self._handler
-        server.peername = sock.getpeername()
-        server.sockname = sock.getsockname()
         server.state = ConnectionState.OPEN
         handler.streams.add(stream)
         if handler.worker.hooks.table["server_connected"]:
@@ -191,11 +202,10 @@ class Upstreams:
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
                 await handler.fire("tls_failed_server", data)
-            error = CannotConnect(fault, kind)
             assert server.address is not None
-            self._faults[server.address, server.sni] = error
+            self._faults[server.address, server.sni] = CannotConnect(fault, kind)
             await self.end(server, Reason("tls", fault))
-            raise error
+            raise CannotConnect(fault, kind)
         assert data.ssl_conn is not None
         tls_context.describe(data.ssl_conn, server)
         if worker.hooks.table["tls_established_server"]:
@@ -220,6 +230,8 @@ class Upstreams:
         server.state = ConnectionState.CLOSED
         server.timestamp_end = time.time()
         self._held.pop(server).release()
+        if server is not handler.context.server:
+            self._taken.discard(server)
         if handler.worker.hooks.table["server_disconnected"]:
             await handler.fire("server_disconnected", ServerConnectionHookData(server, handler.client))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from appliance.headers import Headers
+from appliance.layers.http.h1_fields import Refused
 from appliance.net.reasons import TimedOut
+
+logger = logging.getLogger(__name__)
 
 SILENCE = 1.0
 """Seconds after which a held body whose sender says nothing more is let go as a stream."""
@@ -68,8 +72,19 @@ async def hold(source: Source, over: int | None, limit: int | None) -> Held:
 
 
 def transformed(change: Any, data: bytes) -> Iterable[bytes]:
-    """What a `stream` callable makes of one piece (b"" = the end); the piece itself without one."""
+    """What a `stream` callable makes of one piece (b"" = the end); the piece itself without one.
+
+    :raises Refused: it fails, or makes something else than bytes.
+    """
     if change is None:
         return (data,) if data else ()
-    made = change(data)
-    return (made,) if isinstance(made, bytes) else tuple(made)
+    try:
+        made = change(data)
+        pieces = (made,) if isinstance(made, bytes) else tuple(made)
+    except Exception as e:
+        logger.exception("an add-on's stream function failed")
+        raise Refused(500, f"an add-on's stream function failed: {e!r}") from None
+    for piece in pieces:
+        if not isinstance(piece, bytes):
+            raise Refused(500, f"an add-on's stream function made {type(made).__name__}, not bytes")
+    return pieces

@@ -21,13 +21,14 @@ from appliance.layers.http.bodies import hold, is_streaming_kind, transformed
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.egress import CannotConnect
-from appliance.net.reasons import KILLED, Gone, Killed, Reason
+from appliance.net.reasons import KILLED, SHUTDOWN, Gone, Killed, Reason
 from appliance.net.relay import pour
 from appliance.response import Response
 
 if TYPE_CHECKING:
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.pool import Link
+    from appliance.request import Request
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,6 @@ class Exchange:
         "_outbound",
         "_rest",
         "_settings",
-        "_started",
         "_upload",
         "flow",
     )
@@ -75,7 +75,6 @@ class Exchange:
         self._link: Link | None = None
         self._upload: asyncio.Task[None] | None = None
         self._rest = b""  # what was held of a body that streams after all
-        self._started = False  # something of the response has gone to the client
         self._answered = False  # `response` has been fired
         self.flow = flow = HTTPFlow(handler.client, layer.context.server)
         flow.request = inbound.request
@@ -96,6 +95,8 @@ class Exchange:
                 flow.request.timestamp_end = time.time()
                 if heard["request"] and (wait := gate(self._handler, "request", flow, inbound)) is not None:
                     await wait
+            elif flow.response is not None and (wait := gate(self._handler, "request", flow, inbound)) is not None:
+                await wait  # answered already, and too large to be held
             if flow.response is not None:
                 await self._answer(flow.response)
                 return
@@ -118,6 +119,11 @@ class Exchange:
         except Exception as e:
             logger.exception("fault in an exchange")
             await self._fail(Failed(500, f"fault in the gateway: {e!r}"))
+        except asyncio.CancelledError:  # the gateway ends, and this did not in time
+            if not self._answered:
+                flow.error = Error(SHUTDOWN.text)
+                await self._fire_error()
+            raise
         finally:
             flow._live = None
             inbound.watch(None)
@@ -147,6 +153,7 @@ class Exchange:
             return None
         if inbound.expects_continue:
             inbound.inform(pages.continue_())
+            inbound.expects_continue = False
             _drop(request.headers, "expect")
         held = await hold(inbound, self._settings.stream_over, limit)
         if held.over_limit:
@@ -179,6 +186,7 @@ class Exchange:
                     if wait is not None:
                         await wait
                 else:
+                    self._state_request_length(request)
                     await outbound.head(request, request.raw_path or b"/")
                     self._upload = self._handler.worker.loop.create_task(self._stream_up(outbound))
                 flow.response = response = await outbound.response(self._inform)
@@ -191,6 +199,13 @@ class Exchange:
                 self._link = self._outbound = None
                 await pool.drop(link)
 
+    def _state_request_length(self, request: Request) -> None:
+        if callable(request.stream):
+            _drop(request.headers, "content-length")
+        else:
+            left = self._inbound.declared
+            _state_length(request.headers, None if left is None else len(self._rest) + left)
+
     async def _connect(self, fresh: bool) -> Link:
         """A connection for this request. :raises Failed: there is none to be had. :raises Gone: the client left."""
         flow, inbound = self.flow, self._inbound
@@ -199,8 +214,10 @@ class Exchange:
         try:
             link = await self._layer.pool.get(flow.request, fresh)
         except CannotConnect as e:
-            flow.server_conn = self._layer.context.server
-            raise Failed(0 if e.kind == "killed" and flow.killed else 502, e.text, e.kind) from None
+            if flow.killed:
+                raise Killed(KILLED) from None
+            flow.server_conn = e.server or self._layer.context.server
+            raise Failed(502, e.text, e.kind) from None
         if inbound.why is not None or flow.killed:
             self._link = link
             raise Killed(KILLED) if inbound.why is None else inbound.why.error()
@@ -220,7 +237,7 @@ class Exchange:
             while data := await inbound.chunk():
                 size += len(data)
                 if limit is not None and size > limit:
-                    raise Gone(Reason("protocol", "request body is over body_size_limit"))
+                    raise Refused(413, "request body is over body_size_limit")
                 for piece in transformed(change, data):
                     await outbound.send(piece)
             for piece in transformed(change, b""):
@@ -232,8 +249,9 @@ class Exchange:
             await outbound.finish(request.trailers)
         except Gone as e:
             outbound.reset(e.reason)
-        except asyncio.CancelledError:
-            raise
+        except Refused as e:
+            inbound.refused = e
+            outbound.reset(Reason("protocol", e.why))
         except Exception as e:
             logger.exception("fault while a request body was streamed")
             outbound.reset(Reason("protocol", f"fault in the gateway: {e!r}"))
@@ -241,8 +259,10 @@ class Exchange:
     # -- the response
 
     async def _inform(self, response: Response) -> None:
-        if response.status_code == 100 and not self._inbound.expects_continue:
-            return
+        if response.status_code == 100:
+            if not self._inbound.expects_continue:
+                return
+            self._inbound.expects_continue = False
         self._inbound.inform(response)
 
     async def _response(self, response: Response) -> None:
@@ -253,26 +273,22 @@ class Exchange:
             and (wait := gate(self._handler, "responseheaders", flow, inbound)) is not None
         ):
             await wait
-        if flow.response is not response:  # replaced by an add-on: the server's own is thrown away
-            assert flow.response is not None
+        if flow.response is None:
+            flow.response = response
+        elif flow.response is not response:  # replaced by an add-on: the server's own is thrown away
             outbound.reset(Reason("closed", "an add-on answered instead"))
             await self._answer(flow.response, headers_fired=True)
             return
         settings = self._settings
+        limit, declared = settings.body_limit, outbound.declared
+        if limit is not None and declared is not None and declared > limit:
+            raise Failed(502, f"response body of {declared} bytes is over body_size_limit")
         content = None if response.stream else outbound.ready()
-        if content is not None and (settings.body_limit is None or len(content) <= settings.body_limit):
+        if content is not None:
             response.raw_content = content
             response.timestamp_end = time.time()
             await self._settle(response)
             return
-        declared = outbound.declared
-        if (
-            settings.body_limit is not None
-            and declared is not None
-            and declared > settings.body_limit
-            and not outbound.whole
-        ):
-            raise Failed(502, f"response body of {declared} bytes is over body_size_limit")
         both_ways = self._upload is not None and not self._upload.done()
         if (
             not response.stream
@@ -281,7 +297,7 @@ class Exchange:
             and not is_streaming_kind(response.headers)
             and not (declared is not None and self._over_hold(declared))
         ):
-            held = await hold(outbound, settings.stream_over, settings.body_limit)
+            held = await hold(outbound, settings.stream_over, limit)
             if held.over_limit:
                 raise Failed(502, "response body is over body_size_limit")
             if held.whole:
@@ -301,12 +317,13 @@ class Exchange:
             await wait
         response = flow.response or response
         content = response.raw_content
-        self._started = True
         if self._outbound is not None:
             self._outbound.done()
         wait = inbound.respond(response, b"" if content is None else content)
         if wait is not None:
             await wait
+        if self._upload is not None:
+            await self._uploaded(self._upload)
 
     async def _answer(self, response: Response, headers_fired: bool = False) -> None:
         """A response that no server gave: the same hooks, and what the client still sends is swallowed."""
@@ -326,7 +343,10 @@ class Exchange:
             _drop(response.headers, "content-length")
         else:
             change, response.stream = None, True
-        self._started = True
+            left = outbound.declared
+            _state_length(response.headers, None if left is None else len(first) + left)
+        if self._upload is not None and not self._upload.done() and (inbound.expects_continue or not outbound.stays):
+            inbound.persistent = False  # the rest of the request is not waited for
         await inbound.head(response)
         source, sink = outbound.raw_source(), inbound.raw_sink()
         if change is None and source is not None and sink is not None and not self._settings.body_limit:
@@ -338,13 +358,20 @@ class Exchange:
         else:
             response.moved = await self._pieces(change, first)
         response.timestamp_end = time.time()
-        if self._upload is not None:
-            await self._upload
         self._answered = True
         if (wait := gate(self._handler, "response", flow, inbound)) is not None:
             await wait
-        outbound.done()
         await inbound.finish(response.trailers)
+        if self._upload is not None:
+            await self._uploaded(self._upload)
+        outbound.done()
+
+    async def _uploaded(self, upload: asyncio.Task[None]) -> None:
+        """The response was through before its request: a server that stays reads the rest of it (RFC 9112 §9.3)."""
+        inbound, outbound = self._inbound, self._outbound
+        if upload.done() or outbound is None or not outbound.stays or inbound.expects_continue:
+            return
+        await upload
 
     async def _pieces(self, change: object, first: bytes) -> int:
         """Carry the body on, changed on the way; returns its size as it came."""
@@ -376,7 +403,6 @@ class Exchange:
             self._answered = event == "response"
             if (wait := gate(self._handler, event, flow, inbound)) is not None:
                 await wait
-        self._started = True
         wait = inbound.respond(flow.response or response, b"")
         if wait is not None:
             await wait
@@ -405,12 +431,14 @@ class Exchange:
 
     async def _fail(self, e: Failed) -> None:
         flow, inbound = self.flow, self._inbound
-        page_fits = bool(e.status) and not self._started and inbound.why is None
+        if isinstance(flow.error, Error) and flow.killed:
+            await self._killed()
+            return
+        page_fits = bool(e.status) and not inbound.head_sent and inbound.why is None
         if not self._answered:
             flow.error = Error(e.text, status=e.status if page_fits else 0)
             await self._fire_error()
         if page_fits and inbound.why is None:
-            self._started = True
             page = pages.error(e.status, e.text, e.kind, flow)
             if not inbound.whole or inbound.refused is not None:
                 inbound.persistent = False
@@ -447,6 +475,13 @@ class Exchange:
             self._end_upstream(Reason("closed", "the exchange is over"))
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
+
+
+def _state_length(headers: Headers, size: int | None) -> None:
+    """A body that streams is as long as its sender said, whatever an add-on made of that: or else it goes in chunks."""
+    said = headers.raw("content-length")
+    if said is not None and (size is None or said != b"%d" % size):
+        del headers["content-length"]
 
 
 def _drop(headers: Headers, name: str) -> None:

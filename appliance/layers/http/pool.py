@@ -89,9 +89,14 @@ class HttpPool:
         if server.address != address or server.tls != tls or not upstreams.free(server):
             server = Server(address=address, tls=tls, sni=sni, alpn_offers=(b"http/1.1",) if tls else ())
             server.via = context.server.via
-        if (fault := upstreams.fault(server)) is not None:
-            raise CannotConnect(fault.text, fault.kind)
-        stream = await upstreams.open(server)
+        try:
+            if (fault := upstreams.fault(server)) is not None:
+                server.error = fault.text
+                raise CannotConnect(fault.text, fault.kind)
+            stream = await upstreams.open(server)
+        except CannotConnect as e:
+            e.server = server
+            raise
         upstreams.take(server)
         client = H1Client(stream, settings.max_head, settings.strict)
         link = Link(key, server, client, stream, partial(upstreams.ended, server))
