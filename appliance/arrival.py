@@ -33,8 +33,8 @@ class Host:
 
     net: Net
 
-    def full(self) -> bool:
-        """Whether no further connection may be accepted now."""
+    def full(self, coming: int = 0) -> bool:
+        """Whether no further connection may be accepted now. coming: accepted, but not handed over yet."""
         raise NotImplementedError
 
     def listening(self, address: Address) -> None:

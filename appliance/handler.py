@@ -33,6 +33,7 @@ class ConnectionHandler:
     __slots__ = (
         "_idle_since",
         "_spliced",
+        "_swept",
         "_task",
         "arrival",
         "client",
@@ -58,7 +59,7 @@ class ConnectionHandler:
         self.gated = 0
         self.closing = False
         self._task = asyncio.current_task()
-        self._idle_since = worker.loop.time()
+        self._idle_since = self._swept = worker.loop.time()
         self._spliced = (0, 0)
 
     async def run(self) -> None:
@@ -76,7 +77,7 @@ class ConnectionHandler:
                 self.context.server.address = self.arrival.wanted[0], self.arrival.wanted[1]
             await self.arrival.top(self.context).run(transport)
         except Gone as e:
-            logger.debug("%s: %s", client.peername, e)
+            logger.log(logging.INFO if e.reason.kind == "timeout" else logging.DEBUG, "%s: %s", client.peername, e)
         finally:
             await self._close()
 
@@ -87,13 +88,15 @@ class ConnectionHandler:
                 stream.close()
         client.state = ConnectionState.CLOSED
         client.timestamp_end = time.time()
-        if self.worker.hooks.table["client_disconnected"]:
-            client.wanted, client.passed = self.context.server.address, self.moved
-            await self.fire("client_disconnected", client)
-        await self.upstreams.close()
-        for stream in self.streams:
-            stream.close()
-        self.streams.clear()
+        try:
+            if self.worker.hooks.table["client_disconnected"]:
+                client.wanted, client.passed = self.context.server.address, self.moved
+                await self.fire("client_disconnected", client)
+            await self.upstreams.close()
+        finally:  # also when a hook that does not end was cancelled
+            for stream in self.streams:
+                stream.close()
+            self.streams.clear()
 
     async def fire(self, event: str, *args: object) -> None:
         """Fire a connection event; clocks stand still while its hooks run."""
@@ -117,8 +120,12 @@ class ConnectionHandler:
 
     def sweep(self, now: float) -> None:
         """Called by the worker about twice a second: expire deadlines, end what is idle."""
+        passed, self._swept = now - self._swept, now
         if self.gated:
             self._idle_since = now
+            for stream in self.streams:
+                if stream.deadline:
+                    stream.deadline += passed
             return
         stirred = False
         for stream in list(self.streams):

@@ -68,7 +68,7 @@ class Worker(Host):
         self.handlers: set[ConnectionHandler] = set()
         self._waiting: list[Callable[[], None]] = []
         self._tick: asyncio.TimerHandle | None = None
-        self._told_full = False
+        self._told_full = RateLimited(logger, 1)
         self._mirrored: dict[tuple[bytes, tuple[str, ...], LeafKeyKind], LeafSpec] = {}
         self._distrust = RateLimited(logger, 2)
 
@@ -125,13 +125,14 @@ class Worker(Host):
 
     # -- Host
 
-    def full(self) -> bool:
-        is_full = len(self.handlers) >= self.settings.max_connections
-        if is_full and not self._told_full:
-            self._told_full = True
-            logger.warning(
+    def full(self, coming: int = 0) -> bool:
+        is_full = len(self.handlers) + coming >= self.settings.max_connections
+        if is_full:
+            self._told_full.log(
+                logging.WARNING,
+                "full",
                 "%d connections are open, no more are accepted until some end (option max_connections, ulimit -n)",
-                len(self.handlers),
+                len(self.handlers) + coming,
             )
         return is_full
 
@@ -143,7 +144,6 @@ class Worker(Host):
 
     def _make_room(self) -> None:
         if self._waiting and len(self.handlers) < self.settings.max_connections:
-            self._told_full = False
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
                 resume()
@@ -152,10 +152,13 @@ class Worker(Host):
 
     def _sweep(self) -> None:
         now = self.loop.time()
-        for handler in list(self.handlers):
-            handler.sweep(now)
-        self._make_room()
         self._tick = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        for handler in list(self.handlers):
+            try:
+                handler.sweep(now)
+            except Exception:
+                logger.exception("%s: unexpected fault in a connection's clock", handler.client)
+        self._make_room()
 
     async def stop(self, grace: float = 2.0) -> None:
         """End every connection: first politely, then by cancelling what is left."""

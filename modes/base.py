@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from appliance.arrival import Arrival, Arrive, Host
 from appliance.connection import Client, ConnectionState
 from appliance.exceptions import ModeError
+from appliance.log import RateLimited
 from appliance.net.stream import Stream
 from modes.spec import DEFAULT_PORT, ModeSpec
 
@@ -56,6 +57,8 @@ class TcpMode(Mode):
         self._listeners: list[socket.socket] = []
         self._arrive: Arrive | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._coming = 0  # accepted in this turn of the loop; their tasks have not begun
+        self._exhausted = RateLimited(logger, 2)
 
     @staticmethod
     @abstractmethod
@@ -137,7 +140,7 @@ class TcpMode(Mode):
     def _accept(self, listener: socket.socket) -> None:
         host, loop = self.host, self.host.net.loop
         for _ in range(ACCEPTS_AT_ONCE):
-            if host.full():
+            if host.full(self._coming):
                 loop.remove_reader(listener.fileno())
                 host.when_room(lambda: self._resume(listener))
                 return
@@ -147,8 +150,12 @@ class TcpMode(Mode):
                 return
             except OSError as e:
                 if e.errno in _OUT_OF:
-                    logger.error(
-                        "cannot accept connections: %s; trying again every %g s (ulimit -n)", e.strerror, RETRY_SECONDS
+                    self._exhausted.log(
+                        logging.ERROR,
+                        e.errno,
+                        "cannot accept connections: %s; trying again every %g s (ulimit -n)",
+                        e.strerror,
+                        RETRY_SECONDS,
                     )
                     loop.remove_reader(listener.fileno())
                     loop.call_later(RETRY_SECONDS, self._resume, listener)
@@ -178,11 +185,13 @@ class TcpMode(Mode):
         stream = Stream.over_socket(self.host.net, sock, client)
         assert self._arrive is not None
         task = self.host.net.loop.create_task(self._run(Arrival(client, stream, wanted, self.spec.full_spec, self.top)))
+        self._coming += 1
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, arrival: Arrival) -> None:
         assert self._arrive is not None
+        self._coming -= 1
         await self._arrive(arrival)
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from appliance.layers.modes import TransparentProxy
-from appliance.net.guard import unmapped
+from appliance.net.guard import is_local, unmapped
 from modes.base import TcpMode, Unwanted
 from modes.udp import UdpListener
 
@@ -69,7 +69,9 @@ class Transparent(TcpMode):
     def wanted(self, sock: socket.socket, peer: Address) -> Address | None:
         own = sock.getsockname()
         found = original_destination(sock, own) or (unmapped(own[0]), own[1])
-        if found[1] == self.listen_port and found == (unmapped(own[0]), own[1]):
+        ours = {address[1] for address in self.addresses}
+        # Under TPROXY it is the same too where the destination's port happens to be ours; but then not the address.
+        if found[1] in ours and found == (unmapped(own[0]), own[1]) and is_local(found[0]):
             raise Unwanted(
                 f"connected to the transparent listener {own[0]}:{own[1]} itself, so there is no original destination: "
                 "redirect its traffic here with nftables, or use the regular mode for explicit proxying"

@@ -90,6 +90,11 @@ def is_tls(data: bytes | bytearray) -> bool:
     return len(data) > 2 and data[0] == 0x16 and data[1] == 0x03 and data[2] <= 0x03
 
 
+def looks_like_http(data: bytes | bytearray) -> bool:
+    """The first line of an HTTP/1 request, as far as its version: what is missing of the head will come."""
+    return _HTTP_HEAD.match(data) is not None
+
+
 def _raw(facts: Facts, why: str) -> Proposal:
     if facts.rawtcp:
         return Proposal("tcp", Verdict("decrypt", f"raw TCP: {why}"))

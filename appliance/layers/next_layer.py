@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
-from appliance.layers.decide import MAX_HEAD, Facts, Kind, Proposal, decide
+from appliance.layers.decide import MAX_HEAD, Facts, Kind, Proposal, decide, looks_like_http
 from appliance.layers.modes import HttpProxy
 from appliance.net.egress import CannotConnect
-from appliance.net.reasons import Reason, TimedOut
+from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Stream
 from appliance.verdict import Verdict
 
@@ -110,6 +110,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             await handler.fire("next_layer", about)
             if about.layer is not None:
                 name = type(about.layer).__name__
+                client.deadline = 0.0
                 return about.layer, Verdict("decrypt", f"an add-on chose {name}", "next_layer", "hook")
         if isinstance(proposal, Proposal):
             client.deadline = 0.0
@@ -117,7 +118,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
         if facts.final:
             client.deadline = 0.0
             return "block", Verdict("block", "not enough data for a decision")
-        if proxy or data[:1] == b"\x16":
+        if proxy or data[:1] == b"\x16" or looks_like_http(data):
             if not client.deadline:
                 client.limit(settings.header_timeout, "the client did not say in time what it wants")
             await client.peek(have + 1)
@@ -128,7 +129,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
 async def _race(context: Context, client: Stream, have: int, wait: float) -> bool:
     """Wait for more than `have` bytes of the client; when it is silent, dial the server and see whether that speaks.
 
-    False: both are silent.
+    False: both are silent, after the client has said something at least; while neither has, both may take their time.
     """
     loop = context.handler.worker.loop
     server = _server(context)
@@ -141,18 +142,25 @@ async def _race(context: Context, client: Stream, have: int, wait: float) -> boo
             pass
         finally:
             timer.cancel()
-        if context.server.address is None or context.server.tls:
+        if have:
             return False
+        upstreams = context.handler.upstreams
         try:
-            server = await context.handler.upstreams.raw(context.server)
+            if context.server.address is not None and upstreams.fault(context.server) is None:
+                server = await upstreams.open(context.server)
         except CannotConnect as e:
             logger.info("%s: %s", context.client, e.text)
-            return False
+            if not context.server.tls:
+                client.abort(Reason("reset", e.text))
+                raise Gone(Reason("reset", e.text)) from None
+        if server is None:  # the client's first request will be told
+            await client.peek(1)
+            return True
     sides = [asyncio.ensure_future(client.peek(have + 1))]
     if not have:  # a server that speaks, or ends, after the client has begun decides nothing
         sides.append(asyncio.ensure_future(server.peek(1)))
     try:
-        done, _ = await asyncio.wait(sides, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(sides, timeout=wait if have else None, return_when=asyncio.FIRST_COMPLETED)
         return any([side.result() is not None for side in done])  # a list: every lost side is to raise
     finally:
         for side in sides:

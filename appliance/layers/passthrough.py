@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from appliance.net import relay
 from appliance.net.egress import CannotConnect
-from appliance.net.reasons import Gone, Reason
+from appliance.net.reasons import CLOSED, Gone, Reason
 from appliance.net.splice import Splice
 from appliance.net.transport import SocketTransport
 
 if TYPE_CHECKING:
+    from appliance.connection import Server
     from appliance.layers.base import Context
     from appliance.net.stream import Stream
 
@@ -28,16 +29,16 @@ async def run(context: Context, client: Stream) -> None:
         client.abort(Reason("reset", e.text))
         return
     try:
-        await carry(context, client, upstream)
+        await carry(context, client, upstream, server)
     except Gone as e:
         logger.debug("%s: %s", handler.client, e)
         client.abort(e.reason)
         await handler.upstreams.end(server, e.reason)
 
 
-async def carry(context: Context, client: Stream, upstream: Stream) -> None:
-    """Relay both ways until the end. :raises Gone: one side was lost (user space only)."""
-    handler, server = context.handler, context.server
+async def carry(context: Context, client: Stream, upstream: Stream, server: Server) -> None:
+    """Relay both ways until the end. upstream: the open stream to `server`. :raises Gone: one side was lost."""
+    handler = context.handler
     counts = [0, 0]
     try:
         if await flushed(client, upstream, counts):
@@ -46,12 +47,14 @@ async def carry(context: Context, client: Stream, upstream: Stream) -> None:
             assert ours is not None and theirs is not None
             handler.splice = splice = Splice(handler.worker.net.pipes, ours[0], theirs[0])
             try:
-                await splice.run(client.eof, upstream.eof)
+                why = await splice.run(client.eof, upstream.eof)
             finally:
                 counts[0] += splice.moved[0]
                 counts[1] += splice.moved[1]
                 handler.splice = None
                 await handler.upstreams.detached(server)
+            if why is not CLOSED:
+                raise why.error()
         else:
             await relay.both(client, upstream, counts)
     finally:
@@ -69,4 +72,7 @@ async def flushed(client: Stream, upstream: Stream, counts: list[int]) -> bool:
         client.write(upstream.take(len(upstream.buf)))
         await upstream.flush()
         await client.flush()
+    for stream in (client, upstream):
+        if stream.why is not None:
+            raise stream.why.error()
     return True

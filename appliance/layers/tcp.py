@@ -69,7 +69,7 @@ class Conversation:
             else:
                 # Nobody listens to the messages: the kernel may carry them.
                 try:
-                    await passthrough.carry(self._context, self._client, self._server)
+                    await passthrough.carry(self._context, self._client, self._server, flow.server_conn)
                 finally:
                     flow.moved = handler.moved
             flow._live = None
@@ -114,6 +114,8 @@ class Conversation:
     def kill(self) -> None:
         """See flow.kill()."""
         self._abort(KILLED)
+        if self._handler.splice is not None:
+            self._handler.splice.fail(KILLED)
 
     def _abort(self, why: Reason) -> None:
         self._client.abort(why)

@@ -32,6 +32,8 @@ async def dial(
     source: local address to bind. :raises DialError: it cannot be had.
     """
     host, port = address[0], address[1]
+    if not 0 < port < 65536:
+        raise DialError(f"{host}: {port} is not a port")
     family = literal_family(host)
     if family is not None:
         if why := guard.refuse(host, port):
@@ -84,6 +86,8 @@ async def _connect(
         raise DialError(f"{where}: {e.strerror}") from None
     try:
         _no_delay(sock)
+        if family == socket.AF_INET6:
+            socket.inet_pton(family, host.partition("%")[0])  # else connect() would go and ask the resolver, blocking
         if source:
             sock.bind((source, 0))
         scope = socket.if_nametoindex(host.partition("%")[2]) if "%" in host else 0

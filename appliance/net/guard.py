@@ -31,12 +31,12 @@ class LoopGuard:
     def refuse(self, ip: str, port: int) -> str | None:
         """Why this resolved address must not be dialled, None when it may."""
         hosts = self._ports.get(port)
-        if not hosts and "254" not in ip:
+        if not hosts and "254" not in ip and ":" not in ip:
             return None
-        ip = unmapped(ip)
+        given, ip = ip, unmapped(ip)
         if ip in METADATA and not self.allow_metadata:
             return f"{ip} is a link-local metadata address (option allow_metadata_addresses)"
-        if hosts and (ip in hosts or (hosts & _WILDCARDS and is_local(ip)) or ip in _WILDCARDS):
+        if hosts and (ip in hosts or (hosts & _WILDCARDS and is_local(given)) or ip in _WILDCARDS):
             return f"{ip} port {port} is this gateway itself"
         return None
 
@@ -54,10 +54,14 @@ def unmapped(ip: str) -> str:
 
 def is_local(ip: str) -> bool:
     """Whether this address is one of this host's: then the kernel would send to it from itself. No packet leaves."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    ip, _, scope = ip.partition("%")
+    plain = unmapped(ip)
     try:
+        if ipaddress.ip_address(plain).is_loopback:  # all of 127.0.0.0/8, of which the kernel says 127.0.0.1
+            return True
+        family = socket.AF_INET6 if ":" in plain else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as s:
-            s.connect((ip, 9))
-            return unmapped(s.getsockname()[0]) == ip
-    except OSError:
+            s.connect((plain, 9, 0, socket.if_nametoindex(scope)) if scope else (plain, 9))
+            return unmapped(s.getsockname()[0]) == plain
+    except (OSError, ValueError):
         return False

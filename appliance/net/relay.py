@@ -29,7 +29,7 @@ async def pour(src: Stream, dst: Stream, limit: int | None = None, tap: Tap | No
         moved += len(data)
         if tap is not None:
             tap(data)
-        return dst.write(data) and moved != limit
+        return dst.write(data) and dst.why is None and moved != limit
 
     def gone(reason: Reason) -> None:
         if dst.why is not None:  # an EOF from there is none of our business
@@ -37,6 +37,8 @@ async def pour(src: Stream, dst: Stream, limit: int | None = None, tap: Tap | No
         if earlier is not None:
             earlier(reason)
 
+    if dst.why is not None:
+        raise dst.why.error()
     earlier, dst.on_gone = dst.on_gone, gone
     try:
         while moved != limit and await src.push(sink):

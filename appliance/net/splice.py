@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+import termios
 
 from appliance.net.reasons import CLOSED, Reason
 from appliance.net.transport import reason_of
@@ -81,7 +82,7 @@ class Way:
     def start(self) -> None:
         if self.eof:
             self.relay.half(self)
-        elif not self._reading:
+        elif not (self._reading or self._writing):
             self._reading = True
             self.relay.pipes.loop.add_reader(self._src, self.readable)
 
@@ -111,7 +112,7 @@ class Way:
         self._give_back()
 
     def _push(self) -> bool:
-        """Move what the pipe holds on; False when the receiver takes no more for now."""
+        """Move what the pipe holds on; False when the receiver takes no more, for now or at all."""
         assert self._pipe is not None
         while self._held:
             try:
@@ -122,16 +123,15 @@ class Way:
                     self._writing = True
                     self.relay.pipes.loop.add_writer(self._dst, self.writable)
                 return False
+            except OSError as e:
+                self.relay.broken(self, reason_of(e))
+                return False
             self._held -= n
             self.moved += n
         return True
 
     def writable(self) -> None:
-        try:
-            if not self._push():
-                return
-        except OSError as e:
-            self.relay.fail(reason_of(e))
+        if not self._push():
             return
         self._writing = False
         self.relay.pipes.loop.remove_writer(self._dst)
@@ -153,9 +153,11 @@ class Way:
         if self._writing:
             self._writing = False
             self.relay.pipes.loop.remove_writer(self._dst)
-        if self._pipe is not None:
+        if self._held:
+            assert self._pipe is not None
             self.relay.pipes.drop(self._pipe)
-            self._pipe = None
+            self._pipe, self._held = None, 0
+        self._give_back()
 
 
 class Splice:
@@ -166,6 +168,7 @@ class Splice:
         self._socks = client, server
         self.up = Way(self, client, server)
         self.down = Way(self, server, client)
+        self._why = CLOSED
         self.done: asyncio.Future[Reason] = pipes.loop.create_future()
 
     async def run(self, client_eof: bool = False, server_eof: bool = False) -> Reason:
@@ -184,21 +187,33 @@ class Splice:
         return self.up.moved, self.down.moved
 
     def half(self, way: Way) -> None:
-        """One direction is through: pass the FIN on."""
+        """One direction is through: pass the FIN on, or end."""
         if self.up.eof and self.down.eof:
-            self._finish(CLOSED)
+            self.fail(self._why)
             return
         with contextlib.suppress(OSError):
             self._socks[1 if way is self.up else 0].shutdown(socket.SHUT_WR)
 
+    def broken(self, way: Way, reason: Reason) -> None:
+        """The receiver of `way` takes no more. What it had said before, such as why, is still brought across."""
+        self._why = reason
+        way.stop()
+        way.eof = True
+        other = self.down if way is self.up else self.up
+        if other.eof:
+            self.fail(reason)
+        else:
+            other.start()
+
     def fail(self, reason: Reason) -> None:
-        """End both at once; idempotent. A reset on one side is a reset on the other."""
+        """End both at once; idempotent. A reset on one side is a reset on the other, behind what was sent before it."""
         if self.done.done() and self._socks[0].fileno() < 0:
             return
         if reason is not CLOSED:
             for sock in self._socks:
                 with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+                    if reason.kind != "reset" or not _queued(sock):
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
         self._finish(reason)
 
     def _finish(self, reason: Reason) -> None:
@@ -208,3 +223,8 @@ class Splice:
             sock.close()
         if not self.done.done():
             self.done.set_result(reason)
+
+
+def _queued(sock: socket.socket) -> int:
+    """Bytes in the kernel that the peer has not acknowledged; a reset would throw them away."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])

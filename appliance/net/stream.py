@@ -28,8 +28,17 @@ class Net:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.scratch = Scratch()
-        self.tls = TlsScratch()
+        self._tls = TlsScratch()
+        self._tls_inside: TlsScratch | None = None
         self.pipes = Pipes(loop)
+
+    def tls_scratch(self, below: Transport) -> TlsScratch:
+        """The buffers for TLS over `below`: over TLS others, for what comes up and goes down lies in the first ones."""
+        if not isinstance(below, TlsTransport):
+            return self._tls
+        if self._tls_inside is None:
+            self._tls_inside = TlsScratch()
+        return self._tls_inside
 
 
 class Stream:
@@ -180,10 +189,10 @@ class Stream:
 
         :raises Gone: the stream is lost, or was interrupted.
         """
-        if self.why is not None:
-            raise self.why.error()
         if self.buf and not sink(memoryview(self.take(len(self.buf)))):
             return True
+        if self.why is not None:
+            raise self.why.error()
         if self.eof:
             return False
         self._sink = sink
@@ -227,7 +236,7 @@ class Stream:
 
     def interrupt(self, reason: Reason) -> None:
         """Wake whoever waits for bytes with `reason`, once; the stream itself stays usable."""
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waiter.done():  # done: its task was cancelled, or is on its way
             self._interrupt = reason
             self._wake()
 
@@ -240,7 +249,7 @@ class Stream:
         """The deadline has passed (called by the sweep)."""
         self.deadline = 0.0
         reason = Reason("timeout", self.overdue)
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waiter.done():
             self.interrupt(reason)
         else:
             self.abort(reason)
@@ -286,7 +295,8 @@ class Stream:
         self.lost(why)
 
     def abort(self, why: Reason = CLOSED) -> None:
-        """Close at once, with a reset; idempotent. Wakes every waiter, who sees `why`."""
+        """Close at once, with a reset, dropping what is unread; idempotent. Wakes every waiter, who sees `why`."""
+        self.buf = bytearray()
         self.below.abort(why)
         self.lost(why)
 
@@ -309,7 +319,9 @@ class Stream:
         :raises TlsFailed: the handshake failed; every other `Gone`: the connection was lost meanwhile.
         :raises ValueError, TypeError: `conn` cannot be used.
         """
-        tls = TlsTransport(conn, self._net.tls, self.below, self)
+        if self.why is not None:
+            raise self.why.error()
+        tls = TlsTransport(conn, self._net.tls_scratch(self.below), self.below, self)
         unread, self.buf = self.buf, bytearray()
         ended, self.eof = self.eof, False
         self.below = tls

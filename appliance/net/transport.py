@@ -20,6 +20,10 @@ from appliance.net.reasons import CLOSED, Reason
 HIGH_WATER = 256 * 1024
 """Bytes queued (towards a peer) or held unread (from one) before the other side is made to wait."""
 LINGER_SECONDS = 2.0
+FAREWELL_SECONDS = 30.0
+"""How long a closed connection may stand still before what is queued for it is given up."""
+LAST_WORDS = 64
+"""Reads that are still made after a write failed, of up to 256 kB each."""
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Buffer = bytes | bytearray | memoryview
@@ -64,6 +68,7 @@ class SocketTransport:
     """A connected, non-blocking stream socket."""
 
     __slots__ = (
+        "_broken",
         "_close_asked",
         "_eof_asked",
         "_fd",
@@ -86,6 +91,7 @@ class SocketTransport:
         self._recv = sock.recv_into
         self._send = sock.send
         self._out: bytearray | None = None
+        self._broken: OSError | None = None  # what the first write that failed said
         self._reading = False
         self._eof_asked = False
         self._close_asked = False
@@ -123,14 +129,14 @@ class SocketTransport:
         if out is not None:
             out += data
             return len(out) < HIGH_WATER
-        if self.sock is None:
+        if self.sock is None or self._broken is not None:
             return True
         try:
             n = self._send(data)
         except (BlockingIOError, InterruptedError):
             n = 0
         except OSError as e:
-            self._fail(e)
+            self._break(e)
             return True
         if n == len(data):
             return True
@@ -147,7 +153,9 @@ class SocketTransport:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as e:
-            self._fail(e)
+            self._out = None
+            self._loop.remove_writer(self._fd)
+            self._break(e)
             return
         del out[:n]
         if out:
@@ -160,6 +168,23 @@ class SocketTransport:
         if self._eof_asked:
             self._shutdown_write()
         self.above.drained()
+
+    def _break(self, e: OSError) -> None:
+        # Not lost at once: a server may have answered before it reset what we were still sending (RFC 9112 §9.5). Nor
+        # within write(): its caller may be in the middle of somebody else's bytes.
+        self._broken = e
+        self._loop.call_soon(self._last_words)
+
+    def _last_words(self) -> None:
+        try:
+            for _ in range(LAST_WORDS):
+                if self.sock is None or not (n := self._recv(self._scratch.raw)):
+                    break
+                self.above.received(self._scratch.raw_view[:n])
+        except OSError:
+            pass
+        if self.sock is not None and self._broken is not None:
+            self._fail(self._broken)
 
     def room(self) -> bool:
         return self._out is None or len(self._out) < HIGH_WATER
@@ -185,17 +210,27 @@ class SocketTransport:
         if self.sock is None or self._close_asked:
             return
         self._close_asked = True
+        queued = self._out
         if linger:
             self.write_eof()
             self._close_asked = False
             self.above = _Drain(self)
             self.resume()
-            self._loop.call_later(LINGER_SECONDS, self.abort)
-        elif self._out is None:
+            if queued is None:
+                self._loop.call_later(LINGER_SECONDS, self.abort)
+        elif queued is None:
             self._really_close()
         else:
             self.pause()
-            self._loop.call_later(LINGER_SECONDS * 15, self.abort)
+        if queued is not None:
+            self._loop.call_later(FAREWELL_SECONDS, self._farewell, len(queued))
+
+    def _farewell(self, left: int) -> None:
+        """Wait on while a slow peer takes something; otherwise it is gone."""
+        if self._out is None or len(self._out) >= left:
+            self.abort()
+        else:
+            self._loop.call_later(FAREWELL_SECONDS, self._farewell, len(self._out))
 
     def abort(self, why: Reason = CLOSED) -> None:
         """Close now, with a reset, dropping what is queued."""
@@ -210,7 +245,7 @@ class SocketTransport:
 
     def detach(self) -> socket.socket | None:
         """Hand the socket out, for splicing; None when writes are still queued or it is closed."""
-        if self._out is not None or self.sock is None:
+        if self._out is not None or self.sock is None or self._broken is not None:
             return None
         self.pause()
         sock, self.sock = self.sock, None
@@ -279,13 +314,13 @@ class MemoryTransport:
             self.peer.above.drained()
 
     def write(self, data: Buffer) -> bool:
-        if self.peer is not None and not self.closed:
+        if self.peer is not None and not (self.closed or self.peer.closed):
             self.peer.inbox += data
             self.peer._deliver()
         return self.room()
 
     def room(self) -> bool:
-        return self.peer is None or len(self.peer.inbox) < HIGH_WATER
+        return self.peer is None or self.peer.closed or len(self.peer.inbox) < HIGH_WATER
 
     @property
     def free(self) -> bool:
@@ -309,6 +344,9 @@ class MemoryTransport:
             self.write_eof()
             self.closed = True
             self.reading = False
+            self.inbox.clear()
+            if self.peer is not None:
+                self.peer.above.drained()
 
     def abort(self, why: Reason = CLOSED) -> None:
         if not self.closed:

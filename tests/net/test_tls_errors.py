@@ -35,7 +35,7 @@ from appliance.net.tls_errors import Fault, explain, fault
 def test_kinds(text: str, kind: str, distrust: bool) -> None:
     error = explain((text,), handshake=True)
     assert (error.kind, error.distrust) == (kind, distrust)
-    assert error.reason() == ("tls", error.text)
+    assert error.reason() == ("tls", error.text, error.kind)
 
 
 def test_the_fault_is_named() -> None:
