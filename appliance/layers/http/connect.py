@@ -9,12 +9,14 @@ from appliance.flow import Error
 from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
+from appliance.layers.http.h1_fields import Refused
 from appliance.net.egress import CannotConnect
-from appliance.net.reasons import KILLED, Gone, Killed, Reason
+from appliance.net.reasons import KILLED, Gone, Killed
 
 if TYPE_CHECKING:
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.wire import Inbound
+    from appliance.response import Response
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +40,21 @@ async def run(layer: HttpLayer, inbound: Inbound) -> None:
     flow.request = request
     flow._live = _Live(inbound)
     request.raw_content = b""
+    told = False  # http_connected or http_connect_error has been fired
     try:
         if (wait := gate(handler, "http_connect", flow, inbound)) is not None:
             await wait
+        context.server.address = (flow.request.raw_host, flow.request.raw_port)
         if flow.response is None:
             await _dial(layer, flow, inbound)
         response = flow.response
         assert response is not None
-        granted = 200 <= response.status_code < 300
-        event = "http_connected" if granted else "http_connect_error"
+        told = True
+        event = "http_connected" if _grants(response) else "http_connect_error"
         if (wait := gate(handler, event, flow, inbound)) is not None:
             await wait
-        if not granted:
+        response = flow.response or response
+        if not _grants(response):
             inbound.persistent = False
             wait = inbound.respond(response, response.raw_content or b"")
             if wait is not None:
@@ -61,8 +66,16 @@ async def run(layer: HttpLayer, inbound: Inbound) -> None:
         return
     except Gone as e:
         flow.error = Error(e.reason.text)
-        handler.worker.hooks.fire("http_connect_error", flow)
+        if not told:
+            await handler.fire("http_connect_error", flow)
         inbound.reset(e.reason)
+        return
+    except Exception as e:  # what an add-on set cannot be used
+        logger.exception("fault in a CONNECT")
+        inbound.persistent = False
+        page = pages.error(500, e.why if isinstance(e, Refused) else f"fault in the gateway: {e!r}", "", flow)
+        if (wait := inbound.respond(page, page.raw_content or b"")) is not None:
+            await wait
         return
     finally:
         flow._live = None
@@ -71,17 +84,21 @@ async def run(layer: HttpLayer, inbound: Inbound) -> None:
     await next_layer(context, inbound.tunnel())
 
 
+def _grants(response: Response) -> bool:
+    return 200 <= response.status_code < 300
+
+
 async def _dial(layer: HttpLayer, flow: HTTPFlow, inbound: Inbound) -> None:
     """With the eager strategy the server is dialled before the answer, so that a failure can be told."""
     context = layer.context
     handler = context.handler
-    request = flow.request
-    context.server.address = (request.raw_host, request.raw_port)
     if handler.worker.settings.eager:
         inbound.watch(lambda reason: None)
         try:
             await handler.upstreams.raw(context.server)
         except CannotConnect as e:
+            if inbound.why is not None:
+                raise inbound.why.error() from None
             if e.kind == "killed":
                 logger.info("%s: %s", handler.client, e.text)
             flow.error = Error(e.text)
@@ -90,5 +107,5 @@ async def _dial(layer: HttpLayer, flow: HTTPFlow, inbound: Inbound) -> None:
         finally:
             inbound.watch(None)
         if inbound.why is not None:
-            raise Gone(Reason("closed", "the client disconnected"))
+            raise inbound.why.error()
     flow.response = pages.established()

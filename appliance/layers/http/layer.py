@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from appliance.layers.base import Context, Layer
 from appliance.layers.http import connect
 from appliance.layers.http.exchange import Exchange
+from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.h1_server import H1Server
 from appliance.layers.http.pool import HttpPool
 from appliance.net.stream import Stream
+from appliance.url import hostport
 
 if TYPE_CHECKING:
     from appliance.layers.http.wire import Inbound
@@ -49,17 +51,21 @@ class HttpLayer(Layer):
                 self._direct(inbound)
             elif request.raw_authority:
                 self._host_from_target(inbound)
-        elif not request.raw_host:
+        else:
             server = self.context.server
+            if request.raw_host and inbound.refused is None:
+                self._proxy_form(inbound)
             if server.address is not None:
-                request.raw_host, request.raw_port = server.address
+                request.raw_host, request.raw_port = server.address[:2]
             request.raw_scheme = b"https" if server.tls else b"http"
+            if request.raw_http_version == b"HTTP/1.0" and "host" not in request.headers and inbound.refused is None:
+                # It goes on as HTTP/1.1, which wants one.
+                name = self.context.client.sni or request.raw_host
+                request.headers.insert(0, "Host", hostport(request.raw_scheme, name, request.raw_port))
         await Exchange(self, inbound).run()
 
     def _direct(self, inbound: Inbound) -> None:
         """An origin-form request to a proxy: somebody typed the proxy's own address into a browser."""
-        from appliance.layers.http.h1_fields import Refused
-
         address = self.context.client.sockname
         request = inbound.request
         request.raw_scheme = b"http"
@@ -72,6 +78,13 @@ class HttpLayer(Layer):
                 "this is a proxy, not a web server: enter it as the HTTP proxy of your device, "
                 f"then open http://{onboarding}/ for its certificate",
             )
+
+    def _proxy_form(self, inbound: Inbound) -> None:
+        """What one says to a proxy, said to a server: the connection tells where it goes, and nothing else does."""
+        if inbound.request.raw_method == b"CONNECT":
+            inbound.refused = Refused(400, "CONNECT was sent to a server, and the gateway is no proxy here")
+        else:
+            self._host_from_target(inbound)
 
     def _host_from_target(self, inbound: Inbound) -> None:
         """In absolute form the target counts, and Host is written anew from it (RFC 9112 §3.2.2)."""

@@ -1,4 +1,4 @@
-"""Every flow ends in `response` or in `error`, once, whatever happens; and the client is told, where it still can be."""
+"""Every flow ends in `response` or in `error`, once, whatever happens; the client is told where it still can be."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from tests.layers.http.httpkit import OK, Message, Setting, ended, read_response
 
 Act = Callable[[Setting], Awaitable[None]]
 Script = Callable[[Peer, Message], Awaitable[None]]
-TOLD = "told"
-"""The client gets a response with the status given; `reset`/`closed`: its connection ends so, without one."""
 
 
 @dataclass
 class Case:
     name: str
     ends: str  # response, error
-    client: str = ""  # a status, "reset", "closed"; "cut" = a response that does not end
+    client: str = ""  # a status; "reset", "closed": no response; "cut": one that does not end; "": not looked at
     script: Script | bytes = OK
     act: Act | None = None  # what the client does instead of a plain GET
     hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -206,11 +204,25 @@ CASES = [
     Case("killed in response later", "response", "reset", hooks={"response": kill_later}, error="killed"),
     Case("killed while waiting", "error", "reset", SLOW, killed_while_waiting, error="killed"),
     Case("killed while streaming", "error", "cut", says(SSE, "hang"), begun("kill"), error="killed"),
-    Case("killed while chunks stream", "error", "cut", says(HALF_CHUNKED, "hang"), begun("kill"), STREAMED, error="killed"),
+    Case(
+        "killed while chunks stream",
+        "error",
+        "cut",
+        says(HALF_CHUNKED, "hang"),
+        begun("kill"),
+        STREAMED,
+        error="killed",
+    ),
     Case("killed in an upload that is held", "error", "reset", OK, killed_in_upload, error="killed", reaches=False),
     Case("killed in an upload", "error", "reset", OK, killed_in_upload, STREAMED, error="killed", reaches=False),
     Case(
-        "killed when intercepted", "error", "reset", OK, killed_when_intercepted, {"request": forever}, error="killed",
+        "killed when intercepted",
+        "error",
+        "reset",
+        OK,
+        killed_when_intercepted,
+        {"request": forever},
+        error="killed",
         reaches=False,
     ),
     # the server
@@ -222,8 +234,12 @@ CASES = [
     Case("server resets in a length", "error", "502", says(HALF_LENGTH, "rst"), error="reset"),
     Case("server closes in chunks", "error", "502", says(HALF_CHUNKED), error="in the middle"),
     Case("server resets in chunks", "error", "502", says(HALF_CHUNKED, "rst"), error="reset"),
-    Case("server resets before the end of EOF", "error", "502", says(b"HTTP/1.1 200 OK\r\n\r\nab", "rst"), error="reset"),
-    Case("server closes in a streamed length", "error", "cut", says(HALF_LENGTH), hooks=STREAMED, error="in the middle"),
+    Case(
+        "server resets before the end of EOF", "error", "502", says(b"HTTP/1.1 200 OK\r\n\r\nab", "rst"), error="reset"
+    ),
+    Case(
+        "server closes in a streamed length", "error", "cut", says(HALF_LENGTH), hooks=STREAMED, error="in the middle"
+    ),
     Case("server resets in a streamed length", "error", "cut", says(HALF_LENGTH, "rst"), hooks=STREAMED, error="reset"),
     Case("server closes in streamed chunks", "error", "cut", says(HALF_CHUNKED), hooks=STREAMED, error="in the middle"),
     Case("server resets in streamed chunks", "error", "cut", says(HALF_CHUNKED, "rst"), hooks=STREAMED, error="reset"),
@@ -238,39 +254,83 @@ CASES = [
     Case("endless 1xx", "error", "", says(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000, "hang"), error="informational"),
     Case("head too large", "error", "502", says(b"HTTP/1.1 200 OK\r\nA: " + b"x" * 70000, "hang"), error="over"),
     # the client
-    Case("client resets while waiting", "error", "", SLOW, sends("GET", b"", then="rst"), error="the client disconnected"),
-    Case("client closes while waiting", "error", "", SLOW, sends("GET", b"", then="fin"), error="the client disconnected"),
+    Case(
+        "client resets while waiting", "error", "", SLOW, sends("GET", b"", then="rst"), error="the client disconnected"
+    ),
+    Case(
+        "client closes while waiting", "error", "", SLOW, sends("GET", b"", then="fin"), error="the client disconnected"
+    ),
     Case("client resets in the stream", "error", "", says(SSE, "hang"), begun("rst"), error="the client disconnected"),
     Case("client closes in the stream", "error", "", says(SSE, "hang"), begun("fin"), error="the client disconnected"),
     Case(
-        "client resets in its body", "error", "", OK, sends("POST", b"12", "Content-Length: 5", then="rst"), reaches=False
-    ),
-    Case(
-        "client closes in its body", "error", "400", OK, sends("POST", b"12", "Content-Length: 5", then="fin"),
-        error="in the middle", reaches=False,
-    ),
-    Case(
-        "client closes in its chunks", "error", "400", OK,
-        sends("POST", b"2\r\n12\r\n", "Transfer-Encoding: chunked", then="fin"), error="in the middle", reaches=False,
-    ),
-    Case(
-        "client resets in a streamed body", "error", "", OK, sends("POST", b"12", "Content-Length: 5", then="rst"), STREAMED,
+        "client resets in its body",
+        "error",
+        "",
+        OK,
+        sends("POST", b"12", "Content-Length: 5", then="rst"),
         reaches=False,
     ),
     Case(
-        "client closes in a streamed body", "error", "400", OK, sends("POST", b"12", "Content-Length: 5", then="fin"),
-        STREAMED, error="in the middle", reaches=False,
+        "client closes in its body",
+        "error",
+        "400",
+        OK,
+        sends("POST", b"12", "Content-Length: 5", then="fin"),
+        error="in the middle",
+        reaches=False,
     ),
     Case(
-        "bad chunk from the client", "error", "400", OK, sends("POST", b"+5\r\nhello\r\n", "Transfer-Encoding: chunked"),
-        error="chunk", reaches=False,
+        "client closes in its chunks",
+        "error",
+        "400",
+        OK,
+        sends("POST", b"2\r\n12\r\n", "Transfer-Encoding: chunked", then="fin"),
+        error="in the middle",
+        reaches=False,
     ),
     Case(
-        "bad chunk in a streamed body", "error", "400", OK,
-        sends("POST", b"2\r\n12\r\n+5\r\nhello\r\n", "Transfer-Encoding: chunked"), STREAMED, error="chunk", reaches=False,
+        "client resets in a streamed body",
+        "error",
+        "",
+        OK,
+        sends("POST", b"12", "Content-Length: 5", then="rst"),
+        STREAMED,
+        reaches=False,
     ),
     Case(
-        "client closes once its request is out, with Connection: close", "response", "200", OK,
+        "client closes in a streamed body",
+        "error",
+        "400",
+        OK,
+        sends("POST", b"12", "Content-Length: 5", then="fin"),
+        STREAMED,
+        error="in the middle",
+        reaches=False,
+    ),
+    Case(
+        "bad chunk from the client",
+        "error",
+        "400",
+        OK,
+        sends("POST", b"+5\r\nhello\r\n", "Transfer-Encoding: chunked"),
+        error="chunk",
+        reaches=False,
+    ),
+    Case(
+        "bad chunk in a streamed body",
+        "error",
+        "400",
+        OK,
+        sends("POST", b"2\r\n12\r\n+5\r\nhello\r\n", "Transfer-Encoding: chunked"),
+        STREAMED,
+        error="chunk",
+        reaches=False,
+    ),
+    Case(
+        "client closes once its request is out, with Connection: close",
+        "response",
+        "200",
+        OK,
         sends("GET", b"", "Connection: close", then="fin", wait=0),
     ),
     # refused
@@ -281,24 +341,60 @@ CASES = [
     Case("two Hosts", "error", "400", OK, raw(b"GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), reaches=False),
     Case("an origin's request", "error", "400", OK, raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), reaches=False),
     Case(
-        "slow head", "error", "408", OK, raw(b"GET http://a/ HTTP/1.1\r\nHo"), options={"client_header_timeout": 1},
+        "slow head",
+        "error",
+        "408",
+        OK,
+        raw(b"GET http://a/ HTTP/1.1\r\nHo"),
+        options={"client_header_timeout": 1},
         reaches=False,
     ),
     # limits
-    Case("request too large", "error", "413", OK, sends("POST", b"x" * 50, "Content-Length: 50"), options=LIMIT, reaches=False),
     Case(
-        "request too large, chunked", "error", "413", OK,
-        sends("POST", b"32\r\n" + b"x" * 50 + b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked"), options=LIMIT, reaches=False,
+        "request too large",
+        "error",
+        "413",
+        OK,
+        sends("POST", b"x" * 50, "Content-Length: 50"),
+        options=LIMIT,
+        reaches=False,
     ),
     Case(
-        "request too large, chunked and streamed", "error", "413", OK,
-        sends("POST", b"32\r\n" + b"x" * 50 + b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked"), STREAMED, LIMIT,
-        error="over body_size_limit", reaches=False,
+        "request too large, chunked",
+        "error",
+        "413",
+        OK,
+        sends("POST", b"32\r\n" + b"x" * 50 + b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+        options=LIMIT,
+        reaches=False,
+    ),
+    Case(
+        "request too large, chunked and streamed",
+        "error",
+        "413",
+        OK,
+        sends("POST", b"32\r\n" + b"x" * 50 + b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+        STREAMED,
+        LIMIT,
+        error="over body_size_limit",
+        reaches=False,
     ),
     Case("response too large", "error", "502", says(BIG, "hang"), options=LIMIT, error="over body_size_limit"),
-    Case("response too large, chunked", "error", "502", says(BIG_CHUNKED, "hang"), options=LIMIT, error="over body_size_limit"),
     Case(
-        "response too large, chunked and streamed", "error", "cut", says(BIG_CHUNKED, "hang"), hooks=STREAMED, options=LIMIT,
+        "response too large, chunked",
+        "error",
+        "502",
+        says(BIG_CHUNKED, "hang"),
+        options=LIMIT,
+        error="over body_size_limit",
+    ),
+    Case(
+        "response too large, chunked and streamed",
+        "error",
+        "cut",
+        says(BIG_CHUNKED, "hang"),
+        hooks=STREAMED,
+        options=LIMIT,
         error="over body_size_limit",
     ),
     # add-ons
@@ -312,14 +408,49 @@ CASES = [
         Case(f"answered in {hook}", "response", "403", hooks={hook: answers}, reaches=hook.startswith("resp"))
         for hook in ("requestheaders", "request", "responseheaders", "response")
     ],
-    Case("request stream raises", "error", "500", OK, sends("POST", b"hello", "Content-Length: 5"), {"requestheaders": fails_in_stream}, reaches=False, error="stream"),
-    Case("request stream gives text", "error", "500", OK, sends("POST", b"hello", "Content-Length: 5"), {"requestheaders": strings_in_stream}, reaches=False, error="str"),
+    Case(
+        "request stream raises",
+        "error",
+        "500",
+        OK,
+        sends("POST", b"hello", "Content-Length: 5"),
+        {"requestheaders": fails_in_stream},
+        reaches=False,
+        error="stream",
+    ),
+    Case(
+        "request stream gives text",
+        "error",
+        "500",
+        OK,
+        sends("POST", b"hello", "Content-Length: 5"),
+        {"requestheaders": strings_in_stream},
+        reaches=False,
+        error="str",
+    ),
     Case("response stream raises", "error", "cut", hooks={"responseheaders": fails_in_response_stream}, error="stream"),
     # us
     Case("shutdown while waiting", "error", "closed", SLOW, shut_down, error="shutting down"),
-    Case("shutdown in a hook", "error", "", SLOW, shut_down_in_hook, {"requestheaders": forever}, error="shutting down", reaches=False),
-    Case("client resets in a hook", "error", "", OK, sends("GET", b"", then="rst", wait=0.05), {"request": sleeps}, reaches=False),
-]  # fmt: skip
+    Case(
+        "shutdown in a hook",
+        "error",
+        "",
+        SLOW,
+        shut_down_in_hook,
+        {"requestheaders": forever},
+        error="shutting down",
+        reaches=False,
+    ),
+    Case(
+        "client resets in a hook",
+        "error",
+        "",
+        OK,
+        sends("GET", b"", then="rst", wait=0.05),
+        {"request": sleeps},
+        reaches=False,
+    ),
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
