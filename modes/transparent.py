@@ -46,7 +46,7 @@ class Transparent(TcpMode):
             try:
                 listener.bind(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, address)
             except PermissionError:
-                logger.debug("%s: TCP only, TPROXY of UDP needs CAP_NET_ADMIN", self.spec.full_spec)
+                logger.debug("%s: TCP only, TPROXY of UDP needs CAP_NET_RAW or CAP_NET_ADMIN", self.spec.full_spec)
             except OSError as e:
                 logger.warning("%s: TCP only, UDP port %d: %s", self.spec.full_spec, address[1], e.strerror)
             else:

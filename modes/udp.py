@@ -61,7 +61,7 @@ class UdpListener:
         self._sock: socket.socket
 
     def bind(self, family: int, address: Address) -> None:
-        """:raises PermissionError: TPROXY needs CAP_NET_ADMIN. :raises OSError: it cannot be bound."""
+        """:raises PermissionError: TPROXY needs CAP_NET_RAW or CAP_NET_ADMIN. :raises OSError: it cannot be bound."""
         self._sock = sock = _transparent(family)
         try:
             if family == socket.AF_INET6:
@@ -103,13 +103,15 @@ class UdpListener:
         """A flow for the first datagram of a client to a destination; None: it is not to be served."""
         peer = key[0]
         wanted = original_destination(key[1])
-        if wanted is None or (wanted[1] == self._sock.getsockname()[1] and is_local(wanted[0])):
+        if wanted is None or (wanted not in self._answering and is_local(wanted[0])):
+            # Besides, a socket to answer from would take the datagrams of whoever really serves that address here.
             self._warn.log(
                 logging.WARNING,
-                "direct",
-                "%s: a datagram was sent to the transparent listener itself, so there is no original destination; "
-                "UDP needs TPROXY (REDIRECT hides it)",
+                wanted,
+                "%s: a datagram for this machine itself (%s), not through it: leave local addresses out of the rules, "
+                "and use TPROXY for UDP, as REDIRECT hides where it was going",
                 peer[0],
+                wanted and wanted[0],
             )
             return None
         if len(self.flows) >= MAX_FLOWS or self._host.full():

@@ -1,6 +1,6 @@
 """ICMP port unreachable in a destination's name: what a client hears when the server it wanted refuses its datagrams.
 
-Needs CAP_NET_RAW and CAP_NET_ADMIN, which a gateway under TPROXY usually has; without them the client hears nothing.
+Needs CAP_NET_RAW, which a gateway under TPROXY usually has; without it the client hears nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.gateway_proc import Gateway
+from tests.lab.gateway_proc import LOCKGATE, Gateway
 from tests.lab.labkit import ECHO, Lab
 
 ADDON = """
@@ -145,15 +145,48 @@ def test_nobody_listens_and_the_standard_event_loop(lab: Lab) -> None:
             assert ask(udp, b"%d" % i) == b"%d" % i
 
 
-def test_sent_to_the_listener_itself(lab: Lab) -> None:
+def test_sent_to_this_machine_itself(lab: Lab) -> None:
     with gateway(lab) as gw:
         for address in (lab.gateway.v4, lab.gateway.v6):
-            with lab.client.udp(address, 8081, timeout=0.2) as udp:
-                udp.send(b"hello?")
-                with pytest.raises(TimeoutError):
-                    udp.recv(100)
-        gw.wait_output("UDP needs TPROXY")
+            unanswered(lab.client.udp(address, 8081, timeout=0.2))
+        gw.wait_output("for this machine itself")
         assert "start udp" not in gw.output
+    with lab.gateway_proc("-m", "transparent@8081", addon=ADDON) as gw, lab.redirect(8081, "redirect", udp=True):
+        unanswered(lab.client.udp("origin.test", ECHO, timeout=0.2))
+        gw.wait_output("use TPROXY for UDP")
+        assert "start udp" not in gw.output
+
+
+def unanswered(udp: socket.socket) -> None:
+    with udp:
+        udp.send(b"hello?")
+        with pytest.raises(TimeoutError):
+            udp.recv(100)
+
+
+def test_no_more_flows_than_there_is_room_for(lab: Lab) -> None:
+    with gateway(lab, max_connections=3) as gw, contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(lab.client.udp("origin.test", ECHO, timeout=0.3)) for _ in range(4)]
+        for sock in socks[:3]:
+            assert ask(sock, b"one of three") == b"one of three"
+        socks[3].send(b"the fourth")
+        with pytest.raises(TimeoutError):
+            socks[3].recv(100)
+        assert ask(socks[0], b"still here") == b"still here"
+        gw.wait_output("UDP flows are open, no more are taken")
+        gw.wait_output("server_disconnected")
+        assert ask(socks[3], b"now") == b"now"
+
+
+def test_without_the_right_to_take_datagrams_there_is_tcp(lab: Lab) -> None:
+    command = ("setpriv", "--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw", *LOCKGATE)
+    options = {"termlog_verbosity": "debug"}
+    with lab.gateway_proc("-m", "transparent@8081", command=command, options=options) as gw, lab.redirect(8081):
+        gw.wait_output("TCP only, TPROXY of UDP needs CAP_NET_RAW")
+        assert 8081 not in lab.gateway.listening("udp")
+        with lab.client.connect("origin.test", ECHO) as tcp:
+            tcp.sendall(b"hello")
+            assert tcp.recv(100) == b"hello"
 
 
 def test_silence_of_the_server_ends_the_flow(lab: Lab) -> None:
