@@ -1,0 +1,136 @@
+"""The table of flows behind one socket. What needs TPROXY is in tests/lab/test_udp.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+import modes.udp
+from appliance.arrival import Arrival, Host
+from appliance.layers.modes import TransparentProxy
+from appliance.net.datagrams import SharedDatagrams
+from appliance.net.reasons import CLOSED, KILLED
+from appliance.net.stream import Net
+from modes.spec import ModeSpec
+from modes.udp import UdpListener, original_destination
+from tests.harness import until
+
+
+class Gateway(Host):
+    """Keeps what arrives; nothing is carried."""
+
+    def __init__(self) -> None:
+        self.net = Net(asyncio.get_running_loop())
+        self.arrivals: list[Arrival] = []
+        self.is_full = False
+
+    def full(self) -> bool:
+        return self.is_full
+
+    async def arrive(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+
+    def flow(self, number: int) -> SharedDatagrams:
+        transport = self.arrivals[number].transport
+        assert isinstance(transport, SharedDatagrams)
+        return transport
+
+
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+@pytest.fixture
+async def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+def listener(gateway: Gateway, client: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[UdpListener]:
+    """On loopback, where the listener's own address is what the client wanted."""
+    monkeypatch.setattr(modes.udp, "is_local", lambda ip: False)
+    monkeypatch.setattr(modes.udp, "DEAF_SECONDS", 0.2)
+    made = UdpListener(ModeSpec.parse("transparent@0"), gateway, TransparentProxy, gateway.arrive)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    try:
+        made.bind(socket.AF_INET, address)
+    except PermissionError:
+        pytest.skip("needs CAP_NET_RAW or CAP_NET_ADMIN (IP_TRANSPARENT)")
+    client.connect(address)
+    yield made
+    made.close()
+    made.close()
+
+
+async def test_one_flow_for_a_client_and_a_destination(
+    gateway: Gateway, listener: UdpListener, client: socket.socket
+) -> None:
+    for i in range(100):
+        client.send(b"%d" % i)
+    await until(lambda: gateway.arrivals and gateway.flow(0).received == 100)
+    assert await gateway.flow(0).receive() == [b"%d" % i for i in range(100)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.sendto(b"other", client.getpeername())
+        await until(lambda: len(gateway.arrivals) == 2)
+        arrival = gateway.arrivals[1]
+        assert arrival.client.peername == ("127.0.0.1", other.getsockname()[1])
+    assert arrival.wanted == arrival.client.sockname == client.getpeername()
+    assert arrival.client.transport_protocol == "udp"
+    assert len(listener.flows) == 2
+    gateway.flow(0).close()
+    assert len(listener.flows) == 1
+    client.send(b"begins anew")
+    await until(lambda: len(gateway.arrivals) == 3)
+
+
+async def test_a_killed_flow_stays_dead_for_a_while(
+    gateway: Gateway, listener: UdpListener, client: socket.socket
+) -> None:
+    client.send(b"x")
+    await until(lambda: gateway.arrivals)
+    gateway.flow(0).abort(KILLED)
+    for _ in range(3):
+        client.send(b"again")
+        await asyncio.sleep(0.02)
+    assert len(gateway.arrivals) == 1
+    await until(lambda: not listener.flows)
+    client.send(b"later")
+    await until(lambda: len(gateway.arrivals) == 2)
+
+
+async def test_bounds(
+    gateway: Gateway, listener: UdpListener, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes.udp, "MAX_FLOWS", 2)
+    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(4)]
+    for sock in socks:
+        sock.sendto(b"x", client.getpeername())
+    await until(lambda: listener.refused == 2)
+    assert len(gateway.arrivals) == 2
+    gateway.flow(0).close(why=CLOSED)
+    gateway.is_full = True
+    socks[3].sendto(b"x", client.getpeername())
+    await until(lambda: listener.refused == 3)
+    gateway.is_full = False
+    socks[3].sendto(b"x", client.getpeername())
+    await until(lambda: len(gateway.arrivals) == 3)
+    for sock in socks:
+        sock.close()
+
+
+def test_original_destination() -> None:
+    four = struct.pack("=H", socket.AF_INET) + b"\0\x35" + socket.inet_aton("192.0.2.1") + bytes(8)
+    assert original_destination(four) == ("192.0.2.1", 53)
+    six = struct.pack("=H", socket.AF_INET6) + b"\x01\xbb" + bytes(4) + socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+    assert original_destination(six + bytes(4)) == ("2001:db8::1", 443)
+    for odd in (b"", four[:15], six + bytes(5)):
+        assert original_destination(odd) is None
