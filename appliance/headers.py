@@ -72,7 +72,7 @@ class Headers(MultiDict[str, str]):
         return new
 
     def names(self) -> list[bytes]:
-        """The field names in lower case, one for each of `fields`. Kept until `fields` is another tuple; do not change it."""
+        """The field names in lower case, one for each of `fields`. Do not change it: it is kept while `fields` is."""
         fields = self.fields
         if self._named is not fields:
             self._names = [name.lower() for name, _ in fields]

@@ -46,8 +46,8 @@ class Stream:
 
     buf: bytes read and not yet consumed. eof: the peer sends no more. why: set once the stream is lost.
     on_gone: called once when the peer ends or is lost; for whoever works for it.
-    stirred: set by every byte in, and when what was queued has left; the sweep clears it. deadline: loop time by which what is awaited must be
-    there, 0 = none.
+    stirred: set by every byte in, and when what was queued has left; the sweep clears it. deadline: loop
+    time by which what is awaited must be there, 0 = none.
     """
 
     __slots__ = (

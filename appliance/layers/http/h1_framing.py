@@ -67,7 +67,9 @@ def framing(fields: Fields, version: bytes = b"HTTP/1.1", names: Sequence[bytes]
 def scan(
     fields: Fields, version: bytes, names: Sequence[bytes] | None = None
 ) -> tuple[Framing, bytes | None, bytes | None]:
-    """One pass over the fields: (framing, Host, Expect other than 100-continue). names: theirs in lower case, if at hand.
+    """One pass over the fields: (framing, Host, Expect other than 100-continue).
+
+    names: theirs in lower case, if at hand.
 
     Raises Refused: 400 for repeated or malformed Content-Length, both framing fields, Transfer-Encoding repeated or in
     HTTP/1.0, repeated Host; 501 for a transfer coding other than exactly `chunked`.

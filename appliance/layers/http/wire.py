@@ -103,7 +103,10 @@ class HttpServer(Protocol):
 
 
 class HttpClient(Protocol):
-    """The server-facing end of one connection. `room`: how many more requests it takes at once now. `usable`: any ever."""
+    """The server-facing end of one connection.
+
+    room: how many more requests it takes at once now. usable: any ever.
+    """
 
     usable: bool
 
