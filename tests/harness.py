@@ -1,6 +1,6 @@
 """A gateway in the test's own process: a Worker over loopback sockets or memory, real TLS on both sides, fake add-ons.
 
-Fixtures (tests/conftest.py): `rigs` makes Rigs and ends them with the test; `pki` is the origins' root and certificates.
+Fixtures (tests/conftest.py): `rigs` makes Rigs and ends them with the test; `pki`: the origins' root and certificates.
 
     async def test_it(rigs):
         events = Events()
