@@ -341,3 +341,28 @@ def cpu() -> Iterator[Callable[[], float]]:
 
 
 Make = Callable[..., Awaitable[Rig]]
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a loopback TCP connection, non-blocking."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    for sock in (near, far):
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+def rst(sock: socket.socket) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+async def recv_all(sock: socket.socket) -> bytes:
+    """Everything to the end. :raises ConnectionResetError: as it says."""
+    loop, parts = asyncio.get_running_loop(), []
+    while data := await asyncio.wait_for(loop.sock_recv(sock, 1 << 18), 10):
+        parts.append(data)
+    return b"".join(parts)

@@ -12,10 +12,9 @@ import fcntl
 import os
 import socket
 import struct
-import termios
 
 from appliance.net.reasons import CLOSED, Reason
-from appliance.net.transport import reason_of
+from appliance.net.transport import queued, reason_of
 
 PIPE_SIZE = 1 << 20
 ROUNDS = 4
@@ -212,7 +211,7 @@ class Splice:
         if reason is not CLOSED:
             for sock in self._socks:
                 with contextlib.suppress(OSError):
-                    if reason.kind != "reset" or not _queued(sock):
+                    if reason.kind != "reset" or not queued(sock):
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
         self._finish(reason)
 
@@ -223,8 +222,3 @@ class Splice:
             sock.close()
         if not self.done.done():
             self.done.set_result(reason)
-
-
-def _queued(sock: socket.socket) -> int:
-    """Bytes in the kernel that the peer has not acknowledged; a reset would throw them away."""
-    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])

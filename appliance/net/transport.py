@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
 import struct
+import termios
 from contextlib import suppress
 from typing import Protocol
 
@@ -210,27 +212,27 @@ class SocketTransport:
         if self.sock is None or self._close_asked:
             return
         self._close_asked = True
-        queued = self._out
         if linger:
             self.write_eof()
             self._close_asked = False
             self.above = _Drain(self)
             self.resume()
-            if queued is None:
-                self._loop.call_later(LINGER_SECONDS, self.abort)
-        elif queued is None:
+        elif self._out is None:
             self._really_close()
+            return
         else:
             self.pause()
-        if queued is not None:
-            self._loop.call_later(FAREWELL_SECONDS, self._farewell, len(queued))
+        self._loop.call_later(LINGER_SECONDS, self._farewell, None)
 
-    def _farewell(self, left: int) -> None:
-        """Wait on while a slow peer takes something; otherwise it is gone."""
-        if self._out is None or len(self._out) >= left:
-            self.abort()
+    def _farewell(self, before: int | None) -> None:
+        """End it, unless a slow peer is still taking what we said. before: bytes it had not taken the last time."""
+        if self.sock is None:
+            return
+        left = queued(self.sock) + len(self._out or b"")
+        if left and (before is None or left < before):
+            self._loop.call_later(FAREWELL_SECONDS, self._farewell, left)
         else:
-            self._loop.call_later(FAREWELL_SECONDS, self._farewell, len(self._out))
+            self.abort()
 
     def abort(self, why: Reason = CLOSED) -> None:
         """Close now, with a reset, dropping what is queued."""
@@ -355,6 +357,14 @@ class MemoryTransport:
             if self.peer is not None and not self.peer.closed:
                 self.peer.closed = True
                 self.peer.above.lost(Reason("reset", "connection reset by peer"))
+
+
+def queued(sock: socket.socket) -> int:
+    """Bytes that the kernel holds for the peer, sent or not, and it has not acknowledged. A reset throws them away."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0
 
 
 def reason_of(e: OSError) -> Reason:

@@ -1,0 +1,158 @@
+"""Bytes from stream to stream in user space."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from appliance.net.reasons import KILLED, Killed, Reason, Reset
+from appliance.net.relay import both, pour
+from appliance.net.stream import Net, Stream
+from tests.harness import recv_all, rst, tcp_pair, until
+
+
+@pytest.fixture
+async def net() -> AsyncIterator[Net]:
+    yield Net(asyncio.get_running_loop())
+
+
+async def test_pour_to_the_end(net: Net) -> None:
+    a, src = Stream.pair(net)
+    dst, z = Stream.pair(net)
+    a.write(b"already there, ")
+    seen = bytearray()
+    task = asyncio.ensure_future(pour(src, dst, tap=seen.extend))
+    await asyncio.sleep(0)
+    a.write(b"and more")
+    a.write_eof()
+    assert await task == 23
+    assert await z.read() == b"already there, and more" == seen
+    assert not z.eof, "the end is not passed on"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4, 5, 9, 10])
+@pytest.mark.parametrize("before", [0, 3, 5, 10])
+async def test_a_limit_leaves_the_rest_unread(net: Net, limit: int, before: int) -> None:
+    a, src = Stream.pair(net)
+    dst, z = Stream.pair(net)
+    data = b"0123456789"
+    a.write(data[:before])
+    task = asyncio.ensure_future(pour(src, dst, limit))
+    await asyncio.sleep(0)
+    a.write(data[before:])
+    assert await asyncio.wait_for(task, 1) == limit
+    assert bytes(z.buf) == data[:limit]
+    assert await asyncio.wait_for(src.peek(10 - limit), 1) == data[limit:]
+    a.write(b"next")
+    assert await asyncio.wait_for(src.peek(14 - limit), 1) == data[limit:] + b"next", "reading goes on"
+
+
+async def test_less_than_the_limit_when_the_source_ends(net: Net) -> None:
+    a, src = Stream.pair(net)
+    dst, _ = Stream.pair(net)
+    a.write(b"abc")
+    a.write_eof()
+    assert await pour(src, dst, 10) == 3
+
+
+async def test_a_lost_source(net: Net) -> None:
+    a, src = Stream.pair(net)
+    dst, z = Stream.pair(net)
+    task = asyncio.ensure_future(pour(src, dst))
+    await asyncio.sleep(0)
+    a.write(b"abc")
+    a.abort()
+    with pytest.raises(Reset):
+        await task
+    assert bytes(z.buf) == b"abc"
+
+
+@pytest.mark.parametrize("when", ["before", "while waiting"])
+async def test_a_lost_receiver_ends_it_although_the_source_is_silent(net: Net, when: str) -> None:
+    _a, src = Stream.pair(net)
+    dst, z = Stream.pair(net)
+    if when == "before":
+        z.abort()
+    task = asyncio.ensure_future(pour(src, dst))
+    await asyncio.sleep(0.01)
+    z.abort()
+    with pytest.raises(Reset):
+        await asyncio.wait_for(task, 1)
+    assert src.why is None
+    assert dst.on_gone is None
+
+
+async def test_a_receiver_that_is_killed_by_the_first_piece(net: Net) -> None:
+    a, src = Stream.pair(net)
+    dst, _ = Stream.pair(net)
+    a.write(b"one")
+    task = asyncio.ensure_future(pour(src, dst, tap=lambda data: dst.abort(KILLED)))
+    with pytest.raises(Killed):
+        await asyncio.wait_for(task, 1)
+
+
+async def test_the_receivers_own_end_does_not_disturb(net: Net) -> None:
+    a, src = Stream.pair(net)
+    dst, z = Stream.pair(net)
+    heard: list[Reason] = []
+    dst.on_gone = heard.append
+    task = asyncio.ensure_future(pour(src, dst))
+    await asyncio.sleep(0)
+    z.write_eof()
+    a.write(b"goes on")
+    a.write_eof()
+    assert await task == 7
+    assert len(heard) == 1, "who listened before still hears it"
+
+
+async def test_a_slow_receiver_pauses_the_source(net: Net) -> None:
+    loop = asyncio.get_running_loop()
+    (a, b), (c, d) = tcp_pair(), tcp_pair()
+    src, dst = Stream.over_socket(net, b), Stream.over_socket(net, c)
+    total = 30 << 20
+    sending = asyncio.ensure_future(loop.sock_sendall(a, bytes(total)))
+    pouring = asyncio.ensure_future(pour(src, dst, total))
+    await asyncio.sleep(0.3)
+    assert not sending.done()
+    held = len(src.buf) + len(dst.below._out or b"")  # type: ignore[attr-defined]
+    assert held < 1 << 20
+    got = 0
+    while got < total:
+        got += len(await loop.sock_recv(d, 1 << 20))
+    await sending
+    assert await pouring == total
+    src.abort()
+    dst.abort()
+    a.close()
+    d.close()
+
+
+async def test_both_ways_with_half_closes(net: Net) -> None:
+    (a, b), (c, d) = tcp_pair(), tcp_pair()
+    loop = asyncio.get_running_loop()
+    counts = [0, 0]
+    task = asyncio.ensure_future(both(Stream.over_socket(net, b), Stream.over_socket(net, c), counts))
+    await loop.sock_sendall(a, b"question")
+    a.shutdown(1)
+    assert await recv_all(d) == b"question"
+    await loop.sock_sendall(d, b"a longer answer")
+    d.shutdown(1)
+    assert await recv_all(a) == b"a longer answer"
+    await asyncio.wait_for(task, 2)
+    assert counts == [8, 15]
+
+
+async def test_both_ways_end_with_a_reset(net: Net) -> None:
+    (a, b), (c, d) = tcp_pair(), tcp_pair()
+    left, right = Stream.over_socket(net, b), Stream.over_socket(net, c)
+    task = asyncio.ensure_future(both(left, right, [0, 0]))
+    await asyncio.sleep(0.01)
+    rst(a)
+    with pytest.raises(Reset):
+        await asyncio.wait_for(task, 2)
+    await until(lambda: left.why is not None)
+    assert right.why is None
+    right.abort()
+    d.close()
