@@ -88,8 +88,8 @@ class TlsTransport:
             return False
         n = SSL_do_handshake(self._ssl)
         if n == 1:
+            self._done = None  # first: in memory the peer's answer comes within the flush
             self._flush()
-            self._done = None
             done.set_result(None)
             return True
         error = SSL_get_error(self._ssl, n)

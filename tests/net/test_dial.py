@@ -137,7 +137,7 @@ async def test_timeout_and_cancellation_leave_nothing_open() -> None:
             filler.connect_ex(address)
             fillers.append(filler)
         before = descriptors()
-        with pytest.raises(DialError, match="no connection within 0.2 s"):
+        with pytest.raises(DialError, match=r"no connection within 0\.2 s"):
             await to(*address, seconds=0.2)
         assert descriptors() == before
         task = asyncio.ensure_future(to(*address))
