@@ -11,6 +11,7 @@ from appliance import ctx
 from appliance.addons.switch import Switch
 from appliance.http import Headers, HTTPFlow, Request, Response
 from appliance.status_codes import RESPONSES
+from appliance.tls import ClientHelloData
 
 ALIAS = "mitm.it"
 """The name that users of mitmproxy know."""
@@ -75,8 +76,7 @@ class Page:
     name = "portal page"
 
     def __init__(self, host: str) -> None:
-        self._host = host.lower().rstrip(".")
-        self._hosts = frozenset({self._host, ALIAS})
+        self._hosts = frozenset({host.lower().rstrip("."), ALIAS})
         self._policy = f"default-src 'none'; style-src 'sha256-{_sha256(_STYLE)}'; frame-ancestors 'none'".encode()
 
     def http_connect(self, flow: HTTPFlow) -> None:
@@ -84,11 +84,14 @@ class Page:
         if flow.request.raw_host.lower() in self._hosts and flow.response is None:
             flow.response = _response(200, b"Connection established", (), b"")
 
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        address = data.context.server.address
+        if address is not None and address[0].lower() in self._hosts:
+            data.establish_server_tls_first = False
+
     def requestheaders(self, flow: HTTPFlow) -> None:
         request = flow.request
         if request.raw_host in self._hosts or self._meant(request):
-            if not request.raw_host:  # in a tunnel that has no server
-                request.raw_host, request.raw_port = self._host, 443 if request.raw_scheme == b"https" else 80
             flow.response = self._answer(request)
 
     def _meant(self, request: Request) -> bool:
