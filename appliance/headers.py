@@ -43,7 +43,7 @@ class Headers(MultiDict[str, str]):
     __slots__ = ("_named", "_names")
     fields: tuple[Field, ...]
     _named: tuple[Field, ...] | None
-    _names: list[bytes]
+    _names: tuple[bytes, ...]
 
     def __init__(self, fields: Iterable[Field] = (), **named: str | bytes) -> None:
         """`Headers([(b"Host", b"a.example")], content_type="text/plain")`; `_` in a keyword stands for `-`.
@@ -60,7 +60,7 @@ class Headers(MultiDict[str, str]):
             self[keyword.replace("_", "-")] = text
 
     @classmethod
-    def trusted(cls, fields: tuple[Field, ...], names: list[bytes] | None = None) -> Self:
+    def trusted(cls, fields: tuple[Field, ...], names: tuple[bytes, ...] | None = None) -> Self:
         """Take over a tuple that a parser made, and the lower-case names if it has them: neither copied nor checked."""
         new = cls.__new__(cls)
         new.fields = fields
@@ -71,11 +71,11 @@ class Headers(MultiDict[str, str]):
             new._names = names
         return new
 
-    def names(self) -> list[bytes]:
+    def names(self) -> tuple[bytes, ...]:
         """The field names in lower case, one for each of `fields`. Do not change it: it is kept while `fields` is."""
         fields = self.fields
         if self._named is not fields:
-            self._names = [name.lower() for name, _ in fields]
+            self._names = tuple([name.lower() for name, _ in fields])
             self._named = fields
         return self._names
 
@@ -90,6 +90,10 @@ class Headers(MultiDict[str, str]):
     @staticmethod
     def _store(item: Any) -> bytes:
         return to_bytes(item)
+
+    def set_state(self, state: Iterable[Iterable[Any]]) -> None:
+        super().set_state(state)
+        self._named = None
 
     @staticmethod
     def _show(item: Any) -> str:
@@ -138,7 +142,7 @@ class Headers(MultiDict[str, str]):
         fields = self.fields
         if key not in names:
             self.fields = self._named = (*fields, (raw, data))
-            names.append(key)
+            self._names = (*names, key)
         elif names.count(key) > 1:
             self.set_all(raw, (data,))
         else:

@@ -56,7 +56,8 @@ class Framing:
     connection_tokens: frozenset[bytes] | None = None
     hop: bool = False
     _only: tuple[bytes, bytes] | None = None
-    """The one field that strip_hop takes out, when it is as simple as that."""
+    """The one field that strip_hop takes out, when it is as simple as that, and where it stands."""
+    _at: int = 0
 
 
 def framing(fields: Fields, version: bytes = b"HTTP/1.1", names: Sequence[bytes] | None = None) -> Framing:
@@ -82,6 +83,7 @@ def scan(
     expect: bytes | None = None
     hops = 0
     only: tuple[bytes, bytes] | None = None
+    only_at = 0
     if names is None:
         names = [name.lower() for name, _ in fields]
     for at, name in enumerate(names):
@@ -107,7 +109,7 @@ def scan(
         else:
             hops += 1
             if kind == _CONNECTION:
-                only = field
+                only, only_at = field, at
                 connection = value if connection is None else connection + b"," + value
             elif kind == _UPGRADE:
                 upgrade = value if upgrade is None else upgrade + b", " + value
@@ -154,7 +156,8 @@ def scan(
     frame.expect_continue = expect_continue
     frame.connection_tokens = tokens
     frame.hop = hops > 0
-    frame._only = only
+    if only is not None:
+        frame._only, frame._at = only, only_at
     return frame, host, expect
 
 
@@ -185,8 +188,11 @@ def strip_hop(fields: Fields, framing: Framing, *, upgrading: bool = True) -> Fi
     """
     if not framing.hop:
         return fields
-    if framing._only is not None and framing._only in fields:
-        at = fields.index(framing._only)
+    only = framing._only
+    if only is not None:
+        at = framing._at
+        if at >= len(fields) or fields[at] is not only:
+            at = fields.index(only)
         return fields[:at] + fields[at + 1 :]
     drop = hop_names(framing)
     upgrade = framing.upgrade is not None and upgrading

@@ -9,6 +9,7 @@ accepts, fragments, bad Host values, unknown expectations, status 600..998 — a
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import h11
@@ -77,7 +78,7 @@ class RequestHead:
         framing: Framing,
         host: bytes | None,
         split: Target | None = None,
-        names: list[bytes] | None = None,
+        names: tuple[bytes, ...] | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -106,7 +107,7 @@ class ResponseHead:
         reason: bytes,
         fields: Fields,
         framing: Framing,
-        names: list[bytes] | None = None,
+        names: tuple[bytes, ...] | None = None,
     ) -> None:
         self.version = version
         self.status = status
@@ -125,6 +126,30 @@ def _persistent(version: bytes, framing: Framing) -> bool:
     return not framing.close and (version == b"HTTP/1.1" or framing.keep_alive)
 
 
+_Usual = tuple[Fields, tuple[bytes, ...], Framing, bytes | None, bytes | None]
+_REMEMBERED: Final = 2048
+
+
+def _usual(lines: bytes, version: bytes) -> _Usual | None:
+    """(fields, their lower-case names, framing, Host, odd Expect) of field lines of the usual shape, None for others.
+
+    `lines` starts with the LF of the start line. Raises Refused.
+    """
+    # A client or server sends much the same lines again and again on a connection: then only a look-up is paid.
+    return _remembered(lines, version) if len(lines) <= _REMEMBERED else _read(lines, version)
+
+
+def _read(lines: bytes, version: bytes) -> _Usual | None:
+    fields = usual_fields(lines, 1)
+    if fields is None:
+        return None
+    names = tuple([name.lower() for name, _ in fields])
+    return (fields, names, *scan(fields, version, names))
+
+
+_remembered = lru_cache(maxsize=256)(_read)
+
+
 def parse_request(block: bytes, strict: bool = True) -> RequestHead:
     """A request head from the bytes up to and including the empty line.
 
@@ -132,13 +157,14 @@ def parse_request(block: bytes, strict: bool = True) -> RequestHead:
     (transfer coding), 505 (version).
     """
     match = _REQUEST_LINE.match(block)
-    fields = usual_fields(block, match.end()) if match is not None else None
-    if match is None or fields is None:
+    usual = _usual(block[match.end() - 1 :], match[3]) if match is not None else None
+    if match is None or usual is None:
         method, target, version, fields = _unusual_request(block, strict)
+        names = tuple([name.lower() for name, _ in fields])
+        frame, host, expect = scan(fields, version, names)
     else:
         method, target, version = match.groups()
-    names = [name.lower() for name, _ in fields]
-    frame, host, expect = scan(fields, version, names)
+        fields, names, frame, host, expect = usual
     if host is None:
         if version == b"HTTP/1.1":
             raise Refused(400, "no Host")
@@ -159,16 +185,17 @@ def parse_response(block: bytes, strict: bool = True) -> ResponseHead:
     A missing reason phrase, and the missing blank before it, are accepted. Status is 100..599, or 999.
     """
     match = _STATUS_LINE.match(block)
-    fields = usual_fields(block, match.end()) if match is not None else None
-    if match is None or fields is None:
+    usual = _usual(block[match.end() - 1 :], match[1]) if match is not None else None
+    if match is None or usual is None:
         version, code, reason, fields = _unusual_response(block, strict)
+        names = tuple([name.lower() for name, _ in fields])
+        frame = scan(fields, version, names)[0]
     else:
         version, code, reason = match.groups(b"")
+        fields, names, frame, _, _ = usual
     status = int(code)
     if status >= 600 and status != 999 and strict:
         raise Refused(400, f"status {status} is out of range")
-    names = [name.lower() for name, _ in fields]
-    frame = scan(fields, version, names)[0]
     if frame.chunked and (status < 200 or status == 204):
         raise Refused(400, f"Transfer-Encoding on a {status}")
     return ResponseHead(version, status, reason, fields, frame, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -40,13 +41,12 @@ class HttpLayer(Layer):
         codec = H1Server(client, settings.max_head, settings.header_timeout, settings.strict)
         await codec.serve(self.handle)
 
-    async def handle(self, inbound: Inbound) -> None:
+    def handle(self, inbound: Inbound) -> Awaitable[None]:
         """One request: fill in where it goes, and run it."""
         request = inbound.request
         if self.mode is HTTPMode.regular:
             if request.raw_method == b"CONNECT" and inbound.refused is None:
-                await connect.run(self, inbound)
-                return
+                return connect.run(self, inbound)
             if inbound.refused is None and not request.raw_host:
                 self._direct(inbound)
             elif request.raw_authority:
@@ -62,7 +62,7 @@ class HttpLayer(Layer):
                 # It goes on as HTTP/1.1, which wants one.
                 name = self.context.client.sni or request.raw_host
                 request.headers.insert(0, "Host", hostport(request.raw_scheme, name, request.raw_port))
-        await Exchange(self, inbound).run()
+        return Exchange(self, inbound).run()
 
     def _direct(self, inbound: Inbound) -> None:
         """An origin-form request to a proxy: somebody typed the proxy's own address into a browser."""
