@@ -27,7 +27,11 @@ from appliance.exceptions import ModeError, OptionsError
 class Gateway:
     def __init__(self, options):
         self.options, self.over = options, asyncio.Event()
+    async def tick(self):  # as the worker's sweep: without uvloop it is what gets a signal noticed in any case
+        while True:
+            await asyncio.sleep(0.5)
     async def run(self):
+        self.ticking = asyncio.create_task(self.tick())
         if self.options.listen_port == 1:
             raise ModeError("127.0.0.1:1 is in use")
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
