@@ -196,9 +196,9 @@ class Upstreams:
         except (Gone, ValueError, TypeError) as e:
             fault = f"TLS with the server failed: {e}"
         if fault is not None:
-            if data.ssl_conn is not None and (verify := tls_context.verify_fault(data.ssl_conn)):
+            if stream.tls is not None and (verify := tls_context.verify_fault(stream.tls.conn)):
                 fault, kind = f"the certificate of {server.sni} {verify.text}", "certificate"
-                server.certificate_list = tls_context.certificates(data.ssl_conn)
+                server.certificate_list = tls_context.certificates(stream.tls.conn)
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
                 await handler.fire("tls_failed_server", data)
