@@ -209,20 +209,23 @@ class SocketTransport:
         linger: half-close first and swallow what the peer still sends for a while, so that the kernel does not answer
         it with a reset that would destroy our last words (RFC 9112 §9.6).
         """
-        if self.sock is None or self._close_asked:
+        if self.sock is None or self._close_asked or isinstance(self.above, _Drain):
             return
-        self._close_asked = True
         if linger:
             self.write_eof()
-            self._close_asked = False
             self.above = _Drain(self)
             self.resume()
-        elif self._out is None:
-            self._really_close()
+            self._loop.call_later(LINGER_SECONDS, self._farewell, None)
             return
-        else:
+        self._end()
+        if self.sock is not None:
             self.pause()
-        self._loop.call_later(LINGER_SECONDS, self._farewell, None)
+            self._loop.call_later(LINGER_SECONDS, self._farewell, None)
+
+    def _end(self) -> None:
+        self._close_asked = True
+        if self._out is None:
+            self._really_close()
 
     def _farewell(self, before: int | None) -> None:
         """End it, unless a slow peer is still taking what we said. before: bytes it had not taken the last time."""
@@ -285,7 +288,7 @@ class _Drain:
             self._transport.abort()
 
     def ended(self) -> None:
-        self._transport.close()
+        self._transport._end()
 
     def lost(self, reason: Reason) -> None:
         pass

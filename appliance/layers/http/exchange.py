@@ -283,7 +283,8 @@ class Exchange:
         limit, declared = settings.body_limit, outbound.declared
         if limit is not None and declared is not None and declared > limit:
             raise Failed(502, f"response body of {declared} bytes is over body_size_limit")
-        content = None if response.stream else outbound.ready()
+        streams = callable(response.stream) or (response.stream and not outbound.whole)
+        content = None if streams else outbound.ready()
         if content is not None:
             response.raw_content = content
             response.timestamp_end = time.time()

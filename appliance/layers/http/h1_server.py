@@ -147,6 +147,8 @@ class H1Inbound:
             None,
         )
         self._http10 = version == b"HTTP/1.0"
+        if self._http10 and frame.hop:
+            self.request.headers.pop("upgrade", None)  # RFC 9110 §7.8: ignored there, but it goes on as HTTP/1.1
         self.persistent = not frame.close and (frame.keep_alive or not self._http10)
         self.upgrade_to = frame.upgrade
         if frame.chunked or frame.length:

@@ -146,7 +146,7 @@ async def test_response_streams_as_it_is(rigs: Make, wire: bytes, body: bytes, l
         assert (await s.ask()).body == body
     await ended(s, flows=2)
     assert order(s) == ORDER * 2
-    assert seen == [None, None]
+    assert seen == ([b"", b""] if b"Length: 0" in wire else [None, None])
     assert s.origin.connections == 1
 
 
