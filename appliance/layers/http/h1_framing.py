@@ -13,7 +13,7 @@ CHUNKED: Final = -1
 EOF: Final = -2
 
 _LENGTH, _CODING, _HOST, _CONNECTION, _UPGRADE, _EXPECT, _HOP = range(7)
-_KNOWN: Final[dict[bytes, int]] = {
+KNOWN: Final[dict[bytes, int]] = {
     b"content-length": _LENGTH,
     b"transfer-encoding": _CODING,
     b"host": _HOST,
@@ -29,7 +29,7 @@ _HOP_NAMES: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection"
 _NEVER_NOMINATED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close"})
 _KEEP_ALIVE: Final = frozenset({b"keep-alive"})
 _CLOSE: Final = frozenset({b"close"})
-_USUAL_CONNECTION: Final = {
+USUAL_CONNECTION: Final = {
     b"keep-alive": _KEEP_ALIVE,
     b"Keep-Alive": _KEEP_ALIVE,
     b"close": _CLOSE,
@@ -87,9 +87,9 @@ def scan(
     if names is None:
         names = [name.lower() for name, _ in fields]
     for at, name in enumerate(names):
-        if name not in _KNOWN:
+        if name not in KNOWN:
             continue
-        kind = _KNOWN[name]
+        kind = KNOWN[name]
         field = fields[at]
         value = field[1]
         if kind == _HOST:
@@ -132,7 +132,7 @@ def scan(
     tokens = None
     close = keep_alive = False
     if connection is not None:
-        tokens = _USUAL_CONNECTION.get(connection)
+        tokens = USUAL_CONNECTION.get(connection)
         if tokens is None or hops != 1:
             only = None
         if tokens is None:
@@ -191,9 +191,10 @@ def strip_hop(fields: Fields, framing: Framing, *, upgrading: bool = True) -> Fi
     only = framing._only
     if only is not None:
         at = framing._at
-        if at >= len(fields) or fields[at] is not only:
-            at = fields.index(only)
-        return fields[:at] + fields[at + 1 :]
+        if at >= len(fields) or fields[at] is not only:  # fields were added or taken out since
+            at = fields.index(only) if only in fields else -1
+        if at >= 0:
+            return fields[:at] + fields[at + 1 :]
     drop = hop_names(framing)
     upgrade = framing.upgrade is not None and upgrading
     if not upgrade and (framing.connection_tokens is None or b"te" not in framing.connection_tokens):
