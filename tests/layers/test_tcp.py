@@ -1,0 +1,214 @@
+"""Raw TCP with hooks, and without."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+from appliance.tcp import TCPFlow
+from tests.harness import Events, Make, Peer, Rig, echo, until
+
+GREETING = b"\x00\x01 no protocol we know\n"
+
+
+async def pair(rig: Rig, handle: Any = echo) -> Peer:
+    return await rig.connect(await rig.transparent(await rig.origin(handle)))
+
+
+def all_events(**on: Any) -> Events:
+    return Events("tcp_start", "tcp_message", "tcp_end", "tcp_error", "client_disconnected", **on)
+
+
+async def test_messages_both_ways(rigs: Make) -> None:
+    events = all_events()
+    rig = await rigs(events)
+    client = await pair(rig)
+    await client.say(GREETING)
+    assert await client.exactly(len(GREETING)) == GREETING
+    client.eof()
+    assert await client.rest() == b""
+    await events.wait("client_disconnected")
+    assert events.names == ["tcp_start", "tcp_message", "tcp_message", "tcp_end", "client_disconnected"]
+    flow = events.of("tcp_start")[0]
+    assert [(m.from_client, m.content) for m in flow.messages] == [(True, GREETING), (False, GREETING)]
+    assert flow.error is None
+    assert not flow.live
+    assert flow.server_conn.peername
+    assert rig.worker.totals.flows == 1
+    assert rig.worker.totals.errors == 0
+
+
+async def test_edit_and_drop(rigs: Make) -> None:
+    def edit(flow: TCPFlow) -> None:
+        message = flow.messages[-1]
+        if message.from_client:
+            message.content = message.content.upper()
+        elif message.content.startswith(b"SECRET"):
+            message.content = b""
+
+    events = all_events(tcp_message=edit)
+    client = await pair(await rigs(events))
+    await client.say(b"\x00secret")
+    await events.wait("tcp_message", 2)
+    await client.say(b"secret")
+    await events.wait("tcp_message", 4)
+    await client.say(b"told")
+    assert await client.exactly(7) == b"\x00SECRET"
+    assert await client.exactly(4) == b"TOLD"
+
+
+async def test_async_hooks_keep_the_order(rigs: Make) -> None:
+    async def slow(flow: TCPFlow) -> None:
+        await asyncio.sleep(0.002)
+
+    client = await pair(await rigs(all_events(tcp_message=slow)))
+    data = b"\x00" + os.urandom(300_000)
+    client.write(data)
+    client.eof()
+    assert await client.rest() == data
+
+
+@pytest.mark.parametrize("where", ["tcp_start", "tcp_message"])
+async def test_kill_is_honoured(rigs: Make, where: str) -> None:
+    events = all_events(**{where: TCPFlow.kill})
+    rig = await rigs(events)
+    client = await pair(rig)
+    await client.say(GREETING)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await events.wait("client_disconnected")
+    assert events.names[-2:] == ["tcp_error", "client_disconnected"]
+    assert "tcp_end" not in events.names
+    assert events.of("tcp_error")[0].error.msg == "Connection killed."
+    assert rig.served == (0 if where == "tcp_start" else 1)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_kill_from_outside(rigs: Make, listens: bool) -> None:
+    """Also when the kernel carries the bytes because nobody listens to them."""
+    events = all_events() if listens else Events("tcp_start", "tcp_end", "tcp_error", "client_disconnected")
+    rig = await rigs(events)
+    client = await pair(rig)
+    await client.say(GREETING)
+    await client.exactly(len(GREETING))
+    if not listens:
+        assert next(iter(rig.worker.handlers)).splice is not None
+    flow = events.of("tcp_start")[0]
+    assert flow.killable
+    flow.kill()
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await events.wait("client_disconnected")
+    assert events.names[-2:] == ["tcp_error", "client_disconnected"]
+    assert not flow.killable
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_half_close_from_the_server(rigs: Make, listens: bool) -> None:
+    heard = bytearray()
+
+    async def banner(peer: Peer) -> None:
+        await peer.say(b"220 hello\r\n")
+        peer.eof()
+        heard.extend(await peer.rest())
+
+    events = all_events() if listens else Events("tcp_end", "client_disconnected")
+    client = await pair(await rigs(events, server_greeting_wait_ms=10), banner)
+    assert await client.rest() == b"220 hello\r\n"
+    await client.say(b"late words")
+    client.eof()
+    await events.wait("client_disconnected")
+    assert heard == b"late words"
+    assert "tcp_end" in events.names
+
+
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_reset_is_passed_on_and_told(rigs: Make, listens: bool, who: str) -> None:
+    peers: list[Peer] = []
+    ended: list[str] = []
+
+    async def origin(peer: Peer) -> None:
+        peers.append(peer)
+        try:
+            await peer.say(await peer.some())
+            await peer.rest()
+            ended.append("eof")
+        except ConnectionResetError:
+            ended.append("reset")
+
+    events = all_events() if listens else Events("tcp_end", "tcp_error", "client_disconnected")
+    client = await pair(await rigs(events), origin)
+    await client.say(GREETING)
+    await client.exactly(len(GREETING))
+    (client if who == "client" else peers[0]).reset()
+    if who == "server":
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+    await events.wait("client_disconnected")
+    assert "tcp_error" in events.names
+    assert "tcp_end" not in events.names
+    if who == "client":
+        await until(lambda: ended == ["reset"])
+
+
+async def test_unreachable(rigs: Make) -> None:
+    events = all_events()
+    rig = await rigs(events)
+    client = await rig.connect(await rig.transparent(("127.0.0.1", 1)))
+    await client.say(GREETING)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await events.wait("client_disconnected")
+    assert events.names == ["tcp_start", "tcp_error", "client_disconnected"]
+    assert "Connection refused" in events.of("tcp_error")[0].error.msg
+
+
+async def test_intercepted_message_waits(rigs: Make) -> None:
+    events = all_events(tcp_message=lambda flow: flow.intercept() if len(flow.messages) == 1 else None)
+    rig = await rigs(events)
+    client = await pair(rig)
+    await client.say(GREETING)
+    flow = await events.wait("tcp_message")
+    await asyncio.sleep(0.05)
+    assert len(flow.messages) == 1
+    assert next(iter(rig.worker.handlers)).gated
+    flow.resume()
+    assert await client.exactly(len(GREETING)) == GREETING
+
+
+async def test_without_listeners_the_kernel_carries_it(rigs: Make) -> None:
+    rig = await rigs()
+    client = await pair(rig)
+    data = b"\x00" + os.urandom(2 << 20)
+    client.write(data)
+    assert await client.exactly(len(data)) == data
+    handler = next(iter(rig.worker.handlers))
+    assert handler.splice is not None
+    client.eof()
+    assert await client.rest() == b""
+    await rig.idle()
+
+
+async def test_raw_bytes_inside_tls(rigs: Make) -> None:
+    events = all_events()
+    rig = await rigs(events)
+    client = await rig.connect(await rig.transparent(await rig.origin(echo, tls=True)))
+    await client.start_tls()
+    await client.say(GREETING)
+    assert await client.exactly(len(GREETING)) == GREETING
+    assert events.names == ["tcp_start", "tcp_message", "tcp_message"]
+    await client.close()
+
+
+async def test_rawtcp_off(rigs: Make) -> None:
+    rig = await rigs(rawtcp=False)
+    client = await pair(rig)
+    await client.say(GREETING)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    assert rig.served == 0
+    assert rig.worker.totals.blocked == 1
