@@ -86,6 +86,10 @@ class HttpPool:
         upstreams, settings = context.handler.upstreams, context.handler.worker.settings
         address, tls, sni = key
         server = context.server
+        early = upstreams.stream(server)
+        if early is not None and upstreams.free(server) and (early.eof or early.buf):
+            upstreams.take(server)  # opened before the first request, which its server did not wait for
+            await upstreams.end(server)
         if server.address != address or server.tls != tls or not upstreams.free(server):
             server = Server(address=address, tls=tls, sni=sni, alpn_offers=(b"http/1.1",) if tls else ())
             server.via = context.server.via
