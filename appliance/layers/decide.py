@@ -91,8 +91,8 @@ def is_tls(data: bytes | bytearray) -> bool:
 
 
 def looks_like_http(data: bytes | bytearray) -> bool:
-    """The first line of an HTTP/1 request, as far as its version: what is missing of the head will come."""
-    return _HTTP_HEAD.match(data) is not None
+    """The start of a request line: what is missing of the head will come."""
+    return _REQUEST_START.match(data) is not None
 
 
 def _raw(facts: Facts, why: str) -> Proposal:
