@@ -135,7 +135,8 @@ class Peer:
         return found
 
     def eof(self) -> None:
-        self.writer.write_eof()
+        with contextlib.suppress(OSError):  # gone already
+            self.writer.write_eof()
 
     def reset(self) -> None:
         """End it with a RST."""
