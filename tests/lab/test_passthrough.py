@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from tests.lab.bytes_on_wire import get
+from tests.lab.bytes_on_wire import get, read_all
 from tests.lab.gateway_proc import Gateway
 from tests.lab.labkit import ECHO, HTTP, HTTPS, Lab
 from tests.lab.netns import NAMES
+from tests.lab.origins import pattern
 from tests.lab.recorder import Origins
 from tests.lab.witness import Witness, issuer_of, read_response, status, subject_of, tunnel
 
@@ -96,6 +99,22 @@ def test_passed_bytes_are_the_clients_own(lab: Lab, origins: Origins) -> None:
         with lab.connect(port=ECHO) as sock:
             sock.sendall(b"\x16\x03\x01 no TLS after all")
             assert sock.recv(100) == b"\x16\x03\x01 no TLS after all"
+
+
+def test_passed_whole(lab: Lab) -> None:
+    """10 MB to the byte, in both modes; half-closes; and the connection is told of in one line."""
+    modes = ("-m", "regular@8090", "-m", "transparent@8091", "--ignore-hosts", ".*")
+    with lab.gateway_proc(*modes) as gateway, lab.redirect(8091):
+        for through in ({"via": gateway, "ca": lab.root}, {}):
+            for url in ("https://origin.test/10m", "http://origin.test/10m"):
+                assert lab.curl(url, **through).body == pattern(10 * 2**20)
+        for sock in (lab.connect(port=ECHO), tunnel(lab, "origin.test", ECHO, proxy=8090)):
+            with sock:
+                sock.sendall(b"\0" * 100_000)
+                sock.shutdown(socket.SHUT_WR)
+                assert read_all(sock) == b"\0" * 100_000
+        gateway.wait_output(r"10\.61\.1\.2 pass origin\.test:443")
+        gateway.wait_output(r"fd61:1::2 pass .*:443")
 
 
 def test_addon_passes_at_the_hello(lab: Lab) -> None:

@@ -187,6 +187,10 @@ def test_hooks_see_change_and_kill(lab: Lab) -> None:
                 assert sock.recv(10) == b"\0HELLO"
                 sock.sendall(b"kill")
                 assert read_all(sock) == b""
+        with lab.connect(port=ECHO) as sock:
+            sock.sendall(b"\0half-closed")
+            sock.shutdown(socket.SHUT_WR)
+            assert read_all(sock) == b"\0HALF-CLOSED"
     assert "Traceback" not in gateway.output
 
 

@@ -106,6 +106,15 @@ def test_reset(lab: Lab, origins: Origins) -> None:
     assert [seen.target for seen in origins.requests()] == ["/x"]
 
 
+@pytest.mark.xfail(strict=True, reason="upstream_cert_invalid=mirror is taken, and then does what page does (tls.py)")
+def test_mirror(lab: Lab) -> None:
+    """The client sees the same fault on our leaf, and so may decide for itself."""
+    with lab.gateway_proc("-p", "8090", "--set", "upstream_cert_invalid=mirror") as gateway:
+        reply = lab.curl(f"https://origin.test:{BAD['expired']}/", via=gateway)
+        assert reply.exit == 60
+        assert "expired" in reply.error
+
+
 def test_default_roots_do_not_know_the_lab(lab: Lab, origins: Origins) -> None:
     with lab.gateway_proc("-p", "8090", trust=False) as gateway:
         assert lab.curl(f"https://origin.test:{HTTPS}/x", via=gateway).status == 502
