@@ -103,7 +103,7 @@ class H1Outbound:
         head = serialize_request(method, path, b"HTTP/1.1", fields)
         lines = len(fields) + 2
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-            check_head(head, len(fields))  # an add-on wrote something odd
+            check_head(head, fields)  # an add-on wrote something odd
         return head
 
     async def send(self, data: Buffer) -> None:

@@ -229,8 +229,8 @@ def serialize_response(version: bytes, status: int, reason: bytes, fields: Field
     return b"\r\n".join([b"%b %d %b" % (version, status, reason), *map(_colon, fields), b"", b""])
 
 
-def check_head(block: bytes, fields: int) -> None:
-    """That a serialised head is one head with so many fields: what an add-on wrote must not smuggle in lines.
+def check_head(block: bytes, fields: Fields) -> None:
+    """That a serialised head is one head with these fields: what an add-on wrote must not smuggle in lines or names.
 
     Raises Refused (500) otherwise.
     """
@@ -245,8 +245,10 @@ def check_head(block: bytes, fields: int) -> None:
             found = unusual_fields(block, match.end())
         except Refused as error:
             raise Refused(500, f"bad head to send: {error.why}") from None
-    if len(found) != fields:
+    if len(found) != len(fields):
         raise Refused(500, "bad head to send: a line break inside a field")
+    if [name for name, _ in found] != [name for name, _ in fields]:
+        raise Refused(500, "bad head to send: a colon inside a name")
 
 
 def check_partial(data: bytes | bytearray, start: int = 0, strict: bool = True) -> None:

@@ -283,7 +283,7 @@ class H1Inbound:
         head = serialize_response(b"HTTP/1.1", status, response.raw_reason, fields)
         lines = len(fields) + 2
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-            check_head(head, len(fields))  # an add-on wrote something odd
+            check_head(head, fields)  # an add-on wrote something odd
         return head
 
     async def send(self, data: Buffer) -> None:
@@ -301,7 +301,7 @@ class H1Inbound:
         """2xx to CONNECT: no framing fields, no body (RFC 9110 §9.3.6)."""
         fields = unframed(response.headers.fields)
         head = serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields)
-        check_head(head, len(fields))
+        check_head(head, fields)
         self._stream.write(head)
         self._head_sent = True
 

@@ -147,6 +147,10 @@ def header_smuggled(flow: http.HTTPFlow) -> None:
     flow.response.headers["x-edit"] = "1\r\nX-Evil: 1"
 
 
+def colon_in_a_name(flow: http.HTTPFlow) -> None:
+    flow.response.headers["X-Evil: 1, x"] = "1"
+
+
 def turned_down(flow: http.HTTPFlow) -> None:
     flow.response = http.Response.make(403, b"on second thoughts")
 
@@ -156,7 +160,8 @@ def odd_status(flow: http.HTTPFlow) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook", "status"), [(header_edit, 200), (header_smuggled, 500), (turned_down, 403), (odd_status, 500)]
+    ("hook", "status"),
+    [(header_edit, 200), (header_smuggled, 500), (colon_in_a_name, 500), (turned_down, 403), (odd_status, 500)],
 )
 async def test_edited_in_http_connected(rigs: Make, hook: object, status: int) -> None:
     events = Events(http_connected=hook)  # type: ignore[arg-type]
