@@ -251,7 +251,7 @@ class Stream:
         reason = Reason("timeout", self.overdue)
         if self._waiter is not None and not self._waiter.done():
             self.interrupt(reason)
-        else:
+        elif not self.buf:  # else bytes came in this very turn of the loop, and whoever waited has yet to see them
             self.abort(reason)
 
     # -- writing

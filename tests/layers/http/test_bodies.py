@@ -104,6 +104,17 @@ async def test_silence(pair: Pair) -> None:
     assert await far.read() == b"more"
 
 
+async def test_bytes_in_the_last_moment(pair: Pair) -> None:
+    near, far = pair
+    task = asyncio.ensure_future(hold(Source(far, 10), None, None))
+    near.write(b"hello")
+    await asyncio.sleep(0.01)
+    near.write(b"world")
+    far.expire()  # the sweep comes before the task that waited
+    assert await task == (b"helloworld", True, False)
+    assert far.why is None
+
+
 async def test_silence_at_the_start_is_none(pair: Pair) -> None:
     near, far = pair
     task = asyncio.ensure_future(hold(Source(far, 5), None, None))
