@@ -132,10 +132,13 @@ class ConnectionHandler:
             if stream.stirred:
                 stream.stirred = False
                 stirred = True
+                if isinstance(stream, Stream):
+                    stream.below.look()
             if stream.deadline and stream.deadline <= now:
                 stream.expire()
         if self.splice is not None and self.splice.moved != self._spliced:
             self._spliced = self.splice.moved
+            self.splice.look()
             stirred = True
         if stirred:
             self._idle_since = now

@@ -137,6 +137,11 @@ class Way:
         self._give_back()
         self.start()
 
+    def look(self) -> None:
+        if self._reading:
+            self._stop_reading()
+            self.start()
+
     def _give_back(self) -> None:
         if self._pipe is not None and not self._held:
             self.relay.pipes.give(self._pipe)
@@ -203,6 +208,12 @@ class Splice:
             self.fail(reason)
         else:
             other.start()
+            self.pipes.loop.call_soon(self.look)
+
+    def look(self) -> None:
+        """See `SocketTransport.look`."""
+        self.up.look()
+        self.down.look()
 
     def fail(self, reason: Reason) -> None:
         """End both at once; idempotent. A reset on one side is a reset on the other, behind what was sent before it."""

@@ -217,6 +217,9 @@ class TlsTransport:
         if not self.clean_eof:
             self._below.resume()
 
+    def look(self) -> None:
+        self._below.look()
+
     def close(self, linger: bool = False) -> None:
         if not self._closed:
             self._notify()

@@ -49,6 +49,7 @@ class Transport(Protocol):
     def write_eof(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def look(self) -> None: ...  # see SocketTransport
     def close(self, linger: bool = False) -> None: ...  # after what is queued has left
     def abort(self, why: Reason = CLOSED) -> None: ...
     def room(self) -> bool: ...  # False: above high water
@@ -109,6 +110,15 @@ class SocketTransport:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._fd)
+
+    def look(self) -> None:
+        """Make sure that an end is heard of. Called now and then after bytes came.
+
+        When a reset comes along with the last bytes, uvloop calls the reader once, for the bytes, and then never again.
+        """
+        if self._reading:
+            self.pause()
+            self.resume()
 
     def _readable(self) -> None:
         try:
@@ -343,6 +353,9 @@ class MemoryTransport:
         if not self.closed:
             self.reading = True
             self._deliver()
+
+    def look(self) -> None:
+        pass
 
     def close(self, linger: bool = False) -> None:
         if not self.closed:

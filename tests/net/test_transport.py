@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from appliance.net import transport
 from appliance.net.reasons import CLOSED, Reset
@@ -142,6 +143,22 @@ async def test_eof_does_not_spin(net: Net) -> None:
     assert time.process_time() - start < 0.1 * (loop.time() - wall)
     near.abort()
     b.close()
+
+
+def test_a_reset_along_with_the_last_bytes_is_noticed_on_uvloop() -> None:
+    async def main() -> tuple[bytes, str]:
+        net = Net(asyncio.get_running_loop())
+        a, b = tcp_pair()
+        near = Stream.over_socket(net, a)
+        b.send(b"bytes")
+        rst(b)
+        await asyncio.sleep(0.05)
+        near.below.look()  # as the sweep does for every stream that something came from
+        await until(lambda: near.why is not None, 1)
+        assert near.why is not None
+        return await near.read(), near.why.kind
+
+    assert uvloop.run(main()) == (b"bytes", "reset")
 
 
 def test_reasons() -> None:
