@@ -12,10 +12,11 @@ import pytest
 
 from appliance.connection import Address
 from tests.harness import Events, Peer, Rig, until
-from tests.layers.http.h2_frames import END_STREAM, PREFACE, Code, Frame, T, block, data, get, headers
+from tests.layers.http.h2_frames import END_STREAM, PREFACE, Code, Frame, T, data, get, headers, settings
 from tests.layers.http.h2_peer import H2Peer
 
 Fields = list[tuple[bytes, bytes]]
+SERVER_SETTINGS = settings()
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Ask:
 class Origin:
     """Answers by path: `/hold...` once released, `/never`, `/big/N`, `/echo`, `/none` (204), anything else "hello"."""
 
-    def __init__(self) -> None:
+    def __init__(self, opening: bytes = SERVER_SETTINGS) -> None:
+        self.opening = opening  # the first frames of HTTP/2
         self.asked: list[Ask] = []
         self.begun: list[bytes] = []  # paths, as soon as the head is here
         self.released = asyncio.Event()
@@ -116,7 +118,7 @@ class Origin:
                 self.asked.append(ask)
                 tasks.add(asyncio.ensure_future(self._answer_two(server, got.stream, ask)))
 
-        await server.say(SERVER_SETTINGS)
+        await server.say(self.opening)
         server.on_frame = note
         try:
             while await server.next(3600):
@@ -136,9 +138,6 @@ class Origin:
         room = min(len(body), 60000)  # what fits into anybody's first window; larger ones are asked of HTTP/1
         for at in range(0, room, 16384):
             await server.say(data(stream, body[at : at + 16384], end=at + 16384 >= room))
-
-
-SERVER_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
 def pattern(size: int) -> bytes:
@@ -168,7 +167,7 @@ class Setting:
         return await (await self.bare()).start(*pairs)
 
     async def unharmed(self, client: H2Peer | None = None, stream: int = 0) -> None:
-        """A request goes as if nothing had happened: on this connection, or else on another."""
+        """A request goes as if nothing had happened: on this client's connection, or else on another."""
         other = client or await self.client()
         stream = stream or (max(other.streams, default=-1) + 2 if client else 1)
         await other.say(get(stream, b"/unharmed"))
@@ -203,17 +202,18 @@ async def setting(rigs: Any, origin: Any = None, *addons: object, tls: bool = Fa
 
 
 class Scripted:
-    """An HTTP/2 server that answers each request by bytes: `reply(server, stream, path)`; None = as a good one would.
+    """An HTTP/2 server whose first connection answers `/bad` by `reply(server, stream)`, and whose others behave.
 
-    The next connections behave, so that recovery can be seen.
+    `/sibling` on any is answered once `released`; the rest at once.
     """
 
-    def __init__(self, reply: Callable[[H2Peer, int, bytes], bytes | None], opening: bytes = SERVER_SETTINGS) -> None:
+    def __init__(self, reply: Callable[[H2Peer, int], bytes], opening: bytes = SERVER_SETTINGS) -> None:
         self.reply = reply
         self.opening = opening
         self.servers: list[H2Peer] = []
         self.paths: list[bytes] = []
-        self.said = asyncio.Event()
+        self.released = False
+        self._waiting: list[tuple[H2Peer, int]] = []
 
     async def __call__(self, peer: Peer) -> None:
         assert await peer.exactly(len(PREFACE)) == PREFACE
@@ -227,26 +227,26 @@ class Scripted:
                 return
             path = dict(state.heads[0])[b":path"]
             self.paths.append(path)
-            reply = self.reply(server, got.stream, path) if first or path != b"/bad" else None
-            if path == b"/bad":
-                self.said.set()
-            server.peer.write(good(got.stream) if reply is None else reply)
+            if path == b"/sibling" and not self.released:
+                self._waiting.append((server, got.stream))
+            else:
+                peer.write(self.reply(server, got.stream) if first and path == b"/bad" else good(got.stream))
 
         server.on_frame = note
-        await server.say(self.opening)
+        await server.say(self.opening if first else SERVER_SETTINGS)
         with contextlib.suppress(asyncio.CancelledError):
             while await server.next(3600):
                 pass
+
+    def release(self) -> None:
+        self.released = True
+        for server, stream in self._waiting:
+            server.peer.write(good(stream))
 
 
 def good(stream: int, body: bytes = b"hello") -> bytes:
     """A good response."""
     return headers(stream, [(b":status", b"200")], end=False) + data(stream, body, end=True)
-
-
-def status(value: bytes, *more: tuple[bytes, bytes]) -> bytes:
-    """The header block of a response."""
-    return block([(b":status", value), *more])
 
 
 # -- tables of cases

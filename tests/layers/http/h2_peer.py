@@ -146,26 +146,32 @@ class H2Peer:
     async def next(self, seconds: float = SECONDS) -> Frame | None:
         """The next frame, noted already; None at the end. :raises TimeoutError: none came."""
         while not self.closed:
-            if len(self._buffer) >= 9:
-                size = int.from_bytes(self._buffer[:3], "big")
-                assert size <= 1 << 20, f"this is not HTTP/2: {bytes(self._buffer[:200])!r}"
-                if len(self._buffer) >= 9 + size:
-                    found = Frame(
-                        self._buffer[3],
-                        self._buffer[4],
-                        int.from_bytes(self._buffer[5:9], "big") & 0x7FFFFFFF,
-                        bytes(self._buffer[9 : 9 + size]),
-                    )
-                    del self._buffer[: 9 + size]
-                    self._note(found)
-                    return found
+            if (found := self._frame()) is not None:
+                self._note(found)
+                return found
             try:
                 got = await asyncio.wait_for(self.peer.reader.read(1 << 18), seconds)
             except (OSError, ssl.SSLError):
                 got, self.was_reset = b"", True
+                self._buffer += self.peer.reader._buffer  # type: ignore[attr-defined]  # what came before the reset
             self._buffer += got
             self.closed = not got
+            if self.closed and self.was_reset:
+                while (found := self._frame()) is not None:
+                    self._note(found)
         return None
+
+    def _frame(self) -> Frame | None:
+        held = self._buffer
+        if len(held) < 9:
+            return None
+        size = int.from_bytes(held[:3], "big")
+        assert size <= 1 << 20, f"this is not HTTP/2: {bytes(held[:200])!r}"
+        if len(held) < 9 + size:
+            return None
+        found = Frame(held[3], held[4], int.from_bytes(held[5:9], "big") & 0x7FFFFFFF, bytes(held[9 : 9 + size]))
+        del held[: 9 + size]
+        return found
 
     async def until(self, true: Callable[[], object], seconds: float = SECONDS) -> None:
         """Read on until it is so, or until the end. :raises AssertionError: it does not come to pass."""
