@@ -19,6 +19,10 @@ from appliance.net.transport import queued, reason_of
 PIPE_SIZE = 1 << 20
 ROUNDS = 4
 """How often one direction may go on before the loop gets to see the others."""
+BULK = 128 * 1024
+"""Bytes moved in one turn from which a direction counts as bulk."""
+BULK_REST = 0.004
+"""Seconds for which bulk then gathers in the socket: most of what splicing costs is waking for each few packets."""
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _F_SETPIPE_SZ = 1031
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -65,7 +69,7 @@ class Pipes:
 class Way:
     """One direction. moved: bytes handed to the receiver so far."""
 
-    __slots__ = ("_dst", "_held", "_pipe", "_reading", "_src", "_writing", "eof", "moved", "relay")
+    __slots__ = ("_dst", "_held", "_pipe", "_reading", "_resting", "_src", "_writing", "eof", "moved", "relay")
 
     def __init__(self, relay: Splice, src: socket.socket, dst: socket.socket) -> None:
         self.relay = relay
@@ -75,10 +79,12 @@ class Way:
         self._held = 0
         self._reading = False
         self._writing = False
+        self._resting: asyncio.TimerHandle | None = None
         self.moved = 0
         self.eof = False
 
     def start(self) -> None:
+        self._resting = None
         if self.eof:
             self.relay.half(self)
         elif not (self._reading or self._writing):
@@ -87,6 +93,7 @@ class Way:
 
     def readable(self) -> None:
         pipes = self.relay.pipes
+        before = self.moved
         try:
             for _ in range(ROUNDS):
                 if self._pipe is None:
@@ -109,6 +116,9 @@ class Way:
             self.relay.fail(reason_of(e))
             return
         self._give_back()
+        if self.moved - before >= BULK and self._reading:
+            self._stop_reading()
+            self._resting = pipes.loop.call_later(BULK_REST, self.start)
 
     def _push(self) -> bool:
         """Move what the pipe holds on; False when the receiver takes no more, for now or at all."""
@@ -153,6 +163,8 @@ class Way:
             self.relay.pipes.loop.remove_reader(self._src)
 
     def stop(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
         self._stop_reading()
         if self._writing:
             self._writing = False
