@@ -219,6 +219,7 @@ class OptionTable:
     max_header_size: str = option(
         "64k", "Refuse heads of requests and responses over this size.", kind="size", example="64k"
     )
+    http2: bool = option(True, "Speak HTTP/2 with clients and servers that offer it.", flag="--http2")
     validate_inbound_headers: bool = option(
         True, "Refuse headers that different programs read differently (request smuggling)."
     )

@@ -26,6 +26,7 @@ class Settings:
         "greeting_wait",
         "handshake_timeout",
         "header_timeout",
+        "http2",
         "idle_timeout",
         "insecure",
         "invalid",
@@ -47,6 +48,7 @@ class Settings:
         self.idle_timeout = float(options.tcp_timeout)
         self.udp_timeout = float(options.udp_timeout)
         self.connect_timeout = float(options.connect_timeout)
+        self.http2 = options.http2
         self.header_timeout = float(options.client_header_timeout)
         self.handshake_timeout = float(options.tls_handshake_timeout)
         self.greeting_wait = options.server_greeting_wait_ms / 1000

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DISTRUST = frozenset({"unknown_ca", "bad_certificate", "certificate_unknown"})
-_NOT_SPOKEN = frozenset({b"h2", b"h3"})  # what we cannot speak yet is not offered on
+_NOT_SPOKEN = frozenset({b"h3"})  # what we cannot speak yet is not offered on
 
 
 class ServerTLSLayer(Layer):
@@ -123,7 +123,7 @@ class ClientTLSLayer(Layer):
         if server.sni is None and hello.sni:
             server.sni = hello.sni
         if not server.alpn_offers:
-            server.alpn_offers = tuple([p for p in hello.alpn_protocols if p not in _NOT_SPOKEN])
+            server.alpn_offers = self._offers(hello)
         if not data.establish_server_tls_first or server.address is None:
             return True
         try:
@@ -182,14 +182,29 @@ class ClientTLSLayer(Layer):
             )
         return LeafSpec.mirroring(None, *wanted, key="rsa" if hello.wants_rsa else "ec")
 
+    def _offers(self, hello: ClientHello) -> tuple[bytes, ...]:
+        """The client's own, without what is not spoken here; with h2 comes http/1.1, for it can be translated."""
+        http2 = self.context.handler.worker.settings.http2
+        offers = [p for p in hello.alpn_protocols if p not in _NOT_SPOKEN and (http2 or p != b"h2")]
+        if b"h2" in offers and b"http/1.1" not in offers:
+            offers.append(b"http/1.1")
+        return tuple(offers)
+
     def _alpn(self, hello: ClientHello) -> bytes | None:
-        """What to pick of the client's offers: an add-on's choice, what the server picked, or the first we speak."""
+        """What to pick of the client's offers: an add-on's choice, what the server picked, or the best we speak."""
         context = self.context
+        offered = hello.alpn_protocols
         if context.client.alpn:
             return context.client.alpn
+        http2 = context.handler.worker.settings.http2 and not self.outer and b"h2" in offered
         if context.server.tls_established:
-            return context.server.alpn
-        return next((p for p in hello.alpn_protocols if p in (b"http/1.1", b"http/1.0")), None)
+            picked = context.server.alpn
+            if http2 and picked not in offered and not {b"http/1.1", b"http/1.0"} & set(offered):
+                return b"h2"  # the client can nothing else, and it can be translated
+            return picked
+        if http2:
+            return b"h2"
+        return next((p for p in offered if p in (b"http/1.1", b"http/1.0")), None)
 
     async def _failed(self, client: Stream, data: TlsData, text: str, told: bool = False) -> None:
         """told: somebody else says so on the terminal."""

@@ -36,13 +36,17 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 
 class Failed(Exception):
-    """The exchange cannot go on. status: of the page the client gets, when it can still get one; 0 = just end it."""
+    """The exchange cannot go on. status: of the page the client gets, when it can still get one; 0 = just end it.
 
-    def __init__(self, status: int, text: str, kind: str = "") -> None:
+    detail: of the reason behind it, such as the code of a stream that was reset.
+    """
+
+    def __init__(self, status: int, text: str, kind: str = "", detail: str = "") -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.kind = kind
+        self.detail = detail
 
 
 class Exchange:
@@ -112,7 +116,9 @@ class Exchange:
         except Gone as e:
             refused = inbound.refused  # the request's body: malformed, or cut off
             status = 0 if inbound.why is not None else 502 if refused is None else refused.status
-            await self._fail(Failed(status, self._blame(e) if refused is None else refused.why))
+            if inbound.carries(e.reason):
+                status = 0
+            await self._fail(Failed(status, self._blame(e) if refused is None else refused.why, "", e.reason.detail))
         except Refused as e:  # what an add-on made of a head cannot be sent
             logger.warning("%s: %s", flow, e.why)
             await self._fail(Failed(500, e.why))
@@ -192,7 +198,9 @@ class Exchange:
                 flow.response = response = await outbound.response(self._inform)
                 return response
             except Gone as e:
-                again = outbound.reused and held is not None and not fresh and request.raw_method in _IDEMPOTENT
+                again = held is not None and not fresh
+                if again and not outbound.unprocessed:
+                    again = outbound.reused and request.raw_method in _IDEMPOTENT
                 if isinstance(e, Killed) or not again or inbound.why is not None or not outbound.untouched:
                     raise
                 fresh = True
@@ -448,7 +456,7 @@ class Exchange:
                 if wait is not None:
                     await wait
         else:
-            inbound.reset(Reason("protocol", e.text))
+            inbound.reset(Reason("protocol", e.text, e.detail))
         self._end_upstream(Reason("closed", e.text))
 
     async def _killed(self) -> None:

@@ -23,6 +23,7 @@ from appliance.layers.http.h1_grammar import (
     serialize_request,
 )
 from appliance.layers.http.h1_outgoing import outgoing
+from appliance.layers.http.h2_fields import for_http1
 from appliance.layers.http.wire import Inform
 from appliance.net.reasons import Gone, Reason
 from appliance.net.stream import Buffer, Stream
@@ -38,6 +39,9 @@ class H1Client:
     """The server-facing end of one HTTP/1 connection. served: requests answered so far. usable: another may be sent."""
 
     __slots__ = ("busy", "max_head", "served", "stream", "strict", "usable")
+
+    shared = False
+    active = 0
 
     def __init__(self, stream: Stream, max_head: int, strict: bool = True) -> None:
         self.stream = stream
@@ -61,6 +65,8 @@ class H1Outbound:
 
     __slots__ = ("_body", "_chunked", "_client", "_method", "_persistent", "_response", "_sent", "_stream", "reused")
 
+    unprocessed = False
+
     def __init__(self, client: H1Client) -> None:
         self._client = client
         self._stream = client.stream
@@ -77,7 +83,8 @@ class H1Outbound:
     def request(self, request: Request, content: bytes, path: bytes) -> Awaitable[None] | None:
         self._method = method = request.raw_method
         trailers = request.trailers.fields if request.trailers else ()
-        frame = outgoing(request.headers, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
+        headers = for_http1(request.headers, request) if request.raw_http_version == b"HTTP/2.0" else request.headers
+        frame = outgoing(headers, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
         head = self._serialize(request, frame.fields, path)
         stream = self._stream
         if frame.chunked:
@@ -92,7 +99,8 @@ class H1Outbound:
 
     async def head(self, request: Request, path: bytes) -> None:
         self._method = request.raw_method
-        frame = outgoing(request.headers, -1, bool(request.trailers), False)
+        headers = for_http1(request.headers, request) if request.raw_http_version == b"HTTP/2.0" else request.headers
+        frame = outgoing(headers, -1, bool(request.trailers), False)
         self._chunked = frame.chunked
         self._stream.write(self._serialize(request, frame.fields, path))
 

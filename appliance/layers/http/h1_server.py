@@ -26,6 +26,7 @@ from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Buffer, Stream
 from appliance.request import Request
 from appliance.response import Response
+from appliance.status_codes import RESPONSES
 
 _FIRST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (\S{1,2048})")
 
@@ -236,7 +237,7 @@ class H1Inbound:
         """Send a 1xx; clients of HTTP/1.0 do not know them (RFC 9110 §15.2)."""
         if not self._http10:
             fields = unframed(outgoing(response.headers, None, False, False).fields)
-            self._stream.write(serialize_response(b"HTTP/1.1", response.status_code, response.raw_reason, fields))
+            self._stream.write(serialize_response(b"HTTP/1.1", response.status_code, _reason(response), fields))
 
     def respond(self, response: Response, content: bytes) -> Awaitable[None] | None:
         http10 = self._http10
@@ -280,7 +281,7 @@ class H1Inbound:
             fields = (*fields, (b"Connection", b"keep-alive"))
         if status == 204 or status == 101:  # RFC 9110 §8.6, RFC 9112 §6.1
             fields = unframed(fields)
-        head = serialize_response(b"HTTP/1.1", status, response.raw_reason, fields)
+        head = serialize_response(b"HTTP/1.1", status, response.raw_reason or _reason(response), fields)
         lines = len(fields) + 2
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             check_head(head, fields)  # an add-on wrote something odd
@@ -310,6 +311,9 @@ class H1Inbound:
         self._stream.on_gone = None
         return self._stream
 
+    def carries(self, why: Reason) -> bool:
+        return False
+
     def raw_sink(self) -> Stream | None:
         return None if self._chunked or self._mute else self._stream
 
@@ -323,6 +327,13 @@ class H1Inbound:
     def reset(self, why: Reason) -> None:
         self.persistent = False
         self._stream.abort(why)
+
+
+def _reason(response: Response) -> bytes:
+    """HTTP/2 has no reason phrases; here the usual one stands in."""
+    if response.raw_reason or response.raw_http_version != b"HTTP/2.0":
+        return response.raw_reason
+    return RESPONSES.get(response.status_code, "").encode()
 
 
 def bodiless(status: int, method: bytes) -> bool:

@@ -11,6 +11,8 @@ from appliance.layers.http import connect
 from appliance.layers.http.exchange import Exchange
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.h1_server import H1Server
+from appliance.layers.http.h2_server import H2Server
+from appliance.layers.http.h2_session import PREFACE
 from appliance.layers.http.pool import HttpPool
 from appliance.net.stream import Stream
 from appliance.url import hostport
@@ -37,8 +39,35 @@ class HttpLayer(Layer):
 
     async def run(self, client: Stream | Datagrams) -> None:
         assert isinstance(client, Stream)
-        settings = self.context.handler.worker.settings
+        worker = self.context.handler.worker
+        settings = worker.settings
+        if await self._is_http2(client):
+            await self._http2(client)
+            return
         codec = H1Server(client, settings.max_head, settings.header_timeout, settings.strict)
+        await codec.serve(self.handle)
+
+    async def _is_http2(self, client: Stream) -> bool:
+        """By ALPN, or because the client begins with the preface (RFC 9113 §3.3, prior knowledge)."""
+        conn = self.context.client
+        if conn.alpn == b"h2" and client.tls is not None:
+            return True
+        buf = client.buf
+        if buf[:3] != b"PRI" or not self.context.handler.worker.settings.http2:
+            return False
+        settings = self.context.handler.worker.settings
+        if len(buf) < len(PREFACE) and PREFACE.startswith(buf):
+            client.limit(settings.header_timeout, "the HTTP/2 preface did not come in time")
+            while len(client.buf) < len(PREFACE) and PREFACE.startswith(client.buf) and await client.more():
+                pass
+            client.deadline = 0.0
+        return client.buf.startswith(PREFACE)
+
+    async def _http2(self, client: Stream) -> None:
+        worker = self.context.handler.worker
+        settings = worker.settings
+        self.pool.prior_knowledge = client.tls is None and self.mode is HTTPMode.transparent
+        codec = H2Server(client, worker.loop, settings.idle_timeout, settings.strict, settings.max_head)
         await codec.serve(self.handle)
 
     def handle(self, inbound: Inbound) -> Awaitable[None]:
@@ -46,10 +75,12 @@ class HttpLayer(Layer):
         request = inbound.request
         if self.mode is HTTPMode.regular:
             if request.raw_method == b"CONNECT" and inbound.refused is None:
-                return connect.run(self, inbound)
-            if inbound.refused is None and not request.raw_host:
+                if request.raw_http_version != b"HTTP/2.0":
+                    return connect.run(self, inbound)
+                inbound.refused = Refused(501, "CONNECT inside HTTP/2 is not supported: use HTTP/1.1 with this proxy")
+            elif inbound.refused is None and not request.raw_host:
                 self._direct(inbound)
-            elif request.raw_authority:
+            elif request.raw_authority and request.raw_http_version != b"HTTP/2.0":
                 self._host_from_target(inbound)
         else:
             server = self.context.server
@@ -83,7 +114,7 @@ class HttpLayer(Layer):
         """What one says to a proxy, said to a server: the connection tells where it goes, and nothing else does."""
         if inbound.request.raw_method == b"CONNECT":
             inbound.refused = Refused(400, "CONNECT was sent to a server, and the gateway is no proxy here")
-        else:
+        elif inbound.request.raw_http_version != b"HTTP/2.0":
             self._host_from_target(inbound)
 
     def _host_from_target(self, inbound: Inbound) -> None:

@@ -1,14 +1,17 @@
-"""Which server connection a request goes over: reused by key, opened when there is none."""
+"""Which server connection a request goes over: reused by key, opened when there is none, shared where it is HTTP/2."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from appliance.connection import Server
 from appliance.layers.http.h1_client import H1Client
-from appliance.net.egress import CannotConnect
+from appliance.layers.http.h2_client import H2Client
+from appliance.net.egress import MAX_PER_ADDRESS, CannotConnect
 
 if TYPE_CHECKING:
     from appliance.layers.base import Context
@@ -23,25 +26,62 @@ KEEP = 8
 """Connections kept for reuse by one client connection; the oldest goes first."""
 
 
+class Queue:
+    """Requests to one key that wait for a connection, and how many are being opened.
+
+    single: its servers take one request a connection, as far as is known.
+    """
+
+    __slots__ = ("dialling", "single", "waiting")
+
+    def __init__(self) -> None:
+        self.dialling = 0
+        self.single = False
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    def wake(self, count: int, fault: CannotConnect | None = None) -> None:
+        """Let so many of them look again, or tell them that there is no connection to be had."""
+        while count and self.waiting:
+            waiter = self.waiting.popleft()
+            if not waiter.done():
+                count -= 1
+                if fault is None:
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(fault)
+
+
 class Link:
     """One server connection with the codec on it."""
 
-    __slots__ = ("_gone", "client", "key", "server", "stream")
+    __slots__ = ("_gone", "client", "key", "queue", "server", "stream")
 
     def __init__(
-        self, key: Key, server: Server, client: HttpClient, stream: Stream, gone: Callable[[Reason], None]
+        self,
+        key: Key,
+        server: Server,
+        client: HttpClient,
+        stream: Stream,
+        gone: Callable[[Reason], None],
+        queue: Queue | None = None,
     ) -> None:
         self.key = key
         self.server = server
         self.client = client
         self.stream = stream
+        self.queue = queue
         self._gone = gone
 
     def rest(self) -> bool:
         """The exchange on it is over. False: it cannot serve another and is to be dropped."""
-        if not self.client.usable or self.stream.eof:
+        client = self.client
+        if client.shared:
+            return client.usable or client.active > 0  # its pump sees its end
+        if not client.usable or self.stream.eof:
             return False
         self.stream.on_gone = self._gone  # should its server close it meanwhile, say so at once
+        if self.queue is not None and self.queue.waiting:
+            self.queue.wake(1)
         return True
 
 
@@ -51,7 +91,10 @@ class HttpPool:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._links: dict[Key, list[Link]] = {}
+        self._queues: dict[Key, Queue] = {}
         self._count = 0
+        self.prior_knowledge = False
+        """The client speaks HTTP/2 without TLS, so its server does too (RFC 9113 §3.3)."""
 
     def key(self, request: Request) -> Key:
         """Where this request goes, as add-ons left it."""
@@ -75,24 +118,57 @@ class HttpPool:
         return None
 
     async def get(self, request: Request, fresh: bool = False) -> Link:
-        """A connection for one request, new unless one has become idle. fresh: new in any case.
+        """A connection for one request, new unless one has become idle. fresh: new, or one that many share.
 
         :raises CannotConnect: there is none to be had.
         """
-        if not fresh and (link := self.idle(request)) is not None:
-            return link
         key = self.key(request)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue()
+        loop = self._context.handler.worker.loop
+        while True:
+            links = self._links.get(key, ())
+            for link in links:
+                if (not fresh or link.client.shared) and link.client.room():
+                    link.stream.on_gone = None
+                    return link
+            busy = len(links) + queue.dialling
+            if not queue.dialling or (queue.single and busy < MAX_PER_ADDRESS):
+                if busy < MAX_PER_ADDRESS or not queue.single:
+                    break
+                if fresh and (idle := next((link for link in links if link.client.room()), None)) is not None:
+                    await self.drop(idle)
+                    continue
+            # The one being opened may turn out to take them all; or there are as many as may be.
+            turn = loop.create_future()
+            queue.waiting.append(turn)
+            await turn
+        queue.dialling += 1
+        try:
+            link = await self._open(key, queue)
+        except CannotConnect as e:
+            queue.wake(-1, e)
+            raise
+        except BaseException:
+            queue.wake(-1)
+            raise
+        finally:
+            queue.dialling -= 1
+        queue.single = not link.client.shared
+        queue.wake(-1 if link.client.shared else MAX_PER_ADDRESS - 1)
+        return link
+
+    async def _open(self, key: Key, queue: Queue) -> Link:
         context = self._context
-        upstreams, settings = context.handler.upstreams, context.handler.worker.settings
+        upstreams, worker = context.handler.upstreams, context.handler.worker
+        settings = worker.settings
         address, tls, sni = key
         server = context.server
-        early = upstreams.stream(server)
-        if early is not None and upstreams.free(server) and (early.eof or early.buf):
-            upstreams.take(server)  # opened before the first request, which its server did not wait for
-            await upstreams.end(server)
         if server.address != address or server.tls != tls or not upstreams.free(server):
-            server = Server(address=address, tls=tls, sni=sni, alpn_offers=(b"http/1.1",) if tls else ())
+            server = Server(address=address, tls=tls, sni=sni, alpn_offers=self._offers() if tls else ())
             server.via = context.server.via
+        await self._make_room(address)
         try:
             if (fault := upstreams.fault(server)) is not None:
                 server.error = fault.text
@@ -102,35 +178,52 @@ class HttpPool:
             e.server = server
             raise
         upstreams.take(server)
-        client = H1Client(stream, settings.max_head, settings.strict)
-        link = Link(key, server, client, stream, partial(upstreams.ended, server))
-        await self._make_room()
+        ended = partial(upstreams.ended, server)
+        client: HttpClient
+        if server.alpn == b"h2" if tls else self.prior_knowledge and address == context.server.address:
+            client = H2Client(stream, worker.loop, settings.idle_timeout, settings.strict, settings.max_head, ended)
+        else:
+            client = H1Client(stream, settings.max_head, settings.strict)
+        link = Link(key, server, client, stream, ended, queue)
         self._links.setdefault(key, []).append(link)
         self._count += 1
         return link
 
+    def _offers(self) -> tuple[bytes, ...]:
+        """ALPN for a server that the client did not choose: what the client could have spoken to it."""
+        client = self._context.client
+        h2 = self._context.handler.worker.settings.http2 and (client.alpn == b"h2" or b"h2" in client.alpn_offers)
+        return (b"h2", b"http/1.1") if h2 else (b"http/1.1",)
+
     async def drop(self, link: Link) -> None:
-        """End this connection."""
+        """End this connection, as soon as nobody uses it any more."""
+        self.forget(link)
+        if link.client.shared and link.client.active:
+            return
+        await self._context.handler.upstreams.end(link.server)
+        if link.queue is not None:
+            link.queue.wake(1)
+
+    def forget(self, link: Link) -> None:
+        """No further request goes over it."""
         links = self._links.get(link.key)
         if links is not None and link in links:
             links.remove(link)
             self._count -= 1
             if not links:
                 del self._links[link.key]
-        await self._context.handler.upstreams.end(link.server)
 
-    def forget(self, link: Link) -> None:
-        """It carries something else from now on (an upgrade)."""
-        links = self._links.get(link.key)
-        if links is not None and link in links:
-            links.remove(link)
-            self._count -= 1
-
-    async def _make_room(self) -> None:
-        dead = [link for links in self._links.values() for link in links if link.server.state.value == 0]
-        for link in dead:
-            await self.drop(link)
-        if self._count >= KEEP:
-            oldest = next((link for links in self._links.values() for link in links if link.client.room()), None)
-            if oldest is not None:
-                await self.drop(oldest)
+    async def _make_room(self, address: tuple[str, int]) -> None:
+        """Before one more is opened: drop what is dead, and what rests while there are too many."""
+        everyone = [link for links in self._links.values() for link in links]
+        for link in everyone:
+            if link.server.state.value == 0:
+                await self.drop(link)
+        idle = [link for link in everyone if link.client.room() and not link.client.active]
+        if self._count >= KEEP and idle:
+            await self.drop(idle.pop(0))
+        if sum([link.key[0] == address for links in self._links.values() for link in links]) >= MAX_PER_ADDRESS:
+            for link in idle:
+                if link.key[0] == address:
+                    await self.drop(link)
+                    break

@@ -55,6 +55,7 @@ class Inbound(Protocol):
     async def finish(self, trailers: Headers | None) -> None: ...
     def grant(self, response: Response) -> None: ...  # 2xx to CONNECT
     def tunnel(self) -> Stream: ...  # after a 101 or a 2xx to CONNECT: the bytes below
+    def carries(self, why: Reason) -> bool: ...  # the client can be told as it is how the server's side ended
     def raw_sink(self) -> Stream | None: ...  # after head(): where body bytes can go as they are, if they can
     def sent_raw(self, count: int) -> None: ...
     def reset(self, why: Reason) -> None: ...
@@ -63,10 +64,11 @@ class Inbound(Protocol):
 class Outbound(Protocol):
     """One request as it goes to a server, and the response as it comes back.
 
-    reused: on a connection that had served before.
+    reused: on a connection that had served before. unprocessed: the server has said that it did nothing about it.
     """
 
     reused: bool
+    unprocessed: bool
 
     @property
     def untouched(self) -> bool: ...  # not a byte of a response has come
@@ -105,10 +107,12 @@ class HttpServer(Protocol):
 class HttpClient(Protocol):
     """The server-facing end of one connection.
 
-    room: how many more requests it takes at once now. usable: any ever.
+    room: how many more requests it takes at once now. usable: any ever. shared: many at once; active: of those now.
     """
 
     usable: bool
+    shared: bool
+    active: int
 
     def room(self) -> int: ...
     def open(self) -> Outbound: ...

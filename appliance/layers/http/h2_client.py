@@ -1,0 +1,302 @@
+"""HTTP/2 towards a server (RFC 9113): many requests on one connection; those over its limit wait their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from appliance.headers import Headers
+from appliance.layers.http.h1_server import bodiless
+from appliance.layers.http.h2_connection import H2Connection, H2Stream, code_of
+from appliance.layers.http.h2_fields import Malformed, read_response, write_request, write_trailers
+from appliance.layers.http.h2_hyper import HyperSession
+from appliance.layers.http.h2_session import Code, Field, code_name
+from appliance.layers.http.wire import Inform
+from appliance.net.reasons import Reason
+from appliance.net.stream import Stream
+from appliance.request import Request
+from appliance.response import Response
+
+MAX_INFORMATIONAL = 100
+
+
+class H2Client(H2Connection):
+    """The server-facing end of one HTTP/2 connection. served: requests answered so far. usable: another may be sent.
+
+    active: requests that have not ended. ended: called once the connection has, if nobody was using it.
+    """
+
+    peer = "server"
+    shared = True
+
+    def __init__(
+        self,
+        stream: Stream,
+        loop: asyncio.AbstractEventLoop,
+        stall: float,
+        strict: bool,
+        max_head: int,
+        ended: Callable[[Reason], None],
+    ) -> None:
+        super().__init__(stream, loop, stall, strict)
+        self.session = HyperSession(True, self, max_head, loop.time)
+        self.session.start()
+        self.served = 0
+        self.active = 0
+        self.usable = True
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._ended = ended
+        self._task = loop.create_task(self._pump())
+
+    async def _pump(self) -> None:
+        await self.run()
+        self.usable = False
+        self._next()
+        if not self.active:
+            self._ended(self.last_words)
+
+    async def close(self) -> None:
+        """Wait for the pump; its stream has been closed."""
+        await asyncio.wait([self._task])
+
+    def room(self) -> int:
+        return 1 if self.usable and not self.over else 0
+
+    def open(self) -> H2Outbound:
+        self.active += 1
+        return H2Outbound(self)
+
+    # -- turns
+
+    def admit(self, outbound: H2Outbound) -> bool:
+        """Give it a stream if there is one to be had now. False: wait for `turn`."""
+        if self.usable and len(self.streams) >= self.session.peer_streams:
+            return False
+        number = self.session.open() if self.usable and not self.over else 0
+        if not number:
+            self.usable = False
+            outbound.unprocessed = True
+            outbound.lost(Reason("closed", "the server takes no more requests on this connection"))
+            return True
+        outbound.number = number
+        self.streams[number] = outbound
+        return True
+
+    async def turn(self, outbound: H2Outbound) -> None:
+        """Wait until a stream may be opened, first come first served. :raises Gone: it is over before."""
+        while outbound.why is None and not self.admit(outbound):
+            outbound.turn = turn = self.loop.create_future()
+            self._queue.append(turn)
+            await turn
+        if outbound.why is not None:
+            self._next()
+            raise outbound.why.error()
+
+    def _next(self) -> None:
+        queue = self._queue
+        free = self.session.peer_streams - len(self.streams) if self.usable else len(queue)
+        while queue and free > 0:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                free -= 1
+
+    def left(self) -> None:
+        """A request has ended."""
+        self.active -= 1
+        if self._queue:
+            self._next()
+
+    # -- Listener
+
+    def headers(self, stream: int, fields: Sequence[Field], end: bool) -> None:
+        found = self.streams.get(stream)
+        if isinstance(found, H2Outbound):
+            found.heard(fields, end)
+
+    def too_large(self, stream: int, end: bool) -> None:
+        found = self.streams.get(stream)
+        if found is not None:
+            found.malformed("the head is over the limit")
+
+    def was_reset(self, stream: int, code: int) -> None:
+        found = self.streams.get(stream)
+        if isinstance(found, H2Outbound):
+            if code == Code.REFUSED_STREAM:
+                found.unprocessed = True
+            elif code == Code.NO_ERROR and found.ended:
+                found.end_sent = True  # RFC 9113 §8.1: answered in full, it does not want the rest of the request
+                found.unblock()
+                return
+        super().was_reset(stream, code)
+
+    def goes_away(self, last: int, code: int, text: bytes) -> None:
+        self.usable = False
+        if code:
+            self.last_words = Reason("closed", f"the server ended the connection ({code_name(code)})")
+        for found in list(self.streams.values()):
+            if found.number > last and isinstance(found, H2Outbound):
+                found.unprocessed = True
+                found.lost(Reason("closed", f"the server goes away ({code_name(code)})"))
+        self._next()
+
+    def settled(self) -> None:
+        self._next()
+
+
+class H2Outbound(H2Stream):
+    """One exchange on an HTTP/2 connection. See wire.Outbound.
+
+    unprocessed: the server has said that it did nothing about the request, or it was never sent.
+    """
+
+    __slots__ = ("_bare", "_client", "_heads", "_here", "_method", "_response", "reused", "turn", "unprocessed")
+
+    def __init__(self, client: H2Client) -> None:
+        super().__init__(client, 0)
+        self._client = client
+        self._here = True
+        self._bare = False  # the response never has a body
+        self._method = b""
+        self._heads: list[Response] = []
+        self._response: Response | None = None
+        self.reused = client.served > 0
+        self.unprocessed = False
+        self.turn: asyncio.Future[None] | None = None
+
+    # -- the request
+
+    def request(self, request: Request, content: bytes, path: bytes) -> Awaitable[None] | None:
+        fields = write_request(request, path, len(content))
+        if self._client.admit(self):
+            if self.why is not None:
+                raise self.why.error()
+            return self._say(request, fields, content)
+        return self._wait_and_say(request, fields, content)
+
+    async def _wait_and_say(self, request: Request, fields: list[Field], content: bytes) -> None:
+        await self._client.turn(self)
+        wait = self._say(request, fields, content)
+        if wait is not None:
+            await wait
+
+    def _say(self, request: Request, fields: list[Field], content: bytes) -> Awaitable[None] | None:
+        self._method = request.raw_method
+        session = self.conn.session
+        trailers = write_trailers(request.trailers) if request.trailers else None
+        self.conn.wrote()
+        if not content and not trailers:
+            self.end_sent = True
+            session.headers(self.number, fields, True)
+            return None
+        session.headers(self.number, fields, False)
+        if trailers is None and len(content) <= session.window(self.number) and not self.conn.full():
+            self.end_sent = True
+            session.data(self.number, content, True)
+            return None
+        return self._rest(content, request.trailers)
+
+    async def _rest(self, content: bytes, trailers: Headers | None) -> None:
+        await self._send(content, not trailers)
+        if trailers:
+            await self.finish(trailers)
+
+    async def head(self, request: Request, path: bytes) -> None:
+        fields = write_request(request, path, None)
+        await self._client.turn(self)
+        self._method = request.raw_method
+        self.conn.session.headers(self.number, fields, False)
+        self.conn.wrote()
+
+    # -- the response
+
+    def heard(self, fields: Sequence[Field], end: bool) -> None:
+        """A head or trailers have come."""
+        if self.why is not None:
+            return
+        if self._response is not None:
+            self.finish_with(fields)
+            self._response.trailers = self.trailers
+            return
+        try:
+            status, headers, length = read_response(fields, self.conn.strict)
+        except Malformed as e:
+            self.malformed(str(e))
+            return
+        now = time.time()
+        response = Response(b"HTTP/2.0", status, b"", headers, None, None, now, None)
+        if status >= 200:
+            self._response = response
+            self._bare = bodiless(status, self._method)
+            self.left = 0 if self._bare else length
+            if end and self.left:
+                self.malformed("content-length without a body")
+                return
+            if end:
+                self.ended = True
+                response.timestamp_end = now
+        elif len(self._heads) >= MAX_INFORMATIONAL:
+            self.malformed("too many informational responses")
+            return
+        self._heads.append(response)
+        self._wake()
+
+    async def response(self, inform: Inform | None) -> Response:
+        """The final response's head. :raises Gone: lost, or what came is no HTTP response."""
+        at = 0
+        while True:
+            while at < len(self._heads):
+                response = self._heads[at]
+                at += 1
+                if response.status_code >= 200:
+                    return response
+                if inform is not None:
+                    await inform(response)
+            await self._more()
+
+    def ready(self) -> bytes | None:
+        return b"" if self._bare else self.take_whole()
+
+    def tunnel(self) -> Stream:
+        raise RuntimeError("no tunnel inside HTTP/2")
+
+    def raw_source(self) -> tuple[Stream, int | None] | None:
+        return None
+
+    def took_raw(self, count: int) -> None: ...
+
+    @property
+    def untouched(self) -> bool:
+        return self._response is None and not self._heads
+
+    @property
+    def stays(self) -> bool:
+        return self.why is None and not self.end_sent
+
+    # -- the end
+
+    def done(self) -> None:
+        self._client.served += 1
+        self._leave(Code.CANCEL)
+
+    def reset(self, why: Reason) -> None:
+        self._leave(code_of(why, Code.CANCEL))
+        self._parts = []
+        self.lost(why)
+
+    def lost(self, why: Reason) -> None:
+        super().lost(why)
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_result(None)
+
+    def _leave(self, code: int) -> None:
+        if not self._here:
+            return
+        self._here = False
+        if self.number and self.why is None and not (self.ended and self.end_sent):
+            self.conn.session.reset(self.number, code)
+            self.conn.wrote()
+        self.over()
+        self._client.left()
