@@ -13,16 +13,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from appliance.flow import Error
-from appliance.headers import Headers
 from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
-from appliance.layers.http.bodies import hold, is_streaming_kind, transformed
+from appliance.layers.http.bodies import hold, is_streaming_kind
 from appliance.layers.http.h1_fields import Refused
+from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import KILLED, SHUTDOWN, Gone, Killed, Reason
-from appliance.net.relay import pour
 from appliance.response import Response
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Exchange:
         self._inbound = inbound
         self._outbound: Outbound | None = None
         self._link: Link | None = None
-        self._upload: asyncio.Task[None] | None = None
+        self._upload: Upload | None = None
         self._rest = b""  # what was held of a body that streams after all
         self._answered = False  # `response` has been fired
         self.flow = flow = HTTPFlow(handler.client, layer.context.server)
@@ -134,7 +133,7 @@ class Exchange:
             flow._live = None
             inbound.watch(None)
             if self._upload is not None:
-                await self._end_upload(self._upload)
+                await self._upload.end()
             if self._link is not None and not self._link.rest():
                 await self._layer.pool.drop(self._link)
 
@@ -160,7 +159,7 @@ class Exchange:
         if inbound.expects_continue:
             inbound.inform(pages.continue_())
             inbound.expects_continue = False
-            _drop(request.headers, "expect")
+            request.headers.pop("expect", None)
         held = await hold(inbound, self._settings.stream_over, limit)
         if held.over_limit:
             raise Failed(413, "request body is over body_size_limit")
@@ -194,7 +193,8 @@ class Exchange:
                 else:
                     self._state_request_length(request)
                     await outbound.head(request, request.raw_path or b"/")
-                    self._upload = self._handler.worker.loop.create_task(self._stream_up(outbound))
+                    rest, self._rest = self._rest, b""
+                    self._upload = Upload(self._handler, flow, inbound, outbound, rest)
                 flow.response = response = await outbound.response(self._inform)
                 return response
             except Gone as e:
@@ -209,10 +209,10 @@ class Exchange:
 
     def _state_request_length(self, request: Request) -> None:
         if callable(request.stream):
-            _drop(request.headers, "content-length")
+            request.headers.pop("content-length", None)
         else:
             left = self._inbound.declared
-            _state_length(request.headers, None if left is None else len(self._rest) + left)
+            state_length(request.headers, None if left is None else len(self._rest) + left)
 
     async def _connect(self, fresh: bool) -> Link:
         """A connection for this request. :raises Failed: there is none to be had. :raises Gone: the client left."""
@@ -230,39 +230,6 @@ class Exchange:
             self._link = link
             raise Killed(KILLED) if inbound.why is None else inbound.why.error()
         return link
-
-    async def _stream_up(self, outbound: Outbound) -> None:
-        """The request's body as it comes; ends with a value whatever happens, the response side tells the tale."""
-        flow, inbound = self.flow, self._inbound
-        request = flow.request
-        change = request.stream if callable(request.stream) else None
-        rest, self._rest = self._rest, b""
-        limit, size = self._settings.body_limit, len(rest)
-        try:
-            if rest:
-                for piece in transformed(change, rest):
-                    await outbound.send(piece)
-            while data := await inbound.chunk():
-                size += len(data)
-                if limit is not None and size > limit:
-                    raise Refused(413, "request body is over body_size_limit")
-                for piece in transformed(change, data):
-                    await outbound.send(piece)
-            for piece in transformed(change, b""):
-                await outbound.send(piece)
-            request.moved = size
-            request.timestamp_end = time.time()
-            if (wait := gate(self._handler, "request", flow, inbound)) is not None:
-                await wait
-            await outbound.finish(request.trailers)
-        except Gone as e:
-            outbound.reset(e.reason)
-        except Refused as e:
-            inbound.refused = e
-            outbound.reset(Reason("protocol", e.why))
-        except Exception as e:
-            logger.exception("fault while a request body was streamed")
-            outbound.reset(Reason("protocol", f"fault in the gateway: {e!r}"))
 
     # -- the response
 
@@ -298,7 +265,7 @@ class Exchange:
             response.timestamp_end = time.time()
             await self._settle(response)
             return
-        both_ways = self._upload is not None and not self._upload.done()
+        both_ways = self._upload is not None and not self._upload.done
         if (
             not response.stream
             and self._holds["response"]
@@ -332,7 +299,7 @@ class Exchange:
         if wait is not None:
             await wait
         if self._upload is not None:
-            await self._uploaded(self._upload)
+            await self._upload.rest()
 
     async def _answer(self, response: Response, headers_fired: bool = False) -> None:
         """A response that no server gave: the same hooks, and what the client still sends is swallowed."""
@@ -349,55 +316,26 @@ class Exchange:
         assert outbound is not None
         if callable(response.stream):
             change = response.stream
-            _drop(response.headers, "content-length")
+            response.headers.pop("content-length", None)
         else:
             change, response.stream = None, True
             left = outbound.declared
-            _state_length(response.headers, None if left is None else len(first) + left)
-        if self._upload is not None and not self._upload.done() and (inbound.expects_continue or not outbound.stays):
+            state_length(response.headers, None if left is None else len(first) + left)
+        if self._upload is not None and not self._upload.done and (inbound.expects_continue or not outbound.stays):
             inbound.persistent = False  # the rest of the request is not waited for
         await inbound.head(response)
-        source, sink = outbound.raw_source(), inbound.raw_sink()
-        if change is None and source is not None and sink is not None and not self._settings.body_limit:
-            await inbound.send(first)
-            moved = await pour(source[0], sink, source[1])
-            outbound.took_raw(moved)
-            inbound.sent_raw(moved)
-            response.moved = len(first) + moved
-        else:
-            response.moved = await self._pieces(change, first)
+        try:
+            response.moved = await carry_down(outbound, inbound, change, first, self._settings.body_limit)
+        except OverLimit:
+            raise Failed(502, "response body is over body_size_limit") from None
         response.timestamp_end = time.time()
         self._answered = True
         if (wait := gate(self._handler, "response", flow, inbound)) is not None:
             await wait
         await inbound.finish(response.trailers)
         if self._upload is not None:
-            await self._uploaded(self._upload)
+            await self._upload.rest()
         outbound.done()
-
-    async def _uploaded(self, upload: asyncio.Task[None]) -> None:
-        """The response was through before its request: a server that stays reads the rest of it (RFC 9112 §9.3)."""
-        inbound, outbound = self._inbound, self._outbound
-        if upload.done() or outbound is None or not outbound.stays or inbound.expects_continue:
-            return
-        await upload
-
-    async def _pieces(self, change: object, first: bytes) -> int:
-        """Carry the body on, changed on the way; returns its size as it came."""
-        inbound, outbound = self._inbound, self._outbound
-        assert outbound is not None
-        limit, size = self._settings.body_limit, len(first)
-        for piece in transformed(change, first) if first else ():
-            await inbound.send(piece)
-        while data := await outbound.chunk():
-            size += len(data)
-            if limit is not None and size > limit:
-                raise Failed(502, "response body is over body_size_limit")
-            for piece in transformed(change, data):
-                await inbound.send(piece)
-        for piece in transformed(change, b""):
-            await inbound.send(piece)
-        return size
 
     async def _switch(self, response: Response) -> None:
         """101: both sides become raw bytes, and the connection is a TCP conversation from here on."""
@@ -478,21 +416,3 @@ class Exchange:
     def _end_upstream(self, why: Reason) -> None:
         if self._outbound is not None:
             self._outbound.reset(why)
-
-    async def _end_upload(self, upload: asyncio.Task[None]) -> None:
-        if not upload.done():
-            self._end_upstream(Reason("closed", "the exchange is over"))
-            upload.cancel()
-            await asyncio.gather(upload, return_exceptions=True)
-
-
-def _state_length(headers: Headers, size: int | None) -> None:
-    """A body that streams is as long as its sender said, whatever an add-on made of that: or else it goes in chunks."""
-    said = headers.raw("content-length")
-    if said is not None and (size is None or said != b"%d" % size):
-        del headers["content-length"]
-
-
-def _drop(headers: Headers, name: str) -> None:
-    if name in headers:
-        del headers[name]
