@@ -200,7 +200,7 @@ class Exchange:
             except Gone as e:
                 again = held is not None and not fresh
                 if again and not outbound.unprocessed:
-                    again = outbound.reused and request.raw_method in _IDEMPOTENT
+                    again = (outbound.reused or link.early) and request.raw_method in _IDEMPOTENT
                 if isinstance(e, Killed) or not again or inbound.why is not None or not outbound.untouched:
                     raise
                 fresh = True

@@ -52,9 +52,9 @@ class Queue:
 
 
 class Link:
-    """One server connection with the codec on it."""
+    """One server connection with the codec on it. early: it was open before there was a request for it."""
 
-    __slots__ = ("_gone", "client", "key", "queue", "server", "stream")
+    __slots__ = ("_gone", "client", "early", "key", "queue", "server", "stream")
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Link:
         self.client = client
         self.stream = stream
         self.queue = queue
+        self.early = False
         self._gone = gone
 
     def rest(self) -> bool:
@@ -165,6 +166,10 @@ class HttpPool:
         settings = worker.settings
         address, tls, sni = key
         server = context.server
+        early = upstreams.stream(server) if upstreams.free(server) else None
+        if early is not None and (early.eof or (early.buf and not self._http2(server))):
+            upstreams.take(server)  # opened before the first request, which its server did not wait for
+            await upstreams.end(server)
         if server.address != address or server.tls != tls or not upstreams.free(server):
             server = Server(address=address, tls=tls, sni=sni, alpn_offers=self._offers() if tls else ())
             server.via = context.server.via
@@ -180,14 +185,21 @@ class HttpPool:
         upstreams.take(server)
         ended = partial(upstreams.ended, server)
         client: HttpClient
-        if server.alpn == b"h2" if tls else self.prior_knowledge and address == context.server.address:
+        if self._http2(server):
             client = H2Client(stream, worker.loop, settings.idle_timeout, settings.strict, settings.max_head, ended)
         else:
             client = H1Client(stream, settings.max_head, settings.strict)
         link = Link(key, server, client, stream, ended, queue)
+        link.early = stream is early
         self._links.setdefault(key, []).append(link)
         self._count += 1
         return link
+
+    def _http2(self, server: Server) -> bool:
+        """Whether this connection speaks it."""
+        if server.tls:
+            return server.alpn == b"h2"
+        return self.prior_knowledge and server.address == self._context.server.address
 
     def _offers(self) -> tuple[bytes, ...]:
         """ALPN for a server that the client did not choose: what the client could have spoken to it."""

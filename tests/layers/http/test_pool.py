@@ -113,6 +113,48 @@ async def test_server_closed_what_was_opened_first(rigs: Make) -> None:
     assert [name for name in events.names if name in ("response", "error")] == ["response"]
 
 
+@pytest.mark.parametrize(("method", "status", "connections"), [("GET", 200, 2), ("POST", 502, 1)])
+async def test_server_drops_what_was_opened_first_as_the_request_comes(
+    rigs: Make, method: str, status: int, connections: int
+) -> None:
+    """A connection opened early that dies under its first request counts as one kept for too long."""
+    count = 0
+
+    async def dropping(peer: Peer) -> None:
+        nonlocal count
+        count += 1
+        await peer.head()
+        if count > 1:
+            await peer.say(OK)
+            await asyncio.sleep(5)
+
+    events = Events()
+    rig = await rigs(events)
+    address = await rig.origin(dropping, tls=True)
+    client = await rig.connect(await rig.transparent(address))
+    await client.start_tls("origin.test")
+    await client.say(f"{method} / HTTP/1.1\r\nHost: origin.test\r\nContent-Length: 0\r\n\r\n".encode())
+    assert (await read_response(client)).status == status
+    assert count == connections
+    assert [name for name in events.names if name in ("response", "error")] == [
+        "response" if status == 200 else "error"
+    ]
+
+
+async def test_server_drops_what_was_opened_for_the_request(rigs: Make) -> None:
+    """That one is not tried again: the server has had it, and did not want it."""
+
+    async def dropping(peer: Peer) -> None:
+        await peer.head()
+
+    s = await setting(rigs)
+    address = await s.rig.origin(dropping)
+    served = s.rig.served
+    await s.client.say(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: x\r\n\r\n" % address[1])
+    assert (await read_response(s.client)).status == 502
+    assert s.rig.served == served + 1
+
+
 async def test_so_many_are_kept(rigs: Make) -> None:
     s = await setting(rigs)
     origins = [answers(b"%d" % i) for i in range(KEEP + 3)]
