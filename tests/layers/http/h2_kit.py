@@ -12,7 +12,7 @@ import pytest
 
 from appliance.connection import Address
 from tests.harness import Events, Peer, Rig, until
-from tests.layers.http.h2_frames import END_STREAM, PREFACE, Code, Frame, T, data, get, headers, settings
+from tests.layers.http.h2_frames import END_STREAM, PREFACE, Code, Frame, T, data, get, headers, settings, window
 from tests.layers.http.h2_peer import H2Peer
 
 Fields = list[tuple[bytes, bytes]]
@@ -111,6 +111,8 @@ class Origin:
             stream = server.streams.get(got.stream)
             if stream is None or not stream.heads:
                 return
+            if got.type == T.DATA and got.payload:
+                server.write(window(0, len(got.payload)) + window(got.stream, len(got.payload)))
             if got.type == T.HEADERS and len(stream.heads) == 1:
                 self.begun.append(dict(stream.heads[0])[b":path"])
             if stream.ended and got.flags & END_STREAM:
@@ -130,14 +132,11 @@ class Origin:
 
     async def _answer_two(self, server: H2Peer, stream: int, ask: Ask) -> None:
         status, body = await self.answer(ask)
-        head = [(b":status", b"%d" % status)]
-        if not body or dict(ask.fields)[b":method"] == b"HEAD":
-            await server.say(headers(stream, head))
-            return
-        await server.say(headers(stream, head, end=False))
-        room = min(len(body), 60000)  # what fits into anybody's first window; larger ones are asked of HTTP/1
-        for at in range(0, room, 16384):
-            await server.say(data(stream, body[at : at + 16384], end=at + 16384 >= room))
+        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]
+        bare = not body or dict(ask.fields)[b":method"] == b"HEAD"
+        await server.say(headers(stream, [(b":status", b"%d" % status), *length], end=bare))
+        if not bare:
+            await server.send_body(stream, body, seconds=60)
 
 
 def pattern(size: int) -> bytes:
@@ -153,12 +152,13 @@ class Setting:
     gate: Address
     events: Events
     tls: bool
+    alpn: tuple[str, ...] = ("h2", "http/1.1")
 
     async def bare(self) -> H2Peer:
         """A client that has said nothing yet (but for TLS)."""
         peer = await self.rig.connect(self.gate)
         if self.tls:
-            tls = await peer.start_tls("origin.test", alpn=("h2", "http/1.1"))
+            tls = await peer.start_tls("origin.test", alpn=self.alpn)
             assert tls.selected_alpn_protocol() == "h2"
         return H2Peer(peer)
 
@@ -190,15 +190,19 @@ class Setting:
         ]
 
 
-async def setting(rigs: Any, origin: Any = None, *addons: object, tls: bool = False, **options: Any) -> Setting:
-    """Plain HTTP/2 with prior knowledge, or with TLS on both legs (h2 by ALPN)."""
+async def setting(
+    rigs: Any, origin: Any = None, *addons: object, tls: bool = False, h1: bool = False, **options: Any
+) -> Setting:
+    """Plain HTTP/2 with prior knowledge on both legs; tls: by ALPN. h1: in TLS, before an origin of HTTP/1."""
     events = next((addon for addon in addons if isinstance(addon, Events)), None) or Events(
         "requestheaders", "request", "responseheaders", "response", "error"
     )
     rig: Rig = await rigs(*dict.fromkeys((*addons, events)), **options)
     origin = origin or Origin()
-    address = await rig.origin(origin, tls=tls, alpn=("h2", "http/1.1") if tls else ())
-    return Setting(rig, origin, await rig.transparent(address), events, tls)
+    offers = ("http/1.1",) if h1 else ("h2", "http/1.1") if tls else ()
+    address = await rig.origin(origin, tls=tls or h1, alpn=offers)
+    alpn = ("h2",) if h1 else ("h2", "http/1.1")
+    return Setting(rig, origin, await rig.transparent(address), events, tls or h1, alpn)
 
 
 class Scripted:
@@ -230,7 +234,7 @@ class Scripted:
             if path == b"/sibling" and not self.released:
                 self._waiting.append((server, got.stream))
             else:
-                peer.write(self.reply(server, got.stream) if first and path == b"/bad" else good(got.stream))
+                server.write(self.reply(server, got.stream) if first and path == b"/bad" else good(got.stream))
 
         server.on_frame = note
         await server.say(self.opening if first else SERVER_SETTINGS)
@@ -241,7 +245,7 @@ class Scripted:
     def release(self) -> None:
         self.released = True
         for server, stream in self._waiting:
-            server.peer.write(good(stream))
+            server.write(good(stream))
 
 
 def good(stream: int, body: bytes = b"hello") -> bytes:

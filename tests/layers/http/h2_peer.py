@@ -7,6 +7,7 @@ of other people's only hpack, to read header blocks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 import hpack
 
-from tests.harness import Peer
+from tests.harness import Peer, until
 from tests.layers.http.h2_frames import (
     ACK,
     END_HEADERS,
@@ -98,10 +99,15 @@ class H2Peer:
 
     # -- out
 
-    async def say(self, *parts: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Bytes as they are. That the other end has gone is no error: the reading side tells."""
+        with contextlib.suppress(OSError, ssl.SSLError, AttributeError):  # the last: asyncio's TLS, once it is closed
+            self.peer.write(data)
+
+    async def say(self, *parts: bytes) -> None:
+        """The same, and wait until it has left."""
+        self.write(b"".join(parts))
         try:
-            self.peer.write(b"".join(parts))
             await asyncio.wait_for(self.peer.writer.drain(), SECONDS)
         except (OSError, ssl.SSLError):
             await asyncio.sleep(0)
@@ -118,12 +124,12 @@ class H2Peer:
         assert self.settings_acks == 1
         return self
 
-    async def send_body(self, stream: int, body: bytes, end: bool = True) -> None:
+    async def send_body(self, stream: int, body: bytes, end: bool = True, seconds: float = SECONDS) -> None:
         """In DATA frames as the windows allow."""
         size = self.settings.get(S.MAX_FRAME_SIZE, 16384)
         at = 0
         while at < len(body):
-            await self.until(lambda: self._room(stream) > 0 or self.over(stream))
+            await self.until(lambda: self._room(stream) > 0 or self.over(stream), seconds)
             if self.over(stream):
                 return
             count = min(size, self._room(stream), len(body) - at)
@@ -151,6 +157,8 @@ class H2Peer:
                 return found
             try:
                 got = await asyncio.wait_for(self.peer.reader.read(1 << 18), seconds)
+            except TimeoutError:  # which is an OSError
+                raise
             except (OSError, ssl.SSLError):
                 got, self.was_reset = b"", True
                 self._buffer += self.peer.reader._buffer  # type: ignore[attr-defined]  # what came before the reset
@@ -175,6 +183,9 @@ class H2Peer:
 
     async def until(self, true: Callable[[], object], seconds: float = SECONDS) -> None:
         """Read on until it is so, or until the end. :raises AssertionError: it does not come to pass."""
+        if not self.client:  # an origin has a task that reads
+            await until(lambda: true() or self.closed, seconds, f"nothing of the kind; {self}")
+            return
         end = time.monotonic() + seconds
         while not true():
             try:
@@ -185,7 +196,8 @@ class H2Peer:
 
     def over(self, stream: int) -> bool:
         """Nothing more will come on it."""
-        return (stream in self.streams and self.streams[stream].over) or self.closed
+        got = self.streams.get(stream)
+        return self.closed or (got is not None and (got.reset is not None or (got.ended and self.client)))
 
     async def response(self, stream: int, seconds: float = SECONDS) -> Got:
         """All that came on this stream, once it is over (or the connection is)."""
@@ -229,7 +241,7 @@ class H2Peer:
             case T.PING if got.flags & ACK:
                 self.pongs.append(got.payload)
             case T.PING if self.acks:
-                self.peer.write(ping(got.payload, ACK))
+                self.write(ping(got.payload, ACK))
             case T.GOAWAY:
                 self.goaway = got.number(), got.number(4), got.payload[8:]
             case T.WINDOW_UPDATE:
@@ -251,7 +263,7 @@ class H2Peer:
             if stream:
                 self.windows[stream] += change
         if self.acks:
-            self.peer.write(SETTINGS_ACK)
+            self.write(SETTINGS_ACK)
 
     def _headers(self, got: Frame) -> None:
         if got.type == T.HEADERS:
