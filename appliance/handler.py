@@ -96,7 +96,14 @@ class ConnectionHandler:
         finally:  # also when a hook that does not end was cancelled
             for stream in self.streams:
                 stream.close()
-            self.streams.clear()
+            self._dissolve()
+
+    def _dissolve(self) -> None:
+        """Take apart what refers to each other in circles, so that memory goes now and not at the next collection."""
+        self.streams.clear()
+        self.context.layers.clear()
+        del self.context.handler, self.upstreams
+        self._task = None
 
     async def fire(self, event: str, *args: object) -> None:
         """Fire a connection event; clocks stand still while its hooks run."""

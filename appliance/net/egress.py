@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from OpenSSL import SSL
+
 from appliance.connection import Client, ConnectionState, Server
 from appliance.net import tls_context
 from appliance.net.datagrams import Datagrams, SocketDatagrams, dial_udp
@@ -196,9 +198,10 @@ class Upstreams:
         except (Gone, ValueError, TypeError) as e:
             fault = f"TLS with the server failed: {e}"
         if fault is not None:
-            if stream.tls is not None and (verify := tls_context.verify_fault(stream.tls.conn)):
+            conn = data.ssl_conn  # an add-on may have set it to anything
+            if isinstance(conn, SSL.Connection) and (verify := tls_context.verify_fault(conn)):
                 fault, kind = f"the certificate of {server.sni} {verify.text}", "certificate"
-                server.certificate_list = tls_context.certificates(stream.tls.conn)
+                server.certificate_list = tls_context.certificates(conn)
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
                 await handler.fire("tls_failed_server", data)

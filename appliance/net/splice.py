@@ -162,6 +162,11 @@ class Way:
             self._reading = False
             self.relay.pipes.loop.remove_reader(self._src)
 
+    def part(self) -> None:
+        """Leave the relay, when it has ended: two that refer to each other would wait for a collection."""
+        if hasattr(self, "relay"):
+            del self.relay
+
     def stop(self) -> None:
         if self._resting is not None:
             self._resting.cancel()
@@ -245,3 +250,5 @@ class Splice:
             sock.close()
         if not self.done.done():
             self.done.set_result(reason)
+        self.up.part()
+        self.down.part()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from appliance.net.reasons import CLOSED, Gone, Reason
 from appliance.net.splice import Pipes
 from appliance.net.tls_transport import TlsScratch, TlsTransport
-from appliance.net.transport import HIGH_WATER, Buffer, MemoryTransport, Scratch, SocketTransport, Transport
+from appliance.net.transport import HIGH_WATER, NOWHERE, Buffer, MemoryTransport, Scratch, SocketTransport, Transport
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -139,6 +139,8 @@ class Stream:
         self.drained()
         if self.on_gone is not None:
             self.on_gone(reason)
+        # Nobody refers to anybody in a circle any more, so the memory goes now and not at the next collection.
+        self.below, self.on_gone = NOWHERE, None
 
     def drained(self) -> None:
         self.stirred = True
@@ -308,6 +310,7 @@ class Stream:
         sock = below.detach()
         if sock is None:
             return None
+        self.below = below.above = NOWHERE
         unread, self.buf = bytes(self.buf), bytearray()
         return sock, unread
 

@@ -276,11 +276,46 @@ class SocketTransport:
             self._loop.remove_writer(self._fd)
         self.sock = None
         sock.close()
+        self.above = NOWHERE
 
     def _fail(self, e: OSError) -> None:
         above = self.above
         self._really_close()
         above.lost(reason_of(e))
+
+
+class _Nobody:
+    """Above a transport that is closed, and below a stream that is lost: takes everything, does nothing."""
+
+    def received(self, data: memoryview) -> None: ...
+    def ended(self) -> None: ...
+    def lost(self, reason: Reason) -> None: ...
+    def drained(self) -> None: ...
+    def write(self, data: Buffer) -> bool:
+        return True
+
+    def write_eof(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self, linger: bool = False) -> None: ...
+    def abort(self, why: Reason = CLOSED) -> None: ...
+    def look(self) -> None: ...
+    def room(self) -> bool:
+        return True
+
+    @property
+    def free(self) -> bool:
+        return True
+
+    @property
+    def above(self) -> Above:
+        return self
+
+    @above.setter
+    def above(self, value: Above) -> None: ...
+
+
+NOWHERE = _Nobody()
 
 
 class _Drain:
