@@ -40,8 +40,10 @@ def is_streaming_kind(headers: Headers) -> bool:
     return kind is not None and kind.lower().startswith(_KINDS)
 
 
-async def hold(source: Source, over: int | None, limit: int | None) -> Held:
+async def hold(source: Source, over: int | None, limit: int | None, silence: float = SILENCE) -> Held:
     """Read a body until it is whole, over `over` bytes (it streams then), over `limit`, or its sender falls silent.
+
+    silence: that many seconds; 0 = it may.
 
     :raises Gone: truncated or lost.
     """
@@ -55,7 +57,7 @@ async def hold(source: Source, over: int | None, limit: int | None) -> Held:
                 return Held(b"".join(parts), False, True)
             if over is not None and size > over:
                 return Held(b"".join(parts), False)
-            source.patience(SILENCE if size else 0.0)
+            source.patience(silence if size else 0.0)
             data = await source.chunk()
             if not data:
                 return Held(b"".join(parts), True)

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from appliance.flow import Error
 from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
-from appliance.layers.http.bodies import hold, is_streaming_kind
+from appliance.layers.http.bodies import SILENCE, hold, is_streaming_kind
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
 from appliance.layers.http.wire import Inbound, Outbound
@@ -27,11 +27,16 @@ from appliance.response import Response
 if TYPE_CHECKING:
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.pool import Link
+    from appliance.message import Message
     from appliance.request import Request
 
 logger = logging.getLogger(__name__)
 
+HELD_AT_MOST = 64 << 20
+"""Bytes of a body that are held because an add-on insists (it set `stream` to False), whatever size and kind say."""
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+_CHALLENGE = ("proxy-authenticate", "proxy-authentication-info")
+_M = TypeVar("_M", "Request", "Response")
 
 
 class Failed(Exception):
@@ -62,6 +67,7 @@ class Exchange:
         "_outbound",
         "_rest",
         "_settings",
+        "_theirs",
         "_upload",
         "flow",
     )
@@ -77,6 +83,7 @@ class Exchange:
         self._outbound: Outbound | None = None
         self._link: Link | None = None
         self._upload: Upload | None = None
+        self._theirs: Response | None = None  # a challenge that is no business of the client
         self._rest = b""  # what was held of a body that streams after all
         self._answered = False  # `response` has been fired
         self.flow = flow = HTTPFlow(handler.client, layer.context.server)
@@ -148,11 +155,11 @@ class Exchange:
         declared = inbound.declared
         if limit is not None and declared is not None and declared > limit:
             raise Failed(413, f"request body of {declared} bytes is over body_size_limit")
+        insists, over = self._hold_limit(request)
         if self.flow.response is None and (
             request.stream
-            or not self._holds["request"]
-            or is_streaming_kind(request.headers)
-            or (declared is not None and self._over_hold(declared))
+            or not (insists or (self._holds["request"] and not is_streaming_kind(request.headers)))
+            or (declared is not None and over is not None and declared > over)
         ):
             request.stream = request.stream or True
             return None
@@ -160,7 +167,7 @@ class Exchange:
             inbound.inform(pages.continue_())
             inbound.expects_continue = False
             request.headers.pop("expect", None)
-        held = await hold(inbound, self._settings.stream_over, limit)
+        held = await hold(inbound, over, limit, 0.0 if insists else SILENCE)
         if held.over_limit:
             raise Failed(413, "request body is over body_size_limit")
         if held.whole:
@@ -169,9 +176,10 @@ class Exchange:
         self._rest = held.data  # streamed from here on, what was held first
         return None
 
-    def _over_hold(self, size: int) -> bool:
-        over = self._settings.stream_over
-        return over is not None and size > over
+    def _hold_limit(self, message: Message) -> tuple[bool, int | None]:
+        """Whether an add-on insists on this body (`stream` is False unless somebody sets it), and when it streams."""
+        insists = vars(message).get("stream") is False
+        return insists, HELD_AT_MOST if insists else self._settings.stream_over
 
     async def _forward(self, held: bytes | None) -> Response:
         """Send the request and wait for the response's head. One retry where RFC 9110 §9.2.2 allows it."""
@@ -184,15 +192,19 @@ class Exchange:
             self._link = link
             flow.server_conn = link.server
             self._outbound = outbound = link.client.open()
+            if held is None:
+                self._state_request_length(request)
+            sent = request
+            if self._layer.explicit and b"proxy-authorization" in request.headers.names():
+                sent = _without(request, "proxy-authorization")  # RFC 9110 §11.7.2: it was for us
             try:
                 if held is not None:
                     content = request.raw_content
-                    wait = outbound.request(request, b"" if content is None else content, request.raw_path or b"/")
+                    wait = outbound.request(sent, b"" if content is None else content, request.raw_path or b"/")
                     if wait is not None:
                         await wait
                 else:
-                    self._state_request_length(request)
-                    await outbound.head(request, request.raw_path or b"/")
+                    await outbound.head(sent, request.raw_path or b"/")
                     rest, self._rest = self._rest, b""
                     self._upload = Upload(self._handler, flow, inbound, outbound, rest)
                 flow.response = response = await outbound.response(self._inform)
@@ -254,8 +266,9 @@ class Exchange:
             outbound.reset(Reason("closed", "an add-on answered instead"))
             await self._answer(flow.response, headers_fired=True)
             return
-        settings = self._settings
-        limit, declared = settings.body_limit, outbound.declared
+        if response.status_code == 407 and self._layer.explicit:
+            self._theirs = response
+        limit, declared = self._settings.body_limit, outbound.declared
         if limit is not None and declared is not None and declared > limit:
             raise Failed(502, f"response body of {declared} bytes is over body_size_limit")
         streams = callable(response.stream) or (response.stream and not outbound.whole)
@@ -266,14 +279,13 @@ class Exchange:
             await self._settle(response)
             return
         both_ways = self._upload is not None and not self._upload.done
+        insists, over = self._hold_limit(response)
         if (
             not response.stream
-            and self._holds["response"]
-            and not both_ways
-            and not is_streaming_kind(response.headers)
-            and not (declared is not None and self._over_hold(declared))
+            and (insists or (self._holds["response"] and not both_ways and not is_streaming_kind(response.headers)))
+            and not (declared is not None and over is not None and declared > over)
         ):
-            held = await hold(outbound, settings.stream_over, limit)
+            held = await hold(outbound, over, limit, 0.0 if insists else SILENCE)
             if held.over_limit:
                 raise Failed(502, "response body is over body_size_limit")
             if held.whole:
@@ -295,6 +307,8 @@ class Exchange:
         content = response.raw_content
         if self._outbound is not None:
             self._outbound.done()
+        if response is self._theirs:
+            response = _without(response, *_CHALLENGE)
         wait = inbound.respond(response, b"" if content is None else content)
         if wait is not None:
             await wait
@@ -323,7 +337,7 @@ class Exchange:
             state_length(response.headers, None if left is None else len(first) + left)
         if self._upload is not None and not self._upload.done and (inbound.expects_continue or not outbound.stays):
             inbound.persistent = False  # the rest of the request is not waited for
-        await inbound.head(response)
+        await inbound.head(_without(response, *_CHALLENGE) if response is self._theirs else response)
         try:
             response.moved = await carry_down(outbound, inbound, change, first, self._settings.body_limit)
         except OverLimit:
@@ -416,3 +430,11 @@ class Exchange:
     def _end_upstream(self, why: Reason) -> None:
         if self._outbound is not None:
             self._outbound.reset(why)
+
+
+def _without(message: _M, *names: str) -> _M:
+    """A copy to be sent; the flow keeps what came."""
+    sent = message.copy()
+    for name in names:
+        sent.headers.pop(name, None)
+    return sent

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from appliance.layers.base import Context, Layer
-from appliance.layers.http import connect
+from appliance.layers.http import connect, pages
 from appliance.layers.http.exchange import Exchange
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.h1_server import H1Server
@@ -35,6 +35,8 @@ class HttpLayer(Layer):
     def __init__(self, context: Context, mode: HTTPMode) -> None:
         super().__init__(context)
         self.mode = mode
+        self.explicit = mode is HTTPMode.regular
+        """Requests are addressed to us, as a proxy."""
         self.pool = HttpPool(context)
 
     async def run(self, client: Stream | Datagrams) -> None:
@@ -73,13 +75,17 @@ class HttpLayer(Layer):
     def handle(self, inbound: Inbound) -> Awaitable[None]:
         """One request: fill in where it goes, and run it."""
         request = inbound.request
-        if self.mode is HTTPMode.regular:
+        if self.explicit:
             if request.raw_method == b"CONNECT" and inbound.refused is None:
                 if request.raw_http_version != b"HTTP/2.0":
                     return connect.run(self, inbound)
                 inbound.refused = Refused(501, "CONNECT inside HTTP/2 is not supported: use HTTP/1.1 with this proxy")
             elif inbound.refused is None and not request.raw_host:
                 self._direct(inbound)
+                if request.raw_path == b"*":
+                    exchange = Exchange(self, inbound)
+                    exchange.flow.response = pages.able()
+                    return exchange.run()
             elif request.raw_authority and request.raw_http_version != b"HTTP/2.0":
                 self._host_from_target(inbound)
         else:
@@ -96,7 +102,7 @@ class HttpLayer(Layer):
         return Exchange(self, inbound).run()
 
     def _direct(self, inbound: Inbound) -> None:
-        """An origin-form request to a proxy: somebody typed the proxy's own address into a browser."""
+        """A request to the proxy itself: `OPTIONS *`, or somebody typed the proxy's address into a browser."""
         address = self.context.client.sockname
         request = inbound.request
         request.raw_scheme = b"http"

@@ -69,3 +69,14 @@ def established() -> Response:
     """The answer to a CONNECT that was granted (RFC 9110 §9.3.6)."""
     now = time.time()
     return Response(b"HTTP/1.1", 200, b"Connection established", Headers.trusted(()), b"", None, now, now)
+
+
+def able() -> Response:
+    """The proxy's own answer to `OPTIONS *` (RFC 9110 §9.3.7)."""
+    now = time.time()
+    fields = (
+        (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, CONNECT"),
+        (b"Content-Length", b"0"),
+        (b"Server", b"lockgate"),
+    )
+    return Response(b"HTTP/1.1", 200, b"OK", Headers.trusted(fields), b"", None, now, now)
