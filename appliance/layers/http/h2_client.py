@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from appliance.headers import Headers
 from appliance.layers.http.h1_server import bodiless
-from appliance.layers.http.h2_connection import H2Connection, H2Stream, code_of
+from appliance.layers.http.h2_connection import RESET, H2Connection, H2Stream, code_of
 from appliance.layers.http.h2_fields import Malformed, read_response, write_request, write_trailers
 from appliance.layers.http.h2_hyper import HyperSession
 from appliance.layers.http.h2_session import Code, Field, code_name
@@ -269,7 +269,10 @@ class H2Outbound(H2Stream):
 
     @property
     def untouched(self) -> bool:
-        return self._response is None and not self._heads
+        if self._response is not None or self._heads:
+            return False
+        why = self.why  # a stream that was reset, or a server that is at fault, has been heard
+        return self.unprocessed or why is None or not (why.kind == "protocol" or why.detail.startswith(RESET))
 
     @property
     def stays(self) -> bool:

@@ -41,8 +41,8 @@ def reset_reason(who: str, code: int) -> Reason:
 
 
 def code_of(why: Reason, otherwise: Code) -> int:
-    """The error code to reset a stream with."""
-    return int(why.detail[len(RESET) :]) if why.detail.startswith(RESET) else otherwise
+    """The error code to reset a stream with; never NO_ERROR, which a message that is cut off does not deserve."""
+    return (int(why.detail[len(RESET) :]) if why.detail.startswith(RESET) else 0) or otherwise
 
 
 class H2Stream:

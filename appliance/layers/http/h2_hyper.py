@@ -13,6 +13,7 @@ from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection
 from h2.events import Event
 from h2.exceptions import FlowControlError, ProtocolError
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
 from hpack import Encoder
@@ -49,6 +50,9 @@ _HARD_LIMIT = 4
 """A header list so many times over the limit cannot even be decoded to keep HPACK in step: a connection error."""
 _END_STREAM, _END_HEADERS = 1, 4
 _CLOSED_REMEMBERED = 256
+_MASK = 0x7FFFFFFF
+_TABLE_MOST = 4096
+"""Bytes of HPACK's dynamic table that we fill, whatever a peer would let us."""
 
 
 class _Stream(H2Stream):
@@ -57,6 +61,28 @@ class _Stream(H2Stream):
     def _initialize_content_length(self, headers: Iterable[Any]) -> None: ...
     def _track_content_length(self, length: int, end_stream: bool) -> None: ...
     def _build_hdr_validation_flags(self, events: Any) -> Any: ...
+
+
+class _Frames(FrameBuffer):
+    """h2's buffer, which would gather all of a frame that is too large, and tears connections for a stream's fault."""
+
+    def __next__(self) -> Frame:
+        held = self._data
+        if len(held) >= 9:
+            size, kind = int.from_bytes(held[:3], "big"), held[3]
+            if size > self.max_frame_size:
+                raise Fault(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+            if kind == 4 and size and held[4] & 1:
+                raise Fault(Code.FRAME_SIZE_ERROR, "SETTINGS acknowledged with a payload")
+            if kind == 8 and size == 4 and not self._headers_buffer:
+                if len(held) < 13:
+                    raise StopIteration
+                window = WindowUpdateFrame(
+                    int.from_bytes(held[5:9], "big") & _MASK, int.from_bytes(held[9:13], "big") & _MASK
+                )
+                del held[:13]
+                return window
+        return super().__next__()
 
 
 class _StreamFault(Exception):
@@ -119,6 +145,7 @@ class HyperSession:
         for unsaid in (SettingCodes.ENABLE_CONNECT_PROTOCOL, *(() if client else (SettingCodes.ENABLE_PUSH,))):
             core.local_settings.pop(unsaid, None)  # h2 would send them, and a server that says ENABLE_PUSH is odd
         core.max_inbound_frame_size = core.local_settings.max_frame_size
+        core.incoming_buffer = _Frames(server=not client)
         core.decoder.max_header_list_size = max_head * _HARD_LIMIT
         table = core._frame_dispatch_table
         table[HeadersFrame] = self._headers_frame
@@ -175,7 +202,9 @@ class HyperSession:
             pass
         elif not self.patience.spend(1):
             raise Fault(Code.ENHANCE_YOUR_CALM, f"too many {kind.__name__}s")
-        if kind is SettingsFrame:
+        if isinstance(frame, SettingsFrame):
+            if frame.settings.get(SettingCodes.HEADER_TABLE_SIZE, 0) > _TABLE_MOST:
+                frame.settings[SettingCodes.HEADER_TABLE_SIZE] = _TABLE_MOST
             core._receive_frame(frame)
             if "ACK" not in frame.flags:
                 self.peer_streams = min(core.remote_settings.max_concurrent_streams, MAX_STREAMS)
@@ -328,6 +357,8 @@ class HyperSession:
     def _window_frame(self, frame: WindowUpdateFrame) -> tuple[list[Frame], list[Event]]:
         core, number, increment = self._core, frame.stream_id, frame.window_increment
         if not number:
+            if not increment:
+                raise Fault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
             core.outbound_flow_control_window += increment
             if core.outbound_flow_control_window > core.MAX_WINDOW_INCREMENT:
                 raise Fault(Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
@@ -338,6 +369,8 @@ class HyperSession:
             if self._idle(number):
                 raise Fault(Code.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {number}, which nobody opened")
             return [], []
+        if not increment:
+            raise _StreamFault(number, Code.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
         stream.outbound_flow_control_window += increment
         if stream.outbound_flow_control_window > core.MAX_WINDOW_INCREMENT:
             raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
@@ -443,7 +476,7 @@ class HyperSession:
 
     def reset(self, stream: int, code: int) -> None:
         found = self._core.streams.get(stream)
-        if found is None:
+        if found is None or found.state_machine.state is StreamState.CLOSED:  # such as by the head that is at fault
             return
         found.state_machine.process_input(StreamInputs.SEND_RST_STREAM)
         self._send_reset(stream, code)

@@ -218,31 +218,44 @@ async def test_6_9_1_padding_is_given_back(rigs: Make) -> None:
     assert len(s.origin.asked[0].body) == sent // 16384 * 16128
 
 
-async def held(flow: object) -> None:
-    await asyncio.sleep(3600)
+async def held(flow: HTTPFlow) -> None:
+    if flow.request.path == "/held":
+        await asyncio.sleep(3600)
 
 
-@pytest.mark.parametrize("what", ["stream", "connection"])
-async def test_6_9_1_a_client_that_sends_more_than_it_may(rigs: Make, what: str) -> None:
-    """Nobody reads these bodies: a hook holds their requests."""
+async def test_6_9_1_a_client_that_sends_more_than_it_may(rigs: Make) -> None:
+    """Nobody reads this body: a hook holds its request."""
     s = await setting(rigs, None, Events("error", "response", requestheaders=held))
     client = await s.client()
-    streams = [1] if what == "stream" else list(range(1, 64, 2))
-    await client.say(*(post(stream, b"/never") for stream in streams))
-    await client.alive()
+    await client.say(post(1, b"/held"))
     sent = 0
-    while client.goaway is None and not client.closed and not any(got.over for got in client.streams.values()):
+    while client.goaway is None and not client.over(1):
         assert sent < 64 << 20, "it takes in whatever is sent"
-        for stream in streams:
-            room = 16384 if what == "stream" else min(16384, client._window(stream))
-            if room > 0:
-                await client.say(data(stream, bytes(room)))
-                client.windows[stream] = client._window(stream) - room
-                sent += room
+        await client.say(data(1, bytes(16384)))
+        sent += 16384
         with contextlib.suppress(TimeoutError):
             await client.next(0.01)
-    first = next((stream for stream, got in client.streams.items() if got.reset is not None), 1)
-    await client.expect_either(first, FLOW)
+    await client.expect_either(1, FLOW)
+    await s.unharmed()
+
+
+async def test_6_9_1_uploads_that_nobody_reads_leave_room(rigs: Make) -> None:
+    """All streams but one are full; either it has a window still, or the connection's is smaller than theirs."""
+    s = await setting(rigs, None, Events("error", "response", requestheaders=held))
+    client = await s.client()
+    full = range(1, 2 * client.settings[S.MAX_CONCURRENT_STREAMS] - 1, 2)
+    each = client.settings[S.INITIAL_WINDOW_SIZE]
+    assert len(full) * each + 65535 <= client.windows[0]
+    for stream in full:
+        await client.say(post(stream, b"/held"))
+        client.windows[0] -= each
+        client.windows[stream] = 0
+        await client.say(*(data(stream, bytes(min(16384, each - at))) for at in range(0, each, 16384)))
+    await client.alive()
+    last = full[-1] + 2
+    await client.say(post(last), window(0, 1 << 20), window(last, 1 << 20))
+    await client.send_body(last, pattern(500000))
+    assert (await client.response(last)).body == pattern(500000)
 
 
 async def test_6_9_what_is_thrown_away_is_given_back(rigs: Make) -> None:
