@@ -20,6 +20,7 @@ from appliance.layers.http.bodies import SILENCE, hold, is_streaming_kind
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
 from appliance.layers.http.wire import Inbound, Outbound
+from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import KILLED, SHUTDOWN, Gone, Killed, Reason
 from appliance.response import Response
@@ -58,6 +59,7 @@ class Exchange:
 
     __slots__ = (
         "_answered",
+        "_attempt",
         "_handler",
         "_heard",
         "_holds",
@@ -80,6 +82,7 @@ class Exchange:
         self._holds = handler.worker.hooks.holds
         self._heard = handler.worker.hooks.heard
         self._inbound = inbound
+        self._attempt: Attempt | None = None  # at a connection, while it is waited for
         self._outbound: Outbound | None = None
         self._link: Link | None = None
         self._upload: Upload | None = None
@@ -186,6 +189,8 @@ class Exchange:
         flow, inbound, pool = self.flow, self._inbound, self._layer.pool
         request = flow.request
         inbound.watch(self._client_gone)
+        if inbound.why is not None:  # it went before there was anything to tell of it
+            raise inbound.why.error()
         fresh = False
         while True:
             link = (None if fresh else pool.idle(request)) or await self._connect(fresh)
@@ -231,13 +236,18 @@ class Exchange:
         flow, inbound = self.flow, self._inbound
         if not flow.request.raw_host:
             raise Failed(400, "the request does not say where it is to go")
+        attempt = self._attempt = Attempt()
         try:
-            link = await self._layer.pool.get(flow.request, fresh)
+            link = await self._layer.pool.get(flow.request, fresh, attempt)
         except CannotConnect as e:
             if flow.killed:
                 raise Killed(KILLED) from None
             flow.server_conn = e.server or self._layer.context.server
+            if inbound.why is not None:
+                raise inbound.why.error() from None
             raise Failed(502, e.text, e.kind) from None
+        finally:
+            self._attempt = None
         if inbound.why is not None or flow.killed:
             self._link = link
             raise Killed(KILLED) if inbound.why is None else inbound.why.error()
@@ -381,6 +391,8 @@ class Exchange:
             self._outbound.reset(KILLED)
 
     def _client_gone(self, reason: Reason) -> None:
+        if self._attempt is not None:
+            self._attempt.abandon("the client disconnected")
         if self._outbound is not None:
             self._outbound.reset(Reason(reason.kind, "the client disconnected") if reason.kind == "closed" else reason)
 
