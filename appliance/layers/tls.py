@@ -149,7 +149,7 @@ class ClientTLSLayer(Layer):
                 leaf = worker.minter.cached(spec) or await worker.minter.leaf(spec)
                 data.ssl_conn = worker.tls.accept(leaf, hello, self._alpn(hello))
             client.limit(worker.settings.handshake_timeout, "the client did not finish the TLS handshake in time")
-            await client.start_tls(data.ssl_conn)
+            await client.start_tls(data.ssl_conn, accepting=True)
             client.deadline = 0.0
         except TlsFailed as e:
             distrusted = e.reason.detail in DISTRUST

@@ -37,7 +37,7 @@ ffi: Any = _util.ffi
 _FAST: Final = (
     "SSL_read", "SSL_write", "SSL_get_error", "SSL_shutdown", "SSL_do_handshake", "SSL_pending", "SSL_set_mode",
     "SSL_clear_mode", "BIO_read", "BIO_write", "BIO_get_mem_data", "BIO_set_mem_eof_return", "ERR_clear_error",
-    "ERR_get_error", "ERR_reason_error_string",
+    "ERR_get_error", "ERR_reason_error_string", "SSL_version",
 )
 # Without these an upstream's name could not be checked, so there is no fallback: better not to start.
 _NEEDED: Final = (
@@ -156,6 +156,11 @@ def handles(conn: SSL.Connection) -> tuple[Any, Any, Any]:
     if not isinstance(conn, SSL.Connection):
         raise TypeError(f"ssl_conn has to be an OpenSSL.SSL.Connection, not {type(conn).__name__}")
     return _make_handles(conn)
+
+
+def is_tls13(ssl: Any) -> bool:
+    """Whether the handshake on this handle led to TLS 1.3; False when that cannot be told."""
+    return available and lib.SSL_version(ssl) == SSL.TLS1_3_VERSION
 
 
 def session_reused(conn: SSL.Connection) -> bool:

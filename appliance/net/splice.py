@@ -196,7 +196,8 @@ class Splice:
         """Until both sides are done; the reason is CLOSED for an orderly end. *_eof: that side has ended already."""
         self.up.eof, self.down.eof = client_eof, server_eof
         self.up.start()
-        self.down.start()
+        if not self.done.done():  # both had ended before
+            self.down.start()
         try:
             return await self.done
         finally:

@@ -316,8 +316,10 @@ class Stream:
 
     # -- TLS
 
-    async def start_tls(self, conn: SSL.Connection) -> None:
+    async def start_tls(self, conn: SSL.Connection, accepting: bool = False) -> None:
         """From here on the stream is TLS over what it was. Unread bytes become its first ciphertext.
+
+        accepting: `conn` is in accept state.
 
         :raises TlsFailed: the handshake failed; every other `Gone`: the connection was lost meanwhile.
         :raises ValueError, TypeError: `conn` cannot be used.
@@ -329,7 +331,7 @@ class Stream:
         ended, self.eof = self.eof, False
         self.below = tls
         self._paused = False
-        done = tls.begin(self._net.loop, memoryview(unread))
+        done = tls.begin(self._net.loop, memoryview(unread), accepting)
         if ended:
             tls.ended()
         await done

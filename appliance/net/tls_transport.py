@@ -51,7 +51,20 @@ class TlsTransport:
     :raises ValueError, TypeError: from the constructor, when `conn` is no memory-BIO Connection.
     """
 
-    __slots__ = ("_below", "_closed", "_done", "_from", "_into", "_scratch", "_ssl", "above", "clean_eof", "conn")
+    __slots__ = (
+        "_accepting",
+        "_below",
+        "_closed",
+        "_done",
+        "_from",
+        "_held",
+        "_into",
+        "_scratch",
+        "_ssl",
+        "above",
+        "clean_eof",
+        "conn",
+    )
 
     def __init__(self, conn: SSL.Connection, scratch: TlsScratch, below: Transport, above: Above) -> None:
         self._ssl, self._into, self._from = openssl.handles(conn)
@@ -63,16 +76,21 @@ class TlsTransport:
         self._below = below
         self._done: asyncio.Future[None] | None = None
         self._closed = False
+        self._accepting = False
+        self._held = False
         below.above = self
 
     # -- handshake
 
-    def begin(self, loop: asyncio.AbstractEventLoop, unread: memoryview) -> asyncio.Future[None]:
-        """Start the handshake. unread: ciphertext that had already arrived.
+    def begin(
+        self, loop: asyncio.AbstractEventLoop, unread: memoryview, accepting: bool = False
+    ) -> asyncio.Future[None]:
+        """Start the handshake. unread: ciphertext that had already arrived. accepting: we are the server.
 
         The future raises TlsFailed when it fails; every other `Gone` is what happened to the connection below.
         """
         self._done = done = loop.create_future()
+        self._accepting = accepting
         if unread:
             self.received(unread)
         else:
@@ -89,7 +107,10 @@ class TlsTransport:
         n = SSL_do_handshake(self._ssl)
         if n == 1:
             self._done = None  # first: in memory the peer's answer comes within the flush
-            self._flush()
+            # All that a server has left to say in TLS 1.3 is session tickets: they go out with its first bytes.
+            self._held = self._accepting and openssl.is_tls13(self._ssl)
+            if not self._held:
+                self._flush()
             done.set_result(None)
             return True
         error = SSL_get_error(self._ssl, n)
@@ -121,7 +142,7 @@ class TlsTransport:
                 self.above.received(scratch.plain_view[:have])
                 have = 0
         error = SSL_get_error(ssl, n)
-        if BIO_pending(self._from):
+        if not self._held and BIO_pending(self._from):
             self._flush()  # a key update's answer, an alert
         if have:
             self.above.received(scratch.plain_view[:have])
@@ -187,6 +208,7 @@ class TlsTransport:
 
     def _flush(self) -> bool:
         scratch, room = self._scratch, True
+        self._held = False
         while (n := BIO_read(self._from, scratch.cipher_ptr, scratch.CIPHER)) > 0:
             room = self._below.write(scratch.cipher_view[:n])
             if n < scratch.CIPHER:
