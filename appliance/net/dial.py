@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import aiohappyeyeballs
@@ -20,47 +21,85 @@ class DialError(Exception):
     """The connection could not be made; the text names address and cause."""
 
 
+class Attempt:
+    """A wish for a connection, which may be given up while it is being made. why: set once it was, for a person.
+
+    wake: ends whatever is being waited for just now; set by those who wait.
+    """
+
+    __slots__ = ("wake", "why")
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.wake: Callable[[], None] | None = None
+
+    def abandon(self, why: str) -> None:
+        """It is not wanted any more: whoever works on it stops at once."""
+        if not self.why:
+            self.why = why
+            if self.wake is not None:
+                self.wake()
+
+
 class Refused(DialError):
     """We do not dial this address: it is the gateway itself, or a metadata address."""
 
 
 async def dial(
-    loop: asyncio.AbstractEventLoop, address: Address, guard: LoopGuard, seconds: float, source: str | None = None
+    loop: asyncio.AbstractEventLoop,
+    address: Address,
+    guard: LoopGuard,
+    seconds: float,
+    source: str | None = None,
+    attempt: Attempt | None = None,
 ) -> socket.socket:
     """A connected, non-blocking socket to `address` (host name or literal, port) within `seconds`.
 
-    source: local address to bind. :raises DialError: it cannot be had.
+    source: local address to bind. :raises DialError: it cannot be had, or `attempt` was abandoned.
     """
     host, port = address[0], address[1]
+    if attempt is not None and attempt.why:
+        raise DialError(attempt.why)
     if not 0 < port < 65536:
         raise DialError(f"{host}: {port} is not a port")
     family = literal_family(host)
     if family is not None:
         if why := guard.refuse(host, port):
             raise Refused(why)
-        return await _connect(loop, family, host, port, seconds, source)
+        return await _connect(loop, family, host, port, seconds, source, attempt)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as clock:
+            if attempt is not None:
+                attempt.wake = lambda: None if clock.expired() else clock.reschedule(0.0)
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             allowed = [info for info in infos if not guard.refuse(str(info[4][0]), port)]
             if not allowed:
                 raise Refused(guard.refuse(str(infos[0][4][0]), port) or f"{host}: no address")
             if len(allowed) == 1:
-                return await _connect(loop, allowed[0][0], str(allowed[0][4][0]), port, seconds, source)
+                return await _connect(loop, allowed[0][0], str(allowed[0][4][0]), port, seconds, source, attempt)
             local = await loop.getaddrinfo(source, 0, type=socket.SOCK_STREAM) if source else None
             sock = await aiohappyeyeballs.start_connection(
                 allowed, local_addr_infos=local, happy_eyeballs_delay=0.25, interleave=1, loop=loop
             )
     except TimeoutError:
-        raise DialError(f"{host}:{port}: no connection within {seconds:g} s (option connect_timeout)") from None
+        raise _too_late(f"{host}:{port}", seconds, attempt) from None
     except (socket.gaierror, UnicodeError) as e:
         raise DialError(
             f"{host}: the name cannot be resolved ({e.strerror if isinstance(e, OSError) else e})"
         ) from None
     except OSError as e:
         raise DialError(f"{host}:{port}: {e.strerror or e}") from None
+    finally:
+        if attempt is not None:
+            attempt.wake = None
     _no_delay(sock)
     return sock
+
+
+def _too_late(where: str, seconds: float, attempt: Attempt | None) -> DialError:
+    if attempt is not None and attempt.why:
+        return DialError(attempt.why)
+    return DialError(f"{where}: no connection within {seconds:g} s (option connect_timeout)")
 
 
 def literal_family(host: str) -> socket.AddressFamily | None:
@@ -77,7 +116,13 @@ def literal_family(host: str) -> socket.AddressFamily | None:
 
 
 async def _connect(
-    loop: asyncio.AbstractEventLoop, family: int, host: str, port: int, seconds: float, source: str | None
+    loop: asyncio.AbstractEventLoop,
+    family: int,
+    host: str,
+    port: int,
+    seconds: float,
+    source: str | None,
+    attempt: Attempt | None,
 ) -> socket.socket:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -93,12 +138,12 @@ async def _connect(
         scope = socket.if_nametoindex(host.partition("%")[2]) if "%" in host else 0
         error = sock.connect_ex((host.partition("%")[0], port, 0, scope) if family == socket.AF_INET6 else (host, port))
         if error == errno.EINPROGRESS:
-            error = await _established(loop, sock, seconds)
+            error = await _established(loop, sock, seconds, attempt)
         if error:
             raise OSError(error, os.strerror(error))
     except TimeoutError:
         sock.close()
-        raise DialError(f"{where}: no connection within {seconds:g} s (option connect_timeout)") from None
+        raise _too_late(where, seconds, attempt) from None
     except OSError as e:
         sock.close()
         raise DialError(f"{where}: {e.strerror or e}") from None
@@ -108,7 +153,9 @@ async def _connect(
     return sock
 
 
-async def _established(loop: asyncio.AbstractEventLoop, sock: socket.socket, seconds: float) -> int:
+async def _established(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, seconds: float, attempt: Attempt | None
+) -> int:
     """Wait for a connect under way; its error number, 0 = connected. Cheaper than sock_connect inside a timeout."""
     done: asyncio.Future[None] = loop.create_future()
 
@@ -122,11 +169,15 @@ async def _established(loop: asyncio.AbstractEventLoop, sock: socket.socket, sec
 
     timer = loop.call_later(seconds, late)
     loop.add_writer(sock.fileno(), writable)
+    if attempt is not None:
+        attempt.wake = late
     try:
         await done
     finally:
         timer.cancel()
         loop.remove_writer(sock.fileno())
+        if attempt is not None:
+            attempt.wake = None
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 

@@ -13,7 +13,7 @@ from OpenSSL import SSL
 from appliance.connection import Client, ConnectionState, Server
 from appliance.net import tls_context
 from appliance.net.datagrams import Datagrams, SocketDatagrams, dial_udp
-from appliance.net.dial import DialError, dial
+from appliance.net.dial import Attempt, DialError, dial
 from appliance.net.reasons import Gone, Reason, TlsFailed
 from appliance.net.stream import Stream
 from appliance.tls import TlsData
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_ADDRESS = 5
 """Connections and attempts at once from one client connection to one address."""
+MAX_FAULTS = 100
+"""TLS faults remembered by one client connection."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,8 @@ class ServerConnectionHookData:
 class CannotConnect(Exception):
     """No usable connection to a server.
 
-    `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate. `server`: the one that was tried.
+    `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate, or gone (it was not wanted any
+    more). `server`: the one that was tried.
     """
 
     server: Server | None = None
@@ -55,6 +58,15 @@ class CannotConnect(Exception):
         self.kind = kind
 
 
+class _Slots(asyncio.Semaphore):
+    """To one address, at once. users: those who have one of them, or wait for one."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(MAX_PER_ADDRESS)
+        self.address = address
+        self.users = 0
+
+
 class Upstreams:
     """The server connections of one client connection."""
 
@@ -62,8 +74,8 @@ class Upstreams:
         self._handler = handler
         self._open: dict[Server, Stream] = {}
         self._datagrams: dict[Server, Datagrams] = {}
-        self._slots: dict[Address, asyncio.Semaphore] = {}
-        self._held: dict[Server, asyncio.Semaphore] = {}
+        self._slots: dict[Address, _Slots] = {}
+        self._held: dict[Server, _Slots] = {}
         self._faults: dict[tuple[Address, str | None], CannotConnect] = {}
         self._farewells: set[asyncio.Task[None]] = set()
         self._taken: set[Server] = set()
@@ -72,7 +84,7 @@ class Upstreams:
         """The open stream to this very server connection, if there is one."""
         return self._open.get(server)
 
-    async def open(self, server: Server) -> Stream:
+    async def open(self, server: Server, attempt: Attempt | None = None) -> Stream:
         """Connect to `server.address`, with TLS on top when `server.tls`; the stream there is when it is open already.
 
         :raises CannotConnect: refused, unreachable, killed by a hook, or TLS failed (which is remembered: see `fault`).
@@ -83,14 +95,14 @@ class Upstreams:
             await self.end(server)
             stream = None
         if stream is None:
-            stream = await self._connect(server)
+            stream = await self._connect(server, attempt)
         if server.tls and not server.tls_established:
-            await self._start_tls(server, stream)
+            await self._start_tls(server, stream, attempt)
         return stream
 
-    async def raw(self, server: Server) -> Stream:
+    async def raw(self, server: Server, attempt: Attempt | None = None) -> Stream:
         """As `open`, but without TLS whatever `server.tls` says: for pass-through."""
-        return self._open.get(server) or await self._connect(server)
+        return self._open.get(server) or await self._connect(server, attempt)
 
     async def open_udp(self, server: Server) -> Datagrams:
         """A UDP flow to `server.address`; the one there is when it is open already. No packet leaves.
@@ -121,23 +133,30 @@ class Upstreams:
 
     # -- connecting
 
-    async def _connect(self, server: Server) -> Stream:
-        sock, data = await self._dial(server)
+    async def _connect(self, server: Server, attempt: Attempt | None) -> Stream:
+        sock, data = await self._dial(server, attempt)
         stream = self._open[server] = Stream.over_socket(self._handler.worker.net, sock, server)
         server.timestamp_tcp_setup = time.time()
         await self._connected(server, sock, stream, data)
         return stream
 
-    async def _dial(self, server: Server) -> tuple[socket.socket, ServerConnectionHookData]:
+    async def _dial(
+        self, server: Server, attempt: Attempt | None = None
+    ) -> tuple[socket.socket, ServerConnectionHookData]:
         handler = self._handler
         hooks, settings = handler.worker.hooks, handler.worker.settings
         data = ServerConnectionHookData(server, handler.client)
         if server.address is None:
             raise CannotConnect("the destination is not known")
-        slot = self._slots.get(server.address)
-        if slot is None:
-            slot = self._slots[server.address] = asyncio.Semaphore(MAX_PER_ADDRESS)
-        await slot.acquire()
+        slots = self._slots.get(server.address)
+        if slots is None:
+            slots = self._slots[server.address] = _Slots(server.address)
+        slots.users += 1
+        try:
+            await slots.acquire()
+        except BaseException:
+            self._leave(slots)
+            raise
         try:
             server.error = None  # of an earlier attempt
             server.timestamp_start = time.time()
@@ -148,25 +167,33 @@ class Upstreams:
             try:
                 # What an add-on has set; not what the kernel chose for an earlier connection.
                 source = server.sockname[0] if server.sockname and not server.peername else settings.connect_addr
-                sock = await (dial_udp if server.transport_protocol == "udp" else dial)(
-                    handler.worker.loop, server.address, handler.worker.guard, settings.connect_timeout, source
-                )
+                loop, guard, seconds = handler.worker.loop, handler.worker.guard, settings.connect_timeout
+                if server.transport_protocol == "udp":
+                    sock = await dial_udp(loop, server.address, guard, seconds, source)
+                else:
+                    sock = await dial(loop, server.address, guard, seconds, source, attempt)
             except DialError as e:
-                raise CannotConnect(str(e)) from None
+                raise CannotConnect(str(e), "gone" if attempt is not None and attempt.why else "dial") from None
             try:
                 server.peername, server.sockname = sock.getpeername(), sock.getsockname()
             except OSError:
                 sock.close()
                 raise CannotConnect(f"{server.address[0]}:{server.address[1]}: connection reset by peer") from None
         except BaseException as e:
-            slot.release()
+            slots.release()
+            self._leave(slots)
             if isinstance(e, CannotConnect):
                 server.error = server.error or e.text
                 if hooks.table["server_connect_error"]:
                     await handler.fire("server_connect_error", data)
             raise
-        self._held[server] = slot
+        self._held[server] = slots
         return sock, data
+
+    def _leave(self, slots: _Slots) -> None:
+        slots.users -= 1
+        if not slots.users:
+            del self._slots[slots.address]
 
     async def _connected(
         self, server: Server, sock: socket.socket, stream: Stream | Datagrams, data: ServerConnectionHookData
@@ -177,7 +204,7 @@ class Upstreams:
         if handler.worker.hooks.table["server_connected"]:
             await handler.fire("server_connected", data)
 
-    async def _start_tls(self, server: Server, stream: Stream) -> None:
+    async def _start_tls(self, server: Server, stream: Stream, attempt: Attempt | None) -> None:
         handler = self._handler
         worker = handler.worker
         data = TlsData(server, handler.context)
@@ -191,12 +218,19 @@ class Upstreams:
             if data.ssl_conn is None:
                 data.ssl_conn = worker.tls.connect(server, sni=server.sni, alpn_offers=server.alpn_offers)
             stream.limit(worker.settings.handshake_timeout, "the server did not finish the TLS handshake in time")
+            if attempt is not None:
+                attempt.wake = lambda: stream.abort(Reason("closed", attempt.why))
+                if attempt.why:
+                    attempt.wake()
             await stream.start_tls(data.ssl_conn)
             stream.deadline = 0.0
         except TlsFailed as e:
             fault = e.reason.text
         except (Gone, ValueError, TypeError) as e:
             fault = f"TLS with the server failed: {e}"
+        finally:
+            if attempt is not None:
+                attempt.wake = None
         if fault is not None:
             conn = data.ssl_conn  # an add-on may have set it to anything
             if isinstance(conn, SSL.Connection) and (verify := tls_context.verify_fault(conn)):
@@ -205,14 +239,22 @@ class Upstreams:
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
                 await handler.fire("tls_failed_server", data)
-            assert server.address is not None
-            self._faults[server.address, server.sni] = CannotConnect(fault, kind)
+            if attempt is not None and attempt.why:
+                kind = "gone"
+            else:
+                self._remember(server, CannotConnect(fault, kind))
             await self.end(server, Reason("tls", fault))
             raise CannotConnect(fault, kind)
         assert data.ssl_conn is not None
         tls_context.describe(data.ssl_conn, server)
         if worker.hooks.table["tls_established_server"]:
             await handler.fire("tls_established_server", data)
+
+    def _remember(self, server: Server, fault: CannotConnect) -> None:
+        assert server.address is not None
+        if len(self._faults) >= MAX_FAULTS:
+            del self._faults[next(iter(self._faults))]
+        self._faults[server.address, server.sni] = fault
 
     # -- ending
 
@@ -232,7 +274,9 @@ class Upstreams:
         handler = self._handler
         server.state = ConnectionState.CLOSED
         server.timestamp_end = time.time()
-        self._held.pop(server).release()
+        slots = self._held.pop(server)
+        slots.release()
+        self._leave(slots)
         if server is not handler.context.server:
             self._taken.discard(server)
         if handler.worker.hooks.table["server_disconnected"]:

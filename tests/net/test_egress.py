@@ -175,6 +175,33 @@ async def test_failures_give_their_place_back(rigs: Make) -> None:
             await asyncio.wait_for(ups.open(server), 2)
 
 
+async def test_those_who_wait_keep_the_places(rigs: Make) -> None:
+    """What is dropped when nobody uses it is not dropped too early."""
+    rig = await rigs()
+    ups, _, _ = await upstreams(rig)
+    address = await rig.origin(hang)
+    servers = [Server(address=address) for _ in range(MAX_PER_ADDRESS + 3)]
+    tasks = [asyncio.ensure_future(ups.open(server)) for server in servers]
+    await until(lambda: sum(task.done() for task in tasks) == MAX_PER_ADDRESS)
+    tasks[-1].cancel()
+    for server in servers[:-1]:
+        await asyncio.wait_for(tasks[servers.index(server)], 2)
+        await ups.end(server)
+    assert not ups._slots
+
+
+async def test_faults_are_not_remembered_without_end(rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.net.egress.MAX_FAULTS", 3)
+    rig = await rigs()
+    ups, _, _ = await upstreams(rig)
+    address = await rig.origin(echo)
+    servers = [Server(address=address, tls=True, sni=f"{i}.test") for i in range(5)]
+    for server in servers:
+        with pytest.raises(CannotConnect):
+            await asyncio.wait_for(ups.open(server), 2)
+    assert [ups.fault(server) is not None for server in servers] == [False, False, True, True, True]
+
+
 async def test_a_cancelled_attempt_gives_its_place_back(rigs: Make) -> None:
     rig = await rigs(Events("server_connect", server_connect=lambda data: asyncio.sleep(60)))
     ups, _, _ = await upstreams(rig)
@@ -185,7 +212,7 @@ async def test_a_cancelled_attempt_gives_its_place_back(rigs: Make) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert ups._slots[address]._value == MAX_PER_ADDRESS
+    assert not ups._slots
 
 
 async def test_reset_right_after_the_handshake_of_tcp(rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +236,7 @@ async def test_reset_right_after_the_handshake_of_tcp(rigs: Make, monkeypatch: p
         await ups.open(Server(address=("127.0.0.1", 9)))
     assert events.names == ["server_connect", "server_connect_error"]
     assert descriptors() == before
-    assert ups._slots[("127.0.0.1", 9)]._value == MAX_PER_ADDRESS
+    assert not ups._slots
 
 
 async def test_tls_events_and_facts(rigs: Make) -> None:

@@ -10,6 +10,7 @@ from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
 from appliance.layers.http.h1_fields import Refused
+from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import KILLED, Gone, Killed
 
@@ -93,9 +94,10 @@ async def _dial(layer: HttpLayer, flow: HTTPFlow, inbound: Inbound) -> None:
     context = layer.context
     handler = context.handler
     if handler.worker.settings.eager:
-        inbound.watch(lambda reason: None)
+        attempt = Attempt()
+        inbound.watch(lambda reason: attempt.abandon("the client disconnected"))
         try:
-            await handler.upstreams.raw(context.server)
+            await handler.upstreams.raw(context.server, attempt)
         except CannotConnect as e:
             if inbound.why is not None:
                 raise inbound.why.error() from None

@@ -16,6 +16,7 @@ from appliance.net.egress import MAX_PER_ADDRESS, CannotConnect
 if TYPE_CHECKING:
     from appliance.layers.base import Context
     from appliance.layers.http.wire import HttpClient
+    from appliance.net.dial import Attempt
     from appliance.net.reasons import Reason
     from appliance.net.stream import Stream
     from appliance.request import Request
@@ -86,6 +87,11 @@ class Link:
         return True
 
 
+def _done(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
 class HttpPool:
     """The HTTP connections to servers of one client connection."""
 
@@ -118,17 +124,17 @@ class HttpPool:
                     return link
         return None
 
-    async def get(self, request: Request, fresh: bool = False) -> Link:
+    async def get(self, request: Request, fresh: bool = False, attempt: Attempt | None = None) -> Link:
         """A connection for one request, new unless one has become idle. fresh: new, or one that many share.
 
-        :raises CannotConnect: there is none to be had.
+        :raises CannotConnect: there is none to be had, or `attempt` was abandoned.
         """
         key = self.key(request)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = Queue()
         loop = self._context.handler.worker.loop
         while True:
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = Queue()
             links = self._links.get(key, ())
             for link in links:
                 if (not fresh or link.client.shared) and link.client.room():
@@ -144,23 +150,36 @@ class HttpPool:
             # The one being opened may turn out to take them all; or there are as many as may be.
             turn = loop.create_future()
             queue.waiting.append(turn)
-            await turn
+            if attempt is not None:
+                attempt.wake = partial(_done, turn)
+                await turn
+                attempt.wake = None
+                if attempt.why:
+                    queue.wake(1)  # in case it was our turn
+                    raise CannotConnect(attempt.why, "gone")
+            else:
+                await turn
         queue.dialling += 1
         try:
-            link = await self._open(key, queue)
+            link = await self._open(key, queue, attempt)
         except CannotConnect as e:
-            queue.wake(-1, e)
+            if e.kind == "gone":
+                queue.wake(1)  # this client's request has gone, others have not
+            else:
+                queue.wake(-1, e)
             raise
         except BaseException:
             queue.wake(-1)
             raise
         finally:
             queue.dialling -= 1
+            if key not in self._links:
+                self._forget_queue(key, queue)
         queue.single = not link.client.shared
         queue.wake(-1 if link.client.shared else MAX_PER_ADDRESS - 1)
         return link
 
-    async def _open(self, key: Key, queue: Queue) -> Link:
+    async def _open(self, key: Key, queue: Queue, attempt: Attempt | None) -> Link:
         context = self._context
         upstreams, worker = context.handler.upstreams, context.handler.worker
         settings = worker.settings
@@ -178,7 +197,7 @@ class HttpPool:
             if (fault := upstreams.fault(server)) is not None:
                 server.error = fault.text
                 raise CannotConnect(fault.text, fault.kind)
-            stream = await upstreams.open(server)
+            stream = await upstreams.open(server, attempt)
         except CannotConnect as e:
             e.server = server
             raise
@@ -186,7 +205,7 @@ class HttpPool:
         ended = partial(upstreams.ended, server)
         client: HttpClient
         if self._http2(server):
-            client = H2Client(stream, worker.loop, settings.idle_timeout, settings.strict, settings.max_head, ended)
+            client = H2Client(stream, worker.loop, settings, ended)
         else:
             client = H1Client(stream, settings.max_head, settings.strict)
         link = Link(key, server, client, stream, ended, queue)
@@ -224,6 +243,12 @@ class HttpPool:
             self._count -= 1
             if not links:
                 del self._links[link.key]
+                self._forget_queue(link.key, link.queue)
+
+    def _forget_queue(self, key: Key, queue: Queue | None) -> None:
+        """Nothing is open: what is not waited for either leaves no trace."""
+        if queue is not None and not queue.waiting and not queue.dialling and self._queues.get(key) is queue:
+            del self._queues[key]
 
     async def _make_room(self, address: tuple[str, int]) -> None:
         """Before one more is opened: drop what is dead, and what rests while there are too many."""
