@@ -219,6 +219,8 @@ class HyperSession:
         except _StreamFault as e:
             self._listener.failed(e.stream, e.code, e.text)
             self.reset(e.stream, e.code)
+            if not self._client and not self.patience.spend(5):  # CVE-2025-8671: rapid reset, and we do it
+                raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams") from None
             return
         if frames:
             core._prepare_for_sending(frames)
