@@ -220,6 +220,9 @@ class OptionTable:
         "64k", "Refuse heads of requests and responses over this size.", kind="size", example="64k"
     )
     http2: bool = option(True, "Speak HTTP/2 with clients and servers that offer it.", flag="--http2")
+    http2_codec: str = option(
+        "lean", "What does HTTP/2's framing: our own, or python-hyper's h2 at thrice the cost.", choices=("lean", "h2")
+    )
     validate_inbound_headers: bool = option(
         True, "Refuse headers that different programs read differently (request smuggling)."
     )

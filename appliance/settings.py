@@ -27,6 +27,7 @@ class Settings:
         "handshake_timeout",
         "header_timeout",
         "http2",
+        "http2_codec",
         "idle_timeout",
         "insecure",
         "invalid",
@@ -49,6 +50,7 @@ class Settings:
         self.udp_timeout = float(options.udp_timeout)
         self.connect_timeout = float(options.connect_timeout)
         self.http2 = options.http2
+        self.http2_codec = options.http2_codec
         self.header_timeout = float(options.client_header_timeout)
         self.handshake_timeout = float(options.tls_handshake_timeout)
         self.greeting_wait = options.server_greeting_wait_ms / 1000

@@ -6,18 +6,22 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from appliance.headers import Headers
 from appliance.layers.http.h1_server import bodiless
+from appliance.layers.http.h2_codec import new_session
 from appliance.layers.http.h2_connection import RESET, H2Connection, H2Stream, code_of
 from appliance.layers.http.h2_fields import Malformed, read_response, write_request, write_trailers
-from appliance.layers.http.h2_hyper import HyperSession
 from appliance.layers.http.h2_session import Code, Field, code_name
 from appliance.layers.http.wire import Inform
 from appliance.net.reasons import Reason
 from appliance.net.stream import Stream
 from appliance.request import Request
 from appliance.response import Response
+
+if TYPE_CHECKING:
+    from appliance.settings import Settings
 
 MAX_INFORMATIONAL = 100
 
@@ -35,14 +39,11 @@ class H2Client(H2Connection):
         self,
         stream: Stream,
         loop: asyncio.AbstractEventLoop,
-        stall: float,
-        strict: bool,
-        max_head: int,
+        settings: Settings,
         ended: Callable[[Reason], None],
     ) -> None:
-        super().__init__(stream, loop, stall, strict)
-        self.session = HyperSession(True, self, max_head, loop.time)
-        self.session.start()
+        super().__init__(stream, loop, settings.idle_timeout, settings.strict)
+        self.session = new_session(settings.http2_codec, True, self, settings.max_head, loop.time)
         self.served = 0
         self.active = 0
         self.usable = True

@@ -6,19 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from appliance.headers import Headers
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.h1_server import bodiless
+from appliance.layers.http.h2_codec import new_session
 from appliance.layers.http.h2_connection import RESET, H2Connection, H2Stream, code_of
 from appliance.layers.http.h2_fields import Malformed, read_request, write_response, write_trailers
-from appliance.layers.http.h2_hyper import HyperSession
 from appliance.layers.http.h2_session import MAX_STREAMS, Code, Field
 from appliance.layers.http.wire import Inbound
 from appliance.net.reasons import Gone, Reason
 from appliance.net.stream import Buffer, Stream
 from appliance.request import Request
 from appliance.response import Response
+
+if TYPE_CHECKING:
+    from appliance.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +36,10 @@ class H2Server(H2Connection):
 
     peer = "client"
 
-    def __init__(
-        self, stream: Stream, loop: asyncio.AbstractEventLoop, stall: float, strict: bool, max_head: int
-    ) -> None:
-        super().__init__(stream, loop, stall, strict)
-        self.session = HyperSession(False, self, max_head, loop.time)
-        self.session.start()
-        self._max_head = max_head
+    def __init__(self, stream: Stream, loop: asyncio.AbstractEventLoop, settings: Settings) -> None:
+        super().__init__(stream, loop, settings.idle_timeout, settings.strict)
+        self._max_head = settings.max_head
+        self.session = new_session(settings.http2_codec, False, self, settings.max_head, loop.time)
         self._tasks: set[asyncio.Task[None]] = set()
         self._handle: Handle
 

@@ -67,9 +67,8 @@ class HttpLayer(Layer):
 
     async def _http2(self, client: Stream) -> None:
         worker = self.context.handler.worker
-        settings = worker.settings
         self.pool.prior_knowledge = client.tls is None and self.mode is HTTPMode.transparent
-        codec = H2Server(client, worker.loop, settings.idle_timeout, settings.strict, settings.max_head)
+        codec = H2Server(client, worker.loop, worker.settings)
         await codec.serve(self.handle)
 
     def handle(self, inbound: Inbound) -> Awaitable[None]:

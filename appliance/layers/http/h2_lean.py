@@ -1,0 +1,497 @@
+"""HTTP/2 framing of our own (RFC 9113 §4 to §6), as thin as Python lets it be: a third of what h2 costs.
+
+Reactions are those of the RFC to the letter: stream errors end their stream and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from appliance.layers.http.h2_hpack import Decoder, Encoder, HpackError, TooLarge
+from appliance.layers.http.h2_session import (
+    CONNECTION_WINDOW,
+    MAX_STREAMS,
+    PREFACE,
+    STREAM_WINDOW,
+    Clock,
+    Code,
+    Fault,
+    Field,
+    Listener,
+    Patience,
+)
+
+FRAME_MOST = 16384
+"""Of what we receive (the default, §6.5.2)."""
+FRAME_SENT_MOST = 65536
+HARD_LIMIT = 4
+"""A field list so many times over the limit is not even decoded to keep HPACK in step: a connection error."""
+CONTINUATIONS_MOST = 64
+REMEMBERED = 256
+"""Closed streams whose end is known, to tell what is late from what is wrong (§5.1)."""
+_WINDOW_MOST = 0x7FFFFFFF
+_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = range(5)
+_PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = range(5, 10)
+_END_STREAM = _ACK = 1
+_END_HEADERS, _PADDED, _WITH_PRIORITY = 4, 8, 32
+_RESET_BY_US, _RESET_BY_PEER, _ENDED = range(3)
+_HEADER = struct.Struct(">HBBBL")
+_TWO = struct.Struct(">LL")
+_SETTING = struct.Struct(">HL")
+
+
+class _Stream:
+    """sends, receives: bytes of window each way. heard: its head has come. ended: the peer sends no more; ours: we."""
+
+    __slots__ = ("ended", "heard", "number", "ours", "receives", "sends")
+
+    def __init__(self, number: int, sends: int, heard: bool) -> None:
+        self.number = number
+        self.sends = sends
+        self.receives = STREAM_WINDOW
+        self.heard = heard
+        self.ended = False
+        self.ours = False
+
+
+class _StreamFault(Exception):
+    """A stream error (§5.4.2)."""
+
+    def __init__(self, stream: int, code: int, text: str) -> None:
+        super().__init__(text)
+        self.stream = stream
+        self.code = code
+        self.text = text
+
+
+def _expect(place: bool, size: bool, what: str) -> None:
+    if not place:
+        raise Fault(Code.PROTOCOL_ERROR, f"{what} in the wrong place")
+    if not size:
+        raise Fault(Code.FRAME_SIZE_ERROR, f"{what} of the wrong size")
+
+
+class LeanSession:
+    """See h2_session.Session. client: whether we are."""
+
+    def __init__(self, client: bool, listener: Listener, max_head: int, clock: Clock) -> None:
+        self._client = client
+        self._listener = listener
+        self._max_head = max_head
+        self._patience = Patience(clock)
+        self._encoder = Encoder()
+        self._decoder = Decoder(max_head * HARD_LIMIT)
+        self._in = bytearray()
+        self._out = bytearray()
+        self._preface = b"" if client else PREFACE
+        self._greeted = False
+        self._gone = False
+        self._streams: dict[int, _Stream] = {}
+        self._closed: dict[int, int] = {}
+        self._highest = -1 if client else 0  # of the streams that the client opened
+        self._block: tuple[int, int, bytearray, int] | None = None  # a head that is not whole: stream, flags, …, frames
+        self._sends = 65535
+        self._receives = CONNECTION_WINDOW
+        self._first_sends = 65535
+        self._frame_most = 16384
+        self.peer_streams = MAX_STREAMS
+
+    def start(self) -> None:
+        if self._client:
+            self._out += PREFACE
+        settings = [(3, MAX_STREAMS), (4, STREAM_WINDOW), (6, self._max_head)]
+        if self._client:
+            settings.insert(0, (2, 0))
+        self._send(_SETTINGS, 0, 0, b"".join([_SETTING.pack(*one) for one in settings]))
+        self._send(_WINDOW_UPDATE, 0, 0, (CONNECTION_WINDOW - 65535).to_bytes(4, "big"))
+
+    # -- in
+
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
+        if self._gone:
+            return
+        buf = self._in
+        joined = bool(buf)
+        if joined:
+            buf += data
+        with memoryview(buf if joined else data) as source:
+            at, have = 0, len(source)
+            try:
+                if self._preface:
+                    at = len(self._preface)
+                    if not self._preface.startswith(bytes(source[:at])):
+                        raise Fault(Code.PROTOCOL_ERROR, "this is not HTTP/2")
+                    if have < at:
+                        at = 0
+                    else:
+                        self._preface = b""
+                while have - at >= 9 and not self._preface:
+                    high, low, kind, flags, stream = _HEADER.unpack_from(source, at)
+                    size = high << 8 | low
+                    if size > FRAME_MOST:
+                        raise Fault(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+                    end = at + 9 + size
+                    if end > have:
+                        break
+                    self._frame(kind, flags, stream & _WINDOW_MOST, bytes(source[at + 9 : end]))
+                    at = end
+            except Fault as e:
+                self.goaway(e.code, e.text)
+                raise
+            if not joined:
+                buf += source[at:]
+        if joined:
+            del buf[:at]
+
+    def _frame(self, kind: int, flags: int, stream: int, data: bytes) -> None:
+        """:raises Fault: it is a connection error."""
+        if not self._greeted and kind != _SETTINGS:
+            raise Fault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if self._block is not None and (kind != _CONTINUATION or stream != self._block[0]):
+            raise Fault(Code.PROTOCOL_ERROR, "a head is interrupted by another frame")
+        try:
+            if kind == _DATA:
+                self._data(flags, stream, data)
+            elif kind == _HEADERS:
+                self._headers(flags, stream, data)
+            elif kind == _WINDOW_UPDATE:
+                self._window_update(stream, data)
+            elif kind == _CONTINUATION:
+                self._continuation(flags, data)
+            elif kind == _RST_STREAM:
+                self._rst_stream(stream, data)
+            else:
+                self._control(kind, flags, stream, data)
+        except _StreamFault as e:
+            self._listener.failed(e.stream, e.code, e.text)
+            self.reset(e.stream, e.code)
+
+    def _idle(self, stream: int) -> bool:
+        """Nobody ever opened it (§5.1)."""
+        return stream > self._highest or not stream % 2
+
+    def _data(self, flags: int, number: int, data: bytes) -> None:
+        length = len(data)
+        if not number:
+            raise Fault(Code.PROTOCOL_ERROR, "DATA on the connection")
+        self._receives -= length
+        if self._receives < 0:
+            raise Fault(Code.FLOW_CONTROL_ERROR, "more data than the connection's window allows")
+        if flags & _PADDED:
+            data = _unpadded(data)
+        end = bool(flags & _END_STREAM)
+        if not data and not end and not self._patience.spend(1):
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many empty DATA frames")
+        stream = self._streams.get(number)
+        if stream is None:
+            self._late(number, length, "data")
+            return
+        if stream.ended or not stream.heard:
+            self.credit(0, length)
+            if stream.ended:
+                raise _StreamFault(number, Code.STREAM_CLOSED, "data after the end of the stream")
+            raise _StreamFault(number, Code.PROTOCOL_ERROR, "data before the head")
+        stream.receives -= length
+        if stream.receives < 0:
+            self.credit(0, length)
+            raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "more data than the window allows")
+        stream.ended = end
+        self._listener.data(number, data, length, end)
+        if end and stream.ours:
+            self._close(stream, _ENDED)
+
+    def _late(self, number: int, length: int, what: str) -> None:
+        """DATA or a head for a stream that is over, or never was (§5.1)."""
+        how = self._closed.get(number)
+        if self._idle(number):
+            raise Fault(Code.PROTOCOL_ERROR, f"{what} on stream {number}, which nobody opened")
+        self.credit(0, length)
+        if how == _RESET_BY_PEER:
+            self._rst(number, Code.STREAM_CLOSED)
+        elif how == _ENDED:
+            raise Fault(Code.STREAM_CLOSED, f"{what} on stream {number}, which is closed")
+        elif how is None and what == "a head":
+            raise Fault(Code.PROTOCOL_ERROR, f"a head on stream {number}, behind a later one")
+        # else the peer may not have seen our reset yet
+
+    def _headers(self, flags: int, number: int, data: bytes) -> None:
+        if not number:
+            raise Fault(Code.PROTOCOL_ERROR, "HEADERS on the connection")
+        if flags & _PADDED:
+            data = _unpadded(data)
+        depends = 0
+        if flags & _WITH_PRIORITY:
+            if len(data) < 5:
+                raise Fault(Code.FRAME_SIZE_ERROR, "HEADERS of the wrong size")
+            depends = int.from_bytes(data[:4], "big") & _WINDOW_MOST
+            data = data[5:]
+        if depends == number:
+            flags |= _WITH_PRIORITY << 8
+        if flags & _END_HEADERS:
+            self._head(number, flags, data)
+        else:
+            self._block = number, flags, bytearray(data), 0
+
+    def _continuation(self, flags: int, data: bytes) -> None:
+        if self._block is None:
+            raise Fault(Code.PROTOCOL_ERROR, "CONTINUATION without a head to continue")
+        number, first, block, count = self._block
+        block += data
+        if count >= CONTINUATIONS_MOST or len(block) > self._max_head * HARD_LIMIT:
+            raise Fault(Code.ENHANCE_YOUR_CALM, "a head in too many pieces")
+        if flags & _END_HEADERS:
+            self._block = None
+            self._head(number, first, bytes(block))
+        else:
+            self._block = number, first, block, count + 1
+
+    def _head(self, number: int, flags: int, block: bytes) -> None:
+        try:
+            fields, size = self._decoder.decode(block)  # in any case: the table must stay in step
+        except HpackError as e:
+            raise Fault(Code.COMPRESSION_ERROR, str(e)) from None
+        except TooLarge:
+            raise Fault(Code.ENHANCE_YOUR_CALM, "a head far over the limit") from None
+        self._patience.earn(3)
+        end = bool(flags & _END_STREAM)
+        stream = self._streams.get(number)
+        if stream is None:
+            if self._client or number <= self._highest or not number % 2:
+                self._late(number, 0, "a head")
+                return
+            self._highest = number
+            if len(self._streams) >= MAX_STREAMS:
+                if not self._patience.spend(2):
+                    raise Fault(Code.ENHANCE_YOUR_CALM, "too many streams over the limit")
+                self._rst(number, Code.REFUSED_STREAM)
+                self._remember(number, _RESET_BY_US)
+                return
+            stream = self._streams[number] = _Stream(number, self._first_sends, True)
+        elif stream.ended:
+            raise _StreamFault(number, Code.STREAM_CLOSED, "a head after the end of the stream")
+        elif not stream.heard:
+            informs = fields and fields[0][0] == b":status" and fields[0][1][:1] == b"1"
+            stream.heard = not informs
+            if informs and end:
+                raise _StreamFault(number, Code.PROTOCOL_ERROR, "a 1xx that ends the stream")
+        elif not end:
+            raise _StreamFault(number, Code.PROTOCOL_ERROR, "trailers that do not end the stream")
+        if flags & _WITH_PRIORITY << 8:
+            raise _StreamFault(number, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+        stream.ended = end
+        if size > self._max_head:
+            self._listener.too_large(number, end)
+        else:
+            self._listener.headers(number, fields, end)
+        if end and stream.ours:
+            self._close(stream, _ENDED)
+
+    def _rst_stream(self, number: int, data: bytes) -> None:
+        _expect(bool(number) and not self._idle(number), len(data) == 4, "RST_STREAM")
+        stream = self._streams.get(number)
+        cost = 1
+        if stream is not None:
+            self._close(stream, _RESET_BY_PEER)
+            self._listener.was_reset(number, int.from_bytes(data, "big"))
+            if not self._client:
+                cost = 5  # rapid reset (CVE-2023-44487): each costs an exchange begun
+        if not self._patience.spend(cost):
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many resets")
+
+    def _window_update(self, number: int, data: bytes) -> None:
+        _expect(not number or not self._idle(number), len(data) == 4, "WINDOW_UPDATE")
+        if not self._patience.spend(1):
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many WINDOW_UPDATE frames")
+        more = int.from_bytes(data, "big") & _WINDOW_MOST
+        if not number:
+            self._sends += more
+            if not more:
+                raise Fault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            if self._sends > _WINDOW_MOST:
+                raise Fault(Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+        else:
+            stream = self._streams.get(number)
+            if stream is None:
+                return
+            stream.sends += more
+            if not more:
+                raise _StreamFault(number, Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            if stream.sends > _WINDOW_MOST:
+                raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+        self._listener.opened(number)
+
+    def _control(self, kind: int, flags: int, stream: int, data: bytes) -> None:
+        if not self._patience.spend(5 if kind == _SETTINGS else 1):
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many frames that say nothing")
+        if kind == _SETTINGS:
+            self._settings(bool(flags & _ACK), stream, data)
+        elif kind == _PING:
+            _expect(not stream, len(data) == 8, "PING")
+            if not flags & _ACK:
+                self._send(_PING, _ACK, 0, data)
+        elif kind == _GOAWAY:
+            _expect(not stream, len(data) >= 8, "GOAWAY")
+            last, code = _TWO.unpack_from(data)
+            self._listener.goes_away(last & _WINDOW_MOST, code, data[8:])
+        elif kind == _PRIORITY:  # §5.3.2: not used any more
+            _expect(bool(stream), True, "PRIORITY")
+            if len(data) != 5:
+                raise _StreamFault(stream, Code.FRAME_SIZE_ERROR, "PRIORITY of the wrong size")
+            if int.from_bytes(data[:4], "big") & _WINDOW_MOST == stream:
+                raise _StreamFault(stream, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+        elif kind == _PUSH_PROMISE:
+            raise Fault(Code.PROTOCOL_ERROR, "PUSH_PROMISE, and nobody may push here")
+        # §4.1: unknown kinds are ignored
+
+    def _settings(self, ack: bool, stream: int, data: bytes) -> None:
+        _expect(not stream, not len(data) % 6 and not (ack and data), "SETTINGS")
+        if ack:
+            _expect(self._greeted, True, "the acknowledgement of SETTINGS")
+            return
+        self._greeted = True
+        for key, value in _SETTING.iter_unpack(data):
+            self._setting(key, value)
+        self._send(_SETTINGS, _ACK, 0, b"")
+        self._listener.settled()
+        self._listener.opened(0)
+
+    def _setting(self, key: int, value: int) -> None:
+        """§6.5.2; RFC 8441 §3 for the last."""
+        if key == 1:
+            self._encoder.resize(value)
+        elif key == 3:
+            self.peer_streams = min(value, MAX_STREAMS)
+        elif key == 4:
+            if value > _WINDOW_MOST:
+                raise Fault(Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
+            more, self._first_sends = value - self._first_sends, value
+            for stream in self._streams.values():
+                stream.sends += more
+                if stream.sends > _WINDOW_MOST:
+                    raise Fault(Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+        elif key == 5:
+            if not 16384 <= value <= 16777215:
+                raise Fault(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
+            self._frame_most = min(value, FRAME_SENT_MOST)
+        elif (key == 2 and value > (0 if self._client else 1)) or (key == 8 and value > 1):
+            raise Fault(Code.PROTOCOL_ERROR, f"{'ENABLE_PUSH' if key == 2 else 'ENABLE_CONNECT_PROTOCOL'} {value}")
+
+    # -- out
+
+    def output(self) -> bytes:
+        out = self._out
+        if not out:
+            return b""
+        self._out = bytearray()
+        return bytes(out)
+
+    @property
+    def pending(self) -> int:
+        return len(self._out)
+
+    def open(self) -> int:
+        return self._highest + 2 if self._highest < _WINDOW_MOST - 1 else 0
+
+    def headers(self, stream: int, fields: Sequence[Field], end: bool) -> None:
+        found = self._streams.get(stream)
+        if found is None:
+            if not self._client or stream <= self._highest or self._gone:
+                return
+            self._highest = stream
+            found = self._streams[stream] = _Stream(stream, self._first_sends, False)
+        block = self._encoder.encode(fields)
+        flags, size, most = (_END_STREAM if end else 0), len(block), self._frame_most
+        if size <= most:
+            self._out += _HEADER.pack(size >> 8, size & 255, _HEADERS, flags | _END_HEADERS, stream) + block
+        else:
+            kind = _HEADERS
+            for at in range(0, size, most):
+                piece = block[at : at + most]
+                self._send(kind, flags | (_END_HEADERS if at + most >= size else 0), stream, piece)
+                kind, flags = _CONTINUATION, 0
+        if end:
+            self._said_all(found)
+
+    def window(self, stream: int) -> int:
+        found = self._streams.get(stream)
+        if found is None:
+            return 0
+        return found.sends if found.sends < self._sends else self._sends
+
+    def data(self, stream: int, data: bytes | memoryview, end: bool) -> None:
+        found = self._streams.get(stream)
+        if found is None or found.ours:
+            return
+        out, size, most = self._out, len(data), self._frame_most
+        found.sends -= size
+        self._sends -= size
+        self._patience.earn(4)
+        if size <= most:
+            out += _HEADER.pack(size >> 8, size & 255, _DATA, _END_STREAM if end else 0, stream)
+            out += data
+        else:
+            view = memoryview(data)
+            for at in range(0, size, most):
+                piece = view[at : at + most]
+                last = end and at + most >= size
+                out += _HEADER.pack(len(piece) >> 8, len(piece) & 255, _DATA, _END_STREAM if last else 0, stream)
+                out += piece
+                self._patience.earn(4)
+        if end:
+            self._said_all(found)
+
+    def _said_all(self, stream: _Stream) -> None:
+        stream.ours = True
+        if stream.ended:
+            self._close(stream, _ENDED)
+
+    def credit(self, stream: int, count: int) -> None:
+        if count <= 0 or self._gone:
+            return
+        if stream:
+            found = self._streams.get(stream)
+            if found is None:
+                return
+            found.receives += count
+        else:
+            self._receives += count
+        self._send(_WINDOW_UPDATE, 0, stream, count.to_bytes(4, "big"))
+
+    def reset(self, stream: int, code: int) -> None:
+        found = self._streams.get(stream)
+        if found is not None:
+            self._rst(stream, code)
+            self._close(found, _RESET_BY_US)
+
+    def goaway(self, code: int, text: str) -> None:
+        if not self._gone:
+            self._gone = True
+            last = 0 if self._client else self._highest
+            self._send(_GOAWAY, 0, 0, _TWO.pack(last, code) + text.encode()[:200])
+
+    def _rst(self, stream: int, code: int) -> None:
+        self._send(_RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+    def _send(self, kind: int, flags: int, stream: int, data: bytes) -> None:
+        size = len(data)
+        self._out += _HEADER.pack(size >> 8, size & 255, kind, flags, stream) + data
+
+    def _close(self, stream: _Stream, how: int) -> None:
+        if self._streams.pop(stream.number, None) is not None:
+            self._remember(stream.number, how)
+
+    def _remember(self, number: int, how: int) -> None:
+        closed = self._closed
+        closed[number] = how
+        if len(closed) > REMEMBERED:
+            del closed[next(iter(closed))]
+
+
+def _unpadded(data: bytes) -> bytes:
+    """:raises Fault: more padding than payload (§6.1)."""
+    if not data:
+        raise Fault(Code.FRAME_SIZE_ERROR, "a padded frame without its first byte")
+    if data[0] >= len(data):
+        raise Fault(Code.PROTOCOL_ERROR, "padding longer than its frame")
+    return data[1 : len(data) - data[0]]
