@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 import time
@@ -80,6 +81,9 @@ class Gateway:
             self.modes.append(mode)
             await mode.start(worker.arrive)
         await self.addons.running()
+        # What is loaded stays; the collector need not look at it again and again while connections come and go.
+        gc.collect()
+        gc.freeze()
         self._quiet = options.termlog_verbosity == "error"  # -q
         if not self._quiet:
             self._greet()
