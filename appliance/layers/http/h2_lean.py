@@ -36,6 +36,7 @@ _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = range(5, 10)
 _END_STREAM = _ACK = 1
 _END_HEADERS, _PADDED, _WITH_PRIORITY = 4, 8, 32
 _RESET_BY_US, _RESET_BY_PEER, _ENDED = range(3)
+_THEIR_FAULT = frozenset({Code.PROTOCOL_ERROR, Code.FLOW_CONTROL_ERROR, Code.STREAM_CLOSED})
 _HEADER = struct.Struct(">HBBBL")
 _TWO = struct.Struct(">LL")
 _SETTING = struct.Struct(">HL")
@@ -166,6 +167,10 @@ class LeanSession:
         except _StreamFault as e:
             self._listener.failed(e.stream, e.code, e.text)
             self.reset(e.stream, e.code)
+            if not self._client and not self._patience.spend(5):  # CVE-2025-8671: rapid reset, and we do it
+                raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams") from None
+        if self._patience.left < 0 and not self._patience.spend(0):
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams")
 
     def _idle(self, stream: int) -> bool:
         """Nobody ever opened it (§5.1)."""
@@ -463,6 +468,8 @@ class LeanSession:
         if found is not None:
             self._rst(stream, code)
             self._close(found, _RESET_BY_US)
+            if code in _THEIR_FAULT and not self._client:
+                self._patience.left -= 5  # CVE-2025-8671: rapid reset, and we are made to do it
 
     def goaway(self, code: int, text: str) -> None:
         if not self._gone:

@@ -118,7 +118,9 @@ class Origin:
             if stream.ended and got.flags & END_STREAM:
                 ask = Ask(stream.heads[0], stream.body, stream.heads[1] if len(stream.heads) > 1 else [], "2")
                 self.asked.append(ask)
-                tasks.add(asyncio.ensure_future(self._answer_two(server, got.stream, ask)))
+                task = asyncio.ensure_future(self._answer_two(server, got.stream, ask))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
 
         await server.say(self.opening)
         server.on_frame = note
@@ -126,7 +128,7 @@ class Origin:
             while await server.next(3600):
                 pass
         finally:
-            for task in tasks:
+            for task in list(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
