@@ -167,8 +167,6 @@ class LeanSession:
         except _StreamFault as e:
             self._listener.failed(e.stream, e.code, e.text)
             self.reset(e.stream, e.code)
-            if not self._client and not self._patience.spend(5):  # CVE-2025-8671: rapid reset, and we do it
-                raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams") from None
         if self._patience.left < 0 and not self._patience.spend(0):
             raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams")
 
