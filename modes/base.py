@@ -182,7 +182,7 @@ class TcpMode(Mode):
         client = Client(peername=peer, sockname=wanted or sock.getsockname(), timestamp_start=time.time())
         client.state = ConnectionState.OPEN
         client.proxy_mode = self.spec
-        stream = Stream.over_socket(self.host.net, sock, client)
+        stream = Stream.over_socket(self.host.net, sock, client, still=True)
         assert self._arrive is not None
         task = self.host.net.loop.create_task(self._run(Arrival(client, stream, wanted, self.spec.full_spec, self.top)))
         self._coming += 1

@@ -23,7 +23,7 @@ async def run(context: Context, client: Stream) -> None:
     """Carry the connection untouched to its end. Counts go to `handler.moved` (bytes up, down)."""
     handler, server = context.handler, context.server
     try:
-        upstream = await handler.upstreams.raw(server)
+        upstream = await handler.upstreams.raw(server, still=True)
     except CannotConnect as e:
         logger.info("%s: cannot pass: %s", handler.client, e.text)
         client.abort(Reason("reset", e.text))

@@ -16,6 +16,7 @@ from appliance.net.datagrams import Datagrams, SocketDatagrams, dial_udp
 from appliance.net.dial import Attempt, DialError, dial
 from appliance.net.reasons import Gone, Reason, TlsFailed
 from appliance.net.stream import Stream
+from appliance.net.tls_errors import FaultKind
 from appliance.tls import TlsData
 
 if TYPE_CHECKING:
@@ -47,15 +48,16 @@ class CannotConnect(Exception):
     """No usable connection to a server.
 
     `text` is for a person, `kind` for code: dial, refused, killed, tls, certificate, or gone (it was not wanted any
-    more). `server`: the one that was tried.
+    more). `server`: the one that was tried. `fault`: of its certificate.
     """
 
     server: Server | None = None
 
-    def __init__(self, text: str, kind: str = "dial") -> None:
+    def __init__(self, text: str, kind: str = "dial", fault: FaultKind | None = None) -> None:
         super().__init__(text)
         self.text = text
         self.kind = kind
+        self.fault = fault
 
 
 class _Slots(asyncio.Semaphore):
@@ -100,9 +102,9 @@ class Upstreams:
             await self._start_tls(server, stream, attempt)
         return stream
 
-    async def raw(self, server: Server, attempt: Attempt | None = None) -> Stream:
-        """As `open`, but without TLS whatever `server.tls` says: for pass-through."""
-        return self._open.get(server) or await self._connect(server, attempt)
+    async def raw(self, server: Server, attempt: Attempt | None = None, still: bool = False) -> Stream:
+        """As `open`, but without TLS whatever `server.tls` says: for pass-through. still: see `Stream.over_socket`."""
+        return self._open.get(server) or await self._connect(server, attempt, still)
 
     async def open_udp(self, server: Server) -> Datagrams:
         """A UDP flow to `server.address`; the one there is when it is open already. No packet leaves.
@@ -133,9 +135,9 @@ class Upstreams:
 
     # -- connecting
 
-    async def _connect(self, server: Server, attempt: Attempt | None) -> Stream:
+    async def _connect(self, server: Server, attempt: Attempt | None, still: bool = False) -> Stream:
         sock, data = await self._dial(server, attempt)
-        stream = self._open[server] = Stream.over_socket(self._handler.worker.net, sock, server)
+        stream = self._open[server] = Stream.over_socket(self._handler.worker.net, sock, server, still)
         server.timestamp_tcp_setup = time.time()
         await self._connected(server, sock, stream, data)
         return stream
@@ -213,7 +215,7 @@ class Upstreams:
         if worker.hooks.table["tls_start_server"]:
             await handler.fire("tls_start_server", data)
         fault: str | None = None
-        kind = "tls"
+        kind, wrong = "tls", None
         try:
             if data.ssl_conn is None:
                 data.ssl_conn = worker.tls.connect(server, sni=server.sni, alpn_offers=server.alpn_offers)
@@ -234,7 +236,7 @@ class Upstreams:
         if fault is not None:
             conn = data.ssl_conn  # an add-on may have set it to anything
             if isinstance(conn, SSL.Connection) and (verify := tls_context.verify_fault(conn)):
-                fault, kind = f"the certificate of {server.sni} {verify.text}", "certificate"
+                fault, kind, wrong = f"the certificate of {server.sni} {verify.text}", "certificate", verify.kind
                 server.certificate_list = tls_context.certificates(conn)
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
@@ -242,9 +244,9 @@ class Upstreams:
             if attempt is not None and attempt.why:
                 kind = "gone"
             else:
-                self._remember(server, CannotConnect(fault, kind))
+                self._remember(server, CannotConnect(fault, kind, wrong))
             await self.end(server, Reason("tls", fault))
-            raise CannotConnect(fault, kind)
+            raise CannotConnect(fault, kind, wrong)
         assert data.ssl_conn is not None
         tls_context.describe(data.ssl_conn, server)
         if worker.hooks.table["tls_established_server"]:

@@ -86,11 +86,19 @@ class Stream:
         self._sink: Callable[[memoryview], bool] | None = None
 
     @classmethod
-    def over_socket(cls, net: Net, sock: socket.socket, conn: Connection | None = None) -> Stream:
-        """A stream over a connected, non-blocking socket, which it owns from now on; reading starts at once."""
+    def over_socket(
+        cls, net: Net, sock: socket.socket, conn: Connection | None = None, still: bool = False
+    ) -> Stream:
+        """A stream over a connected, non-blocking socket, which it owns from now on.
+
+        Reading starts at once; still: only when somebody waits for bytes, so that a socket that is spliced unread costs
+        the loop nothing.
+        """
         self = cls(net, conn)
         self.below = SocketTransport(net.loop, net.scratch, sock, self)
-        self.below.resume()
+        self._paused = still
+        if not still:
+            self.below.resume()
         return self
 
     @classmethod
