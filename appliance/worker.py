@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from appliance.connection import Address, Client
     from appliance.hooks import Hooks
     from appliance.net.certs import CertificateAuthority, Minter
-    from appliance.net.leaf import LeafKeyKind
+    from appliance.net.leaf import LeafFault, LeafKeyKind
     from appliance.net.tls_context import TlsContexts
     from appliance.options import Options
 
@@ -69,7 +69,7 @@ class Worker(Host):
         self._waiting: list[Callable[[], None]] = []
         self._tick: asyncio.TimerHandle | None = None
         self._told_full = RateLimited(logger, 1)
-        self._mirrored: dict[tuple[bytes, tuple[str, ...], LeafKeyKind], LeafSpec] = {}
+        self._mirrored: dict[tuple[bytes, tuple[str, ...], LeafKeyKind, LeafFault | None], LeafSpec] = {}
         self._distrust = RateLimited(logger, 2)
 
     def start(self) -> None:
@@ -100,14 +100,21 @@ class Worker(Host):
 
     # -- what connections share
 
-    def mirror(self, chain: Sequence[x509.Certificate], wanted: tuple[str, ...], key: LeafKeyKind) -> LeafSpec:
+    def mirror(
+        self,
+        chain: Sequence[x509.Certificate],
+        wanted: tuple[str, ...],
+        key: LeafKeyKind,
+        fault: LeafFault | None = None,
+    ) -> LeafSpec:
         """The leaf's names for a server that showed this certificate. Reading it costs 0.1 ms, so it is remembered."""
         der = chain[0].public_bytes(Encoding.DER)
-        known = self._mirrored.get((der, wanted, key))
+        known = self._mirrored.get((der, wanted, key, fault))
         if known is None:
             if len(self._mirrored) >= MIRRORED:
                 self._mirrored.clear()
-            known = self._mirrored[der, wanted, key] = LeafSpec.mirroring(chain[0], *wanted, key=key)
+            known = LeafSpec.mirroring(chain[0], *wanted, key=key, fault=fault)
+            self._mirrored[der, wanted, key, fault] = known
         return known
 
     def distrusted(self, client: Client, name: str, text: str) -> None:

@@ -114,14 +114,22 @@ class Peer:
         return await self.until(b"\r\n\r\n")
 
     async def start_tls(
-        self, name: str | None = ORIGIN, *, trust: bool = True, alpn: tuple[str, ...] = (), version: str = ""
+        self,
+        name: str | None = ORIGIN,
+        *,
+        trust: bool = True,
+        verify: bool = True,
+        alpn: tuple[str, ...] = (),
+        version: str = "",
     ) -> ssl.SSLObject:
         """A client's handshake, trusting the gateway's CA and the origins' root, or (trust=False) nobody.
 
-        version: "1.2" or "1.3" and no other. :raises ssl.SSLError: it failed.
+        verify: False takes any certificate. version: "1.2" or "1.3" and no other. :raises ssl.SSLError: it failed.
         """
         context = ssl.create_default_context(cadata=self._trust.decode() if trust else self._pki.bad_root())
         context.check_hostname = name is not None
+        if not verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if alpn:
             context.set_alpn_protocols(list(alpn))
         if version:

@@ -11,6 +11,7 @@ from appliance.layers.decide import MAX_HEAD
 from appliance.net import tls_context
 from appliance.net.certs import LeafSpec
 from appliance.net.clienthello import HelloScanner, NotTls
+from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import Gone, Reason, TlsFailed
 from appliance.net.stream import Stream
@@ -19,10 +20,17 @@ from appliance.verdict import Verdict
 
 if TYPE_CHECKING:
     from appliance.net.datagrams import Datagrams
+    from appliance.net.leaf import LeafFault, LeafKeyKind
+    from appliance.net.tls_errors import FaultKind
 
 logger = logging.getLogger(__name__)
 
 DISTRUST = frozenset({"unknown_ca", "bad_certificate", "certificate_unknown"})
+_MIRRORED: dict[FaultKind | None, LeafFault] = {
+    "expired": "expired",
+    "not_yet_valid": "not_yet_valid",
+    "name_mismatch": "name_mismatch",
+}
 _NOT_SPOKEN = frozenset({b"h3"})  # what we cannot speak yet is not offered on
 
 
@@ -45,6 +53,8 @@ class ClientTLSLayer(Layer):
         """TLS to the proxy itself (a secure web proxy): there is no server yet."""
         if not self.outer:
             context.server.tls = True
+        self._fault: LeafFault | None = None
+        """Of the server's certificate, when it is to be seen on ours."""
         super().__init__(context)
 
     async def run(self, client: Stream | Datagrams) -> None:
@@ -126,15 +136,22 @@ class ClientTLSLayer(Layer):
             server.alpn_offers = self._offers(hello)
         if not data.establish_server_tls_first or server.address is None:
             return True
+        attempt = Attempt()
+        client.on_gone = lambda reason: attempt.abandon("the client disconnected")
         try:
-            await handler.upstreams.open(server)
+            await handler.upstreams.open(server, attempt)
         except CannotConnect as e:
-            if handler.worker.settings.invalid == "reset" and e.kind == "certificate":
+            invalid = handler.worker.settings.invalid
+            if invalid == "reset" and e.kind == "certificate":
                 handler.decide(Verdict("block", e.text, "upstream_cert_invalid", "certificate"))
                 client.abort(Reason("blocked", e.text))
                 return False
-            # Otherwise each request is told so, on our own leaf; not a byte of it reaches the server.
+            if invalid == "mirror" and e.kind == "certificate":
+                self._fault = _MIRRORED.get(e.fault, "untrusted")
+            # Each request is told so, on our own leaf; not a byte of it reaches the server.
             logger.info("%s: %s", handler.client, e.text)
+        finally:
+            client.on_gone = None
         return True
 
     async def _handshake(self, client: Stream, hello: ClientHello) -> bool:
@@ -145,8 +162,11 @@ class ClientTLSLayer(Layer):
             await handler.fire("tls_start_client", data)
         try:
             if data.ssl_conn is None:
-                spec = self._leaf(hello)
-                leaf = worker.minter.cached(spec) or await worker.minter.leaf(spec)
+                asked = self._asked(hello)
+                leaf = None if self._fault else worker.minter.custom(asked)
+                if leaf is None:
+                    spec = self._leaf(hello, asked)
+                    leaf = worker.minter.cached(spec) or await worker.minter.leaf(spec)
                 data.ssl_conn = worker.tls.accept(leaf, hello, self._alpn(hello))
             client.limit(worker.settings.handshake_timeout, "the client did not finish the TLS handshake in time")
             await client.start_tls(data.ssl_conn, accepting=True)
@@ -169,18 +189,22 @@ class ClientTLSLayer(Layer):
             await handler.fire("tls_established_client", data)
         return True
 
-    def _leaf(self, hello: ClientHello) -> LeafSpec:
-        """Names of the leaf: the server's own when its certificate was seen, and what the client asked for."""
+    def _asked(self, hello: ClientHello) -> tuple[str, ...]:
+        """The names under which the client knows whom it talks to."""
         context = self.context
-        server = context.server
-        wanted = [name for name in (hello.sni, server.address[0] if server.address else None) if name]
-        if not wanted and context.client.sockname:
-            wanted = [context.client.sockname[0]]
-        if server.certificate_list and server.tls_established:
-            return context.handler.worker.mirror(
-                server.certificate_list, tuple(wanted), "rsa" if hello.wants_rsa else "ec"
-            )
-        return LeafSpec.mirroring(None, *wanted, key="rsa" if hello.wants_rsa else "ec")
+        address = context.server.address
+        asked = tuple([name for name in (hello.sni, address[0] if address else None) if name])
+        if not asked and context.client.sockname:
+            asked = (context.client.sockname[0],)
+        return asked
+
+    def _leaf(self, hello: ClientHello, asked: tuple[str, ...]) -> LeafSpec:
+        """Names of the leaf: the server's own when its certificate was seen, and what the client asked for."""
+        server = self.context.server
+        key: LeafKeyKind = "rsa" if hello.wants_rsa else "ec"
+        if server.certificate_list and (server.tls_established or self._fault):
+            return self.context.handler.worker.mirror(server.certificate_list, asked, key, self._fault)
+        return LeafSpec.mirroring(None, *asked, key=key, fault=self._fault)
 
     def _offers(self, hello: ClientHello) -> tuple[bytes, ...]:
         """The client's own, without what is not spoken here; with h2 comes http/1.1, for it can be translated."""
@@ -217,5 +241,12 @@ class ClientTLSLayer(Layer):
 
     def _distrusted(self, why: Reason, hello: ClientHello) -> None:
         context = self.context
+        if self._fault is not None:
+            logger.info(
+                "%s refuses a certificate that mirrors the server's (upstream_cert_invalid): %s",
+                context.client,
+                why.text,
+            )
+            return
         name = hello.sni or (context.server.address[0] if context.server.address else "this gateway")
         context.handler.worker.distrusted(context.client, name, why.text)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -22,6 +23,7 @@ from appliance.net.leaf import MAX_NAMES, LeafKey, LeafSpec, extension
 
 LEAF_LIFETIME = timedelta(days=199)  # browsers refuse 200 days and more, counted from notBefore
 
+_FAR = timedelta(days=30)  # how long ago a leaf that mirrors an expired one ended: no device's clock is so far behind
 _SERVER_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 _USAGE = {
     "ec": ca_store.key_usage(digital_signature=True),
@@ -48,6 +50,12 @@ class CertificateAuthority:
     def open(cls, confdir: Path, kind: ca_store.KeyKind = "rsa") -> CertificateAuthority:
         """The CA of this directory, made on the first start; see `ca_store.load_or_create`."""
         return cls(ca_store.load_or_create(confdir, kind))
+
+    @classmethod
+    def nobodys(cls) -> CertificateAuthority:
+        """A CA in memory that no client has ever been told of, for leaves which are not to be trusted."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return cls(pem.Bundle(key, ca_store.self_signed(key, "lockgate, trusted by nobody"), ()))
 
     @property
     def pem(self) -> bytes:
@@ -85,10 +93,16 @@ class CertificateAuthority:
         if not san:
             asked = ", ".join(ascii(name[:80]) for name in spec.names[:3]) or "no name"
             raise CertificateError(f"No certificate can be made for {asked}.")
-        start = max(now - ca_store.BACKDATED, self.certificate.not_valid_before_utc).replace(microsecond=0)
-        end = min(start + LEAF_LIFETIME, self.not_after)
-        if end <= now:
+        if self.not_after <= now:
             raise CertificateError(f"The CA {self.subject} has expired on {self.not_after:%Y-%m-%d}.")
+        if spec.fault == "expired":
+            start = now - _FAR - LEAF_LIFETIME
+        elif spec.fault == "not_yet_valid":
+            start = now + _FAR
+        else:
+            start = max(now - ca_store.BACKDATED, self.certificate.not_valid_before_utc)
+        start = start.replace(microsecond=0)
+        end = start + LEAF_LIFETIME if spec.fault else min(start + LEAF_LIFETIME, self.not_after)
         subject = _subject(str(san[0].value), spec.organization)
         builder = (
             x509.CertificateBuilder()

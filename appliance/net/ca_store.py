@@ -123,30 +123,31 @@ def _create(confdir: Path, kind: KeyKind) -> None:
         )
     if not os.path.lexists(key_path):
         new = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, _RSA_BITS)
-        _write_pair(confdir, new, (_self_signed(new),))
+        _write_pair(confdir, new, (self_signed(new),))
         return
     # A crash between the two renames leaves a key alone (or somebody deleted the certificate): the key is good.
     key = pem.private_key(pem.read(key_path, guarded=True), key_path)
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{key_path} has no certificate and is no RSA or EC key: move it away to get a new CA.")
     log.warning("%s had no certificate; made a new one, which devices have to be told to trust.", key_path)
-    _write(certificate_path, _self_signed(key).public_bytes(Encoding.PEM), 0o644)
+    _write(certificate_path, self_signed(key).public_bytes(Encoding.PEM), 0o644)
     _sync(confdir)
 
 
-def _self_signed(key: CaKey) -> x509.Certificate:
+def self_signed(key: CaKey, name: str = "lockgate") -> x509.Certificate:
+    """The certificate of a new CA."""
     now = datetime.now(UTC).replace(microsecond=0)
     # The number tells two installations apart in one trust store; the host's name would be shown to every client.
-    name = x509.Name(
+    subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "lockgate"),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"lockgate {secrets.token_hex(4)}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {secrets.token_hex(4)}"),
         ]
     )
     return (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)

@@ -24,7 +24,8 @@ class Minter:
     """The holder of the CA: gives a leaf for a spec, from memory where it can.
 
     No more than `cache_size` leaves are kept, the least recently used goes first. `custom` are `[domain=]path`
-    specifications of certificates that go before minted ones. `clock` gives POSIX seconds.
+    specifications of certificates that a caller looks for (`custom()`) before it has one minted. `clock` gives POSIX
+    seconds.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Minter:
         self._chain = tuple(map(crypto.X509.from_cryptography, ca.chain))
         self._ec = LeafKey("ec")
         self._rsa: asyncio.Task[LeafKey] | None = None
+        self._untrusted: CertificateAuthority | None = None
         self._custom = CustomCerts()
         self.use_custom(custom, passphrase)
 
@@ -52,12 +54,14 @@ class Minter:
         for spec in specs:
             table.add(spec, passphrase)
         self._custom = table
-        self._cache.clear()
 
     def add_custom(self, spec: str, passphrase: str | None = None) -> None:
         """Adds the custom certificate `[domain=]path`. Raises CertificateError if it cannot be used."""
         self._custom.add(spec, passphrase)
-        self._cache.clear()
+
+    def custom(self, asked: Iterable[str]) -> Leaf | None:
+        """The custom certificate for the names a client asked for, the most wanted first."""
+        return self._custom.find(asked) if self._custom else None
 
     def cached(self, spec: LeafSpec) -> Leaf | None:
         """The leaf for this spec if it is ready."""
@@ -78,17 +82,22 @@ class Minter:
         """
         if leaf := self.cached(spec):
             return leaf
-        if self._custom and (leaf := self._custom.find(spec.names)):
-            return self._keep(spec, leaf, float("inf"))
         key = await self._rsa_key() if spec.key == "rsa" else self._ec
         # Others may have waited for the same key; from here on nothing is awaited, so each spec is minted once.
         return self.cached(spec) or self._mint(spec, key)
 
     def _mint(self, spec: LeafSpec, key: LeafKey) -> Leaf:
         now = self._clock()
-        certificate = self.ca.issue(spec, key, datetime.fromtimestamp(now, UTC))
+        ca, chain = self.ca, self._chain
+        if spec.fault == "untrusted":
+            if self._untrusted is None:
+                self._untrusted = CertificateAuthority.nobodys()
+            ca, chain = self._untrusted, ()
+        certificate = ca.issue(spec, key, datetime.fromtimestamp(now, UTC))
         not_after = certificate.not_valid_after_utc
-        leaf = Leaf(crypto.X509.from_cryptography(certificate), key.pkey, self._chain, not_after)
+        leaf = Leaf(crypto.X509.from_cryptography(certificate), key.pkey, chain, not_after)
+        if spec.fault:
+            return self._keep(spec, leaf, now + _DAY)
         left = not_after.timestamp() - now
         # A day before its end; under a CA that is about to end itself, half-way, or each connection would mint.
         return self._keep(spec, leaf, now + max(left - _DAY, left / 2))

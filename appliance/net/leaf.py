@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
-from appliance.net import pem
+from appliance.net import names, pem
 
 MAX_NAMES = 100
 LeafKeyKind = Literal["ec", "rsa"]
+LeafFault = Literal["expired", "not_yet_valid", "name_mismatch", "untrusted"]
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
 
@@ -27,16 +28,27 @@ class LeafSpec:
     key: "rsa" only for clients that cannot do ECDSA.
     organization: O of the subject, as far as X.520 can hold it.
     crl: the revocation list URL of the upstream certificate; the leaf gets the URL of our list on the same host.
+    fault: what is to be wrong with the leaf, as it is with the upstream certificate; "untrusted" = signed by a CA that
+        nobody knows.
     """
 
     names: tuple[str, ...]
     key: LeafKeyKind = "ec"
     organization: str | None = None
     crl: str | None = None
+    fault: LeafFault | None = None
 
     @classmethod
-    def mirroring(cls, upstream: x509.Certificate | None, *wanted: str, key: LeafKeyKind = "ec") -> LeafSpec:
+    def mirroring(
+        cls,
+        upstream: x509.Certificate | None,
+        *wanted: str,
+        key: LeafKeyKind = "ec",
+        fault: LeafFault | None = None,
+    ) -> LeafSpec:
         """The spec of a leaf like `upstream`'s that is also good for the `wanted` names (SNI, address).
+
+        fault: with "name_mismatch" it is good only for the names in `upstream`.
 
         Never raises: what cannot be read of `upstream` is left out. However long its list, `wanted` has room.
         """
@@ -56,8 +68,10 @@ class LeafSpec:
                 crl = crl or next((uri.value for uri in point.full_name or () if _is_http(uri)), None)
         except ValueError:  # cryptography parses on access
             pass
+        if fault == "name_mismatch":
+            own, wanted = own if names.general_names(own, 1) else ["no-name.invalid"], ()
         kept = own[: max(1, MAX_NAMES - len(wanted))]
-        return cls(tuple(dict.fromkeys([*kept, *wanted])), key, organization, crl)
+        return cls(tuple(dict.fromkeys([*kept, *wanted])), key, organization, crl, fault)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

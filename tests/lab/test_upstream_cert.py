@@ -106,13 +106,36 @@ def test_reset(lab: Lab, origins: Origins) -> None:
     assert [seen.target for seen in origins.requests()] == ["/x"]
 
 
-@pytest.mark.xfail(strict=True, reason="upstream_cert_invalid=mirror is taken, and then does what page does (tls.py)")
-def test_mirror(lab: Lab) -> None:
-    """The client sees the same fault on our leaf, and so may decide for itself."""
-    with lab.gateway_proc("-p", "8090", "--set", "upstream_cert_invalid=mirror") as gateway:
-        reply = lab.curl(f"https://origin.test:{BAD['expired']}/", via=gateway)
-        assert reply.exit == 60
-        assert "expired" in reply.error
+MIRRORED = {
+    "expired": "certificate has expired",
+    "future": "certificate is not yet valid",
+    "wrong-name": "no alternative certificate subject name matches",
+    "self-signed": "unable to get local issuer certificate",
+    "unknown-root": "unable to get local issuer certificate",
+    "incomplete": "unable to get local issuer certificate",
+}
+
+
+def test_mirror(lab: Lab, origins: Origins) -> None:
+    """The client sees the same fault on our leaf, and so may decide for itself; the server gets nothing either way."""
+    witness = Witness(lab)
+    mirror = ("--set", "upstream_cert_invalid=mirror")
+    modes = ("-m", "regular@8090", "-m", "transparent@8091")
+    with lab.gateway_proc(*modes, *mirror, addon=witness.addon) as gateway, lab.redirect(8091):
+        for bad, told in MIRRORED.items():
+            url = f"https://origin.test:{BAD[bad]}/secret"
+            for through in ({"via": gateway}, {"ca": gateway.ca}):
+                reply = lab.curl(url, "-d", "password=1", **through)
+                assert reply.exit == 60, (bad, reply)
+                assert told in reply.error, (bad, reply)
+                careless = lab.curl(url, "-d", "password=1", "-k", **through)
+                assert careless.status == 502, (bad, careless)
+                assert re.search(FAULTS[bad], careless.body.decode())
+        assert lab.curl(f"https://origin.test:{HTTPS}/x", via=gateway).status == 200
+        assert "does not trust" not in gateway.output
+        assert "Traceback" not in gateway.output
+    assert [seen.target for seen in origins.requests()] == ["/x"]
+    assert [event.event for event in witness.events("response", "error")] == ["error"] * 2 * len(BAD) + ["response"]
 
 
 def test_default_roots_do_not_know_the_lab(lab: Lab, origins: Origins) -> None:
@@ -206,14 +229,7 @@ def test_rsa_leaf_for_a_client_without_ecdsa(lab: Lab, running: Running) -> None
     assert "Server public key is 256 bit" in done.stdout
 
 
-SHARED = pytest.mark.xfail(
-    strict=True,
-    reason="CustomCerts.find takes any name of the server's mirrored certificate, not only what the client asked for: "
-    "a client of origin.test is shown the certificate of www.origin.test, which it must refuse",
-)
-
-
-@pytest.mark.parametrize("strategy", ["lazy", pytest.param("eager", marks=SHARED)])
+@pytest.mark.parametrize("strategy", ["lazy", "eager"])
 def test_own_certificate_for_a_name(lab: Lab, strategy: str) -> None:
     """--certs: shown for its name, not for others."""
     pair = lab.pki.issue("own", ["www.origin.test"])

@@ -111,10 +111,11 @@ async def test_alpn_mirrors_the_server(rigs: Make, server: Any, client: Any, agr
     assert tls.selected_alpn_protocol() == agreed
 
 
-async def test_alpn_without_a_server_to_mirror(rigs: Make) -> None:
-    rig = await rigs(connection_strategy="lazy")
+@pytest.mark.parametrize(("http2", "agreed"), [(True, "h2"), (False, "http/1.1")])
+async def test_alpn_without_a_server_to_mirror(rigs: Make, http2: bool, agreed: str) -> None:
+    rig = await rigs(connection_strategy="lazy", http2=http2)
     peer = await to_origin(rig, answering(), alpn=("http/1.1",))
-    assert (await peer.start_tls(alpn=("h2", "http/1.1"))).selected_alpn_protocol() == "http/1.1"
+    assert (await peer.start_tls(alpn=("h2", "http/1.1"))).selected_alpn_protocol() == agreed
 
 
 async def test_an_addon_forces_the_alpn(rigs: Make) -> None:
@@ -225,6 +226,77 @@ async def test_upstream_cert_invalid_reset(rigs: Make, pki: TestPki) -> None:
     with pytest.raises((ConnectionResetError, ssl.SSLError)):
         await client.start_tls()
     assert rig.worker.totals.blocked == 1
+
+
+MIRRORED = {
+    "expired": "certificate has expired",
+    "future": "certificate is not yet valid",
+    "wrong-name": "Hostname mismatch",
+    "self-signed": "unable to get local issuer certificate",
+    "unknown-root": "unable to get local issuer certificate",
+    "incomplete": "unable to get local issuer certificate",
+}
+
+
+@pytest.mark.parametrize("which", MIRRORED)
+async def test_upstream_cert_invalid_mirror(
+    rigs: Make, pki: TestPki, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client sees the fault; when it goes on all the same, it gets the page, and the server nothing."""
+    asked: list[bytes] = []
+
+    async def origin(peer: Peer) -> None:
+        asked.append(await peer.head())
+
+    rig = await rigs(upstream_cert_invalid="mirror")
+    address = await rig.transparent(await rig.origin(origin, tls=pki.bad[which]))
+    client = await rig.connect(address)
+    with caplog.at_level(logging.INFO), pytest.raises(ssl.SSLCertVerificationError, match=MIRRORED[which]):
+        await client.start_tls()
+    await rig.idle()
+    assert "does not trust" not in caplog.text  # it is not our CA that it minds
+    careless = await rig.connect(address)
+    shows = shown(await careless.start_tls(verify=False))
+    theirs = x509.load_pem_x509_certificates(pki.bad[which].cert.read_bytes())[0]
+    assert shows.public_key() != theirs.public_key()
+    for _ in range(2):
+        assert (await ask(careless)).startswith(b"HTTP/1.1 502")
+    assert not asked
+
+
+async def test_mirror_and_a_server_that_is_good(rigs: Make) -> None:
+    rig = await rigs(upstream_cert_invalid="mirror")
+    client = await to_origin(rig, answering(b"fine"))
+    await client.start_tls()
+    assert (await ask(client)).endswith(b"fine")
+
+
+async def test_mirror_goes_before_a_certificate_of_ones_own(rigs: Make, pki: TestPki, tmp_path: Any) -> None:
+    pair = pki.issue("own", [ORIGIN])
+    both = tmp_path / "own.pem"
+    both.write_bytes(pair.cert.read_bytes() + pair.key.read_bytes())
+    both.chmod(0o600)
+    rig = await rigs(upstream_cert_invalid="mirror", certs=[f"{ORIGIN}={both}"])
+    bad, good = await to_origin(rig, echo, tls=pki.bad["expired"]), await to_origin(rig, echo)
+    with pytest.raises(ssl.SSLCertVerificationError, match="has expired"):
+        await bad.start_tls()
+    assert shown(await good.start_tls()).issuer == x509.load_pem_x509_certificate(pki.root.read_bytes()).subject
+
+
+@pytest.mark.parametrize(("name", "own"), [(ORIGIN, True), ("other.test", False)])
+@pytest.mark.parametrize("strategy", ["eager", "lazy"])
+async def test_certificate_of_ones_own_is_for_whom_was_asked(
+    rigs: Make, pki: TestPki, tmp_path: Any, name: str, own: bool, strategy: str
+) -> None:
+    """Not for every name that the server's certificate has besides."""
+    pair = pki.issue("own", [ORIGIN])
+    both = tmp_path / "own.pem"
+    both.write_bytes(pair.cert.read_bytes() + pair.key.read_bytes())
+    both.chmod(0o600)
+    rig = await rigs(certs=[f"{ORIGIN}={both}"], connection_strategy=strategy)
+    client = await to_origin(rig, echo)
+    shows = shown(await client.start_tls(name))
+    assert (shows == x509.load_pem_x509_certificate(pair.cert.read_bytes())) is own
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

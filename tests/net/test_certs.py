@@ -331,6 +331,51 @@ class TestLeaf:
         assert [each.to_cryptography() for each in leaf.chain] == [middle, upper]
 
 
+class TestFaults:
+    """Leaves that are as bad as the server's."""
+
+    @pytest.mark.parametrize("fault", ["expired", "not_yet_valid"])
+    async def test_at_another_time(self, ca, minter, fault):
+        certificate = own(await minter.leaf(LeafSpec(("a.example",), fault=fault)))
+        certificate.verify_directly_issued_by(ca.certificate)
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        now, margin = datetime.now(UTC), timedelta(days=20)
+        assert begins < ends
+        assert (ends < now - margin) if fault == "expired" else (begins > now + margin)
+
+    async def test_from_a_ca_that_nobody_knows(self, ca, minter, tmp_path):
+        leaf = await minter.leaf(LeafSpec(("a.example",), fault="untrusted"))
+        assert own(leaf).issuer != ca.certificate.subject
+        assert leaf.chain == ()
+        assert "unable to get local issuer" in str(openssl_verify(tmp_path, ca, leaf))
+        again = await minter.leaf(LeafSpec(("b.example",), fault="untrusted"))
+        assert own(again).issuer == own(leaf).issuer
+
+    def test_for_another_name(self, ca):
+        upstream = ca.issue(LeafSpec(("cn.example",)), LeafKey("ec"), datetime.now(UTC))
+        assert LeafSpec.mirroring(upstream, "sni.example", fault="name_mismatch").names == ("cn.example",)
+        assert LeafSpec.mirroring(upstream, "sni.example", fault="expired").names == ("cn.example", "sni.example")
+
+    @pytest.mark.parametrize("subject", [[], [x509.NameAttribute(NameOID.COMMON_NAME, "not a name")]])
+    async def test_for_no_name_at_all(self, minter, subject):
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+        name = x509.Name(subject)
+        builder = x509.CertificateBuilder(name, name, key.public_key(), 5, now, now + timedelta(days=1))
+        spec = LeafSpec.mirroring(builder.sign(key, hashes.SHA256()), "sni.example", fault="name_mismatch")
+        assert "sni.example" not in san(own(await minter.leaf(spec)))
+
+    @pytest.mark.parametrize("fault", ["expired", "not_yet_valid", "name_mismatch", "untrusted"])
+    async def test_kept_for_a_day(self, ca, fault):
+        clock = Clock()
+        minter = Minter(ca, clock=clock)
+        spec = LeafSpec(("a.example",), fault=fault)
+        leaf = await minter.leaf(spec)
+        assert minter.cached(spec) is leaf
+        assert minter.cached(LeafSpec(("a.example",))) is None
+        clock.now += 86400
+        assert minter.cached(spec) is None
+
+
 class TestMirroring:
     def test_names_organization_and_list(self, ca):
         spec = LeafSpec(("cn.example", "*.b.example", "192.0.2.1"), "ec", "Org", "http://c.example/x")

@@ -38,7 +38,7 @@ def ca(tmp_path_factory):
 
 
 async def issuer(minter, *names):
-    certificate = (await minter.leaf(LeafSpec(names))).certificate.to_cryptography()
+    certificate = (minter.custom(names) or await minter.leaf(LeafSpec(names))).certificate.to_cryptography()
     return certificate.issuer.rfc4514_string()
 
 
@@ -65,15 +65,19 @@ async def test_only_the_names_it_is_for(ca, directory):
         assert "lockgate" in await issuer(minter, other)
 
 
+async def test_no_custom_certificate(ca, directory):
+    assert Minter(ca).custom(["x.example"]) is None
+    assert Minter(ca, custom=[f"x.example={directory}/any.pem"]).custom(["y.example"]) is None
+
+
 async def test_leaf_is_ready_for_tls(ca, directory):
     minter = Minter(ca, custom=[f"{directory}/any.pem"])
-    leaf = await minter.leaf(LeafSpec(("x.example",)))
+    leaf = minter.custom(["x.example"])
     key = load_pem_private_key((directory / "any.key").read_bytes(), None)
     assert leaf.key.to_cryptography_key().private_numbers() == key.private_numbers()
     assert leaf.certificate.to_cryptography().public_key() == key.public_key()
     assert leaf.not_after == leaf.certificate.to_cryptography().not_valid_after_utc
-    assert minter.cached(LeafSpec(("x.example",))) is leaf
-    assert await minter.leaf(LeafSpec(("y.example",))) is leaf
+    assert minter.custom(["y.example"]) is leaf
 
 
 async def test_key_beside_chain_and_passphrase(ca, directory, tmp_path):
@@ -88,7 +92,7 @@ async def test_key_beside_chain_and_passphrase(ca, directory, tmp_path):
         Minter(ca, custom=[str(chained)])
     with pytest.raises(CertificateError, match="passphrase right"):
         Minter(ca, custom=[str(chained)], passphrase="wrong")
-    leaf = await Minter(ca, custom=[str(chained)], passphrase="s3cret").leaf(LeafSpec(("x.example",)))
+    leaf = Minter(ca, custom=[str(chained)], passphrase="s3cret").custom(["x.example"])
     assert [each.to_cryptography() for each in leaf.chain] == [ca.certificate]
 
 
