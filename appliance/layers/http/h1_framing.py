@@ -139,8 +139,11 @@ def scan(
             tokens = _tokens(connection)
         close = b"close" in tokens
         keep_alive = b"keep-alive" in tokens
-    if upgrade is not None and (tokens is None or b"upgrade" not in tokens or version != b"HTTP/1.1"):
-        upgrade = None  # RFC 9110 §7.8: not asked for on this hop, or from HTTP/1.0
+    if upgrade is not None and (
+        tokens is None or b"upgrade" not in tokens or version != b"HTTP/1.1" or b"h2c" in upgrade.lower()
+    ):
+        # RFC 9110 §7.8: not asked for on this hop, or from HTTP/1.0. To HTTP/2 nobody is upgraded (RFC 9113 §3.1).
+        upgrade = None
     expect_continue = False
     if expect is not None:
         if version != b"HTTP/1.1":

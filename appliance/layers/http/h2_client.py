@@ -58,10 +58,6 @@ class H2Client(H2Connection):
         if not self.active:
             self._ended(self.last_words)
 
-    async def close(self) -> None:
-        """Wait for the pump; its stream has been closed."""
-        await asyncio.wait([self._task])
-
     def room(self) -> int:
         return 1 if self.usable and not self.over else 0
 
@@ -71,9 +67,9 @@ class H2Client(H2Connection):
 
     # -- turns
 
-    def admit(self, outbound: H2Outbound) -> bool:
-        """Give it a stream if there is one to be had now. False: wait for `turn`."""
-        if self.usable and len(self.streams) >= self.session.peer_streams:
+    def admit(self, outbound: H2Outbound, first: bool = True) -> bool:
+        """Give it a stream if there is one to be had now, and (first) nobody else waits. False: wait for `turn`."""
+        if self.usable and ((first and self._queue) or len(self.streams) >= self.session.peer_streams):
             return False
         number = self.session.open() if self.usable and not self.over else 0
         if not number:
@@ -87,9 +83,14 @@ class H2Client(H2Connection):
 
     async def turn(self, outbound: H2Outbound) -> None:
         """Wait until a stream may be opened, first come first served. :raises Gone: it is over before."""
-        while outbound.why is None and not self.admit(outbound):
+        first = True
+        while outbound.why is None and not self.admit(outbound, first):
             outbound.turn = turn = self.loop.create_future()
-            self._queue.append(turn)
+            if first:
+                self._queue.append(turn)
+            else:  # the server has lowered its limit meanwhile
+                self._queue.appendleft(turn)
+            first = False
             await turn
         if outbound.why is not None:
             self._next()
@@ -128,8 +129,7 @@ class H2Client(H2Connection):
             if code == Code.REFUSED_STREAM:
                 found.unprocessed = True
             elif code == Code.NO_ERROR and found.ended:
-                found.end_sent = True  # RFC 9113 §8.1: answered in full, it does not want the rest of the request
-                found.unblock()
+                found.no_more()
                 return
         super().was_reset(stream, code)
 
@@ -153,12 +153,24 @@ class H2Outbound(H2Stream):
     unprocessed: the server has said that it did nothing about the request, or it was never sent.
     """
 
-    __slots__ = ("_bare", "_client", "_heads", "_here", "_method", "_response", "reused", "turn", "unprocessed")
+    __slots__ = (
+        "_answered",
+        "_bare",
+        "_client",
+        "_heads",
+        "_here",
+        "_method",
+        "_response",
+        "reused",
+        "turn",
+        "unprocessed",
+    )
 
     def __init__(self, client: H2Client) -> None:
         super().__init__(client, 0)
         self._client = client
         self._here = True
+        self._answered = False  # the exchange is through with the response, and still sends
         self._bare = False  # the response never has a body
         self._method = b""
         self._heads: list[Response] = []
@@ -170,23 +182,23 @@ class H2Outbound(H2Stream):
     # -- the request
 
     def request(self, request: Request, content: bytes, path: bytes) -> Awaitable[None] | None:
+        self._method = request.raw_method
         fields = write_request(request, path, len(content))
-        if self._client.admit(self):
-            if self.why is not None:
-                raise self.why.error()
-            return self._say(request, fields, content)
-        return self._wait_and_say(request, fields, content)
+        trailers = write_trailers(request.trailers) if request.trailers else None
+        if not self._client.admit(self):
+            return self._wait_and_say(fields, content, trailers)
+        if self.why is not None:
+            raise self.why.error()
+        return self._say(fields, content, trailers)
 
-    async def _wait_and_say(self, request: Request, fields: list[Field], content: bytes) -> None:
+    async def _wait_and_say(self, fields: list[Field], content: bytes, trailers: list[Field] | None) -> None:
         await self._client.turn(self)
-        wait = self._say(request, fields, content)
+        wait = self._say(fields, content, trailers)
         if wait is not None:
             await wait
 
-    def _say(self, request: Request, fields: list[Field], content: bytes) -> Awaitable[None] | None:
-        self._method = request.raw_method
+    def _say(self, fields: list[Field], content: bytes, trailers: list[Field] | None) -> Awaitable[None] | None:
         session = self.conn.session
-        trailers = write_trailers(request.trailers) if request.trailers else None
         self.conn.wrote()
         if not content and not trailers:
             self.end_sent = True
@@ -197,12 +209,7 @@ class H2Outbound(H2Stream):
             self.end_sent = True
             session.data(self.number, content, True)
             return None
-        return self._rest(content, request.trailers)
-
-    async def _rest(self, content: bytes, trailers: Headers | None) -> None:
-        await self._send(content, not trailers)
-        if trailers:
-            await self.finish(trailers)
+        return self.send_rest(content, trailers)
 
     async def head(self, request: Request, path: bytes) -> None:
         fields = write_request(request, path, None)
@@ -283,7 +290,22 @@ class H2Outbound(H2Stream):
 
     def done(self) -> None:
         self._client.served += 1
-        self._leave(Code.CANCEL)
+        if self.end_sent or self.why is not None:
+            self._leave(Code.CANCEL)
+        else:  # the server reads the rest of the request, unless it says that it does not want it
+            self._answered = True
+
+    async def finish(self, trailers: Headers | None) -> None:
+        await super().finish(trailers)
+        if self._answered:
+            self._leave(Code.CANCEL)
+
+    def no_more(self) -> None:
+        """RFC 9113 §8.1: answered in full, the server does not want the rest of the request."""
+        self.end_sent = True
+        self.unblock()
+        if self._answered:
+            self._leave(Code.CANCEL)
 
     def reset(self, why: Reason) -> None:
         self._leave(code_of(why, Code.CANCEL))

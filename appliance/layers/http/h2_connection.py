@@ -266,6 +266,14 @@ class H2Stream:
             view = view[size:]
             conn.wrote()
 
+    async def send_rest(self, content: bytes, trailers: list[Field] | None) -> None:
+        """The whole body and what follows it, as the windows allow."""
+        await self._send(content, not trailers)
+        if trailers:
+            self.end_sent = True
+            self.conn.session.headers(self.number, trailers, True)
+            self.conn.wrote()
+
     async def _window_opens(self) -> None:
         conn = self.conn
         self._blocked = blocked = conn.loop.create_future()

@@ -194,12 +194,7 @@ class H2Inbound(H2Stream):
             self.end_sent = True
             session.data(number, content, True)
             return None
-        return self._rest(content, response.trailers)
-
-    async def _rest(self, content: bytes, trailers: Headers | None) -> None:
-        await self._send(content, not trailers)
-        if trailers:
-            await self.finish(trailers)
+        return self.send_rest(content, trailers)
 
     async def head(self, response: Response) -> None:
         if self.why is not None:
