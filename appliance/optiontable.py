@@ -172,9 +172,8 @@ class OptionTable:
     upstream_cert: bool = option(True, "Look at the server's certificate first, to copy its names.")
     upstream_cert_invalid: str = option(
         "page",
-        "What the client gets when the server's certificate does not verify: a page naming the fault, a "
-        "certificate with "
-        "the same fault, or a failed handshake.",
+        "What the client gets when the server's certificate does not verify: a page naming the fault, a certificate "
+        "with the same fault (when it is seen in time: connection_strategy eager), or a failed handshake.",
         choices=("page", "mirror", "reset"),
     )
     ssl_insecure: bool = option(False, "Do not verify servers' certificates.", flag="--ssl-insecure", short="-k")

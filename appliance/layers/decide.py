@@ -80,6 +80,8 @@ def decide(facts: Facts, policy: HostPolicy) -> Proposal | NeedMore:
         return NeedMore(len(data) + 1)
     if data.startswith(b"SSH"):
         return _raw(facts, "SSH")
+    if data.startswith(b"CONNECT "):
+        return _raw(facts, "CONNECT, said to another proxy than this one")
     if _REQUEST_START.match(data):
         return Proposal("http", Verdict("decrypt", "HTTP"))
     return _raw(facts, "neither TLS nor HTTP" if data else "the client is silent")

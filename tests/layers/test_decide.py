@@ -91,6 +91,11 @@ NOBODY = HostPolicy([], [])
         (b"PROPFIND /x HTTP/1.1\r\n", {}, "http"),
         (b"OPTIONS * HTTP/1.1\r\n", {}, "http"),
         (b"get / http/1.1\r\n", {}, "http"),
+        (b"CONNECT", {}, "wait"),
+        (b"CONNECT a:443 HTTP/1.1\r\n", {}, "tcp"),  # for a proxy beyond us
+        (b"CONNECT a:443 HTTP/1.1\r\n", {"proxy": True}, "http"),  # for us
+        (b"CONNECT a:443 HTTP/1.1\r\n", {"rawtcp": False}, "block"),
+        (b"CONNECTED x\r\n", {}, "http"),
         (b"GE", {"final": True}, "tcp"),
         (b"GET", {"final": True}, "tcp"),
         (b"QUIT\r\n", {}, "tcp"),  # no space before the end of line

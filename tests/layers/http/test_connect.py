@@ -250,16 +250,56 @@ async def test_with_a_body(rigs: Make) -> None:
 # -- said to a server, not to a proxy
 
 
-async def test_connect_to_a_server(rigs: Make) -> None:
+async def other_proxy(peer: Peer) -> None:
+    """A proxy beyond the gateway, to which devices speak CONNECT; it wants a password, and what it reaches echoes."""
+    assert b"Proxy-Authorization" not in await peer.head()
+    await peer.say(b"HTTP/1.1 407 Who?\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n")
+    assert b"Proxy-Authorization: Basic eDp5" in await peer.head()
+    await peer.say(b"HTTP/1.1 200 OK\r\n\r\n")
+    await echo(peer)
+
+
+async def test_connect_to_another_proxy(rigs: Make) -> None:
+    """A device that has an explicit proxy of its own, beyond the gateway: it is relayed as it is."""
     events = Events()
     rig = await rigs(events)
+    client = await rig.connect(await rig.transparent(await rig.origin(other_proxy)))
+    await client.say(ask("somewhere.test:1"))
+    assert b"Proxy-Authenticate" in await client.head()
+    await client.say(ask("somewhere.test:1", "Proxy-Authorization: Basic eDp5"))
+    assert await client.head() == b"HTTP/1.1 200 OK\r\n\r\n"
+    await client.say(b"\x16\x03\x01 hello")
+    assert await client.exactly(9) == b"\x16\x03\x01 hello"
+    client.eof()
+    assert await client.rest() == b""
+    await rig.idle()
+    (flow,) = events.of("tcp_end")
+    assert flow.client_conn.verdict.reason == "raw TCP: CONNECT, said to another proxy than this one"
+    assert http_events(events) == []
+
+
+async def test_connect_to_another_proxy_without_rawtcp(rigs: Make) -> None:
+    rig = await rigs(rawtcp=False)
     origin = Origin(b"HTTP/1.1 200 OK\r\n\r\n")
     client = await rig.connect(await rig.transparent(await rig.origin(origin)))
-    await client.say(ask("127.0.0.1:1"))
+    await client.say(ask("somewhere.test:1"))
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    assert (origin.requests, origin.raw) == ([], b"")
+
+
+async def test_connect_in_the_middle_of_requests(rigs: Make) -> None:
+    """Whom a connection carries requests to is a server."""
+    events = Events()
+    rig = await rigs(events)
+    origin = Origin(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    client = await rig.connect(await rig.transparent(await rig.origin(origin)))
+    await client.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + ask("127.0.0.1:1"))
+    assert (await read_response(client)).status == 200
     assert (await read_response(client)).status == 400
     await until(lambda: "error" in events.names)
-    assert http_events(events) == ["error"]
-    assert (origin.requests, origin.raw) == ([], b"")
+    assert http_events(events) == ["request", "response", "error"]
+    assert (len(origin.requests), origin.raw) == (1, b"")
 
 
 async def test_absolute_form_to_a_server(rigs: Make) -> None:
