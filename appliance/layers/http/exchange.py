@@ -7,9 +7,7 @@ theirs. Every flow ends in `response` or in `error`, never in both.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from appliance.flow import Error
@@ -17,7 +15,7 @@ from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
 from appliance.layers.http.bodies import SILENCE, hold, is_streaming_kind
-from appliance.layers.http.h1_fields import Refused
+from appliance.layers.http.endings import Failed, failed, fire_error, send_page
 from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.dial import Attempt
@@ -31,27 +29,11 @@ if TYPE_CHECKING:
     from appliance.message import Message
     from appliance.request import Request
 
-logger = logging.getLogger(__name__)
-
 HELD_AT_MOST = 64 << 20
 """Bytes of a body that are held because an add-on insists (it set `stream` to False), whatever size and kind say."""
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 _CHALLENGE = ("proxy-authenticate", "proxy-authentication-info")
 _M = TypeVar("_M", "Request", "Response")
-
-
-class Failed(Exception):
-    """The exchange cannot go on. status: of the page the client gets, when it can still get one; 0 = just end it.
-
-    detail: of the reason behind it, such as the code of a stream that was reset.
-    """
-
-    def __init__(self, status: int, text: str, kind: str = "", detail: str = "") -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.kind = kind
-        self.detail = detail
 
 
 class Exchange:
@@ -118,22 +100,10 @@ class Exchange:
                 await self._switch(response)
             else:
                 await self._response(response)
-        except Failed as e:
-            await self._fail(e)
         except Killed:
             await self._killed()
-        except Gone as e:
-            refused = inbound.refused  # the request's body: malformed, or cut off
-            status = 0 if inbound.why is not None else 502 if refused is None else refused.status
-            if inbound.carries(e.reason):
-                status = 0
-            await self._fail(Failed(status, self._blame(e) if refused is None else refused.why, "", e.reason.detail))
-        except Refused as e:  # what an add-on made of a head cannot be sent
-            logger.warning("%s: %s", flow, e.why)
-            await self._fail(Failed(500, e.why))
         except Exception as e:
-            logger.exception("fault in an exchange")
-            await self._fail(Failed(500, f"fault in the gateway: {e!r}"))
+            await self._fail(failed(e, flow, inbound))
         except asyncio.CancelledError:  # the gateway ends, and this did not in time
             if not self._answered:
                 flow.error = Error(SHUTDOWN.text)
@@ -396,12 +366,6 @@ class Exchange:
         if self._outbound is not None:
             self._outbound.reset(Reason(reason.kind, "the client disconnected") if reason.kind == "closed" else reason)
 
-    def _blame(self, e: Gone) -> str:
-        why = self._inbound.why
-        if why is None:
-            return e.reason.text
-        return "the client disconnected" if why.kind in ("closed", "reset") else why.text
-
     async def _fail(self, e: Failed) -> None:
         flow, inbound = self.flow, self._inbound
         if isinstance(flow.error, Error) and flow.killed:
@@ -412,16 +376,11 @@ class Exchange:
             flow.error = Error(e.text, status=e.status if page_fits else 0)
             await self._fire_error()
         if page_fits and inbound.why is None:
-            page = pages.error(e.status, e.text, e.kind, flow)
-            if not inbound.whole or inbound.refused is not None:
-                inbound.persistent = False
-            with suppress(Gone):
-                wait = inbound.respond(page, page.raw_content or b"")
-                if wait is not None:
-                    await wait
+            await send_page(inbound, flow, e)
         else:
             inbound.reset(Reason("protocol", e.text, e.detail))
-        self._end_upstream(Reason("closed", e.text))
+        if self._outbound is not None:
+            self._outbound.reset(Reason("closed", e.text))
 
     async def _killed(self) -> None:
         if not self._answered:
@@ -429,19 +388,8 @@ class Exchange:
         self.kill()
 
     async def _fire_error(self) -> None:
-        flow = self.flow
         self._answered = True
-        self._handler.worker.totals.errors += 1
-        pending = self._handler.worker.hooks.fire("error", flow)
-        if pending is not None:
-            await pending
-        pending = self._handler.worker.hooks.fire("update", [flow])
-        if pending is not None:
-            await pending
-
-    def _end_upstream(self, why: Reason) -> None:
-        if self._outbound is not None:
-            self._outbound.reset(why)
+        await fire_error(self._handler, self.flow)
 
 
 def _without(message: _M, *names: str) -> _M:
