@@ -23,7 +23,7 @@ from tests.lab.netns import wait_for
 from tests.lab.nginx import H2
 from tests.lab.origins import pattern
 from tests.lab.recorder import Origins
-from tests.lab.witness import TRANSPARENT, Witness, both_modes
+from tests.lab.witness import Witness, both_modes
 from tests.layers.http import h2_frames as h2
 
 HERE = Path(__file__).parent
