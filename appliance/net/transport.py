@@ -120,6 +120,10 @@ class SocketTransport:
             self.pause()
             self.resume()
 
+    def hear(self) -> None:
+        """The same, in the next turn of the loop."""
+        self._loop.call_soon(self.look)
+
     def _readable(self) -> None:
         try:
             n = self._recv(self._scratch.raw)
@@ -331,6 +335,8 @@ class _Drain:
         self._left -= len(data)
         if self._left < 0:
             self._transport.abort()
+        else:
+            self._transport.hear()
 
     def ended(self) -> None:
         self._transport._end()
