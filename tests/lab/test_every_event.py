@@ -36,7 +36,7 @@ ARGUMENTS = {
     "add_log": "LogEntry",
 }
 """The events of issue 2, and their argument's class ("" = none)."""
-CLOSED = 9
+CLOSED = 10
 """A port of the server where nobody listens."""
 ADDON = """
 import json
