@@ -11,10 +11,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from appliance.net.memory import MemoryTransport
 from appliance.net.reasons import CLOSED, Gone, Reason
 from appliance.net.splice import Pipes
 from appliance.net.tls_transport import TlsScratch, TlsTransport
-from appliance.net.transport import HIGH_WATER, NOWHERE, Buffer, MemoryTransport, Scratch, SocketTransport, Transport
+from appliance.net.transport import HIGH_WATER, NOWHERE, Buffer, Scratch, SocketTransport, Transport
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -86,9 +87,7 @@ class Stream:
         self._sink: Callable[[memoryview], bool] | None = None
 
     @classmethod
-    def over_socket(
-        cls, net: Net, sock: socket.socket, conn: Connection | None = None, still: bool = False
-    ) -> Stream:
+    def over_socket(cls, net: Net, sock: socket.socket, conn: Connection | None = None, still: bool = False) -> Stream:
         """A stream over a connected, non-blocking socket, which it owns from now on.
 
         Reading starts at once; still: only when somebody waits for bytes, so that a socket that is spliced unread costs
