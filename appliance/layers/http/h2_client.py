@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from appliance.settings import Settings
 
 MAX_INFORMATIONAL = 100
+NOT_PROCESSED = f"{RESET}{int(Code.REFUSED_STREAM)}"
+"""Detail of a reason: a client that speaks HTTP/2, too, may safely try again (RFC 9113 §8.7)."""
 
 
 class H2Client(H2Connection):
@@ -75,7 +77,7 @@ class H2Client(H2Connection):
         if not number:
             self.usable = False
             outbound.unprocessed = True
-            outbound.lost(Reason("closed", "the server takes no more requests on this connection"))
+            outbound.lost(Reason("closed", "the server takes no more requests on this connection", NOT_PROCESSED))
             return True
         outbound.number = number
         self.streams[number] = outbound
@@ -140,7 +142,7 @@ class H2Client(H2Connection):
         for found in list(self.streams.values()):
             if found.number > last and isinstance(found, H2Outbound):
                 found.unprocessed = True
-                found.lost(Reason("closed", f"the server goes away ({code_name(code)})"))
+                found.lost(Reason("closed", f"the server goes away ({code_name(code)})", NOT_PROCESSED))
         self._next()
 
     def settled(self) -> None:

@@ -242,8 +242,8 @@ def _write(headers: Headers, length: int | None) -> list[Field]:
         if trailers:
             out.append((b"te", b"trailers"))
     if length is not None and b"content-length" in names:
-        said = b"%d" % length
-        out = [(name, said) if name == b"content-length" and value != said else (name, value) for name, value in out]
+        said = (b"content-length", b"%d" % length)
+        out = [said if field[0] == b"content-length" else field for field in out]
     return out
 
 
