@@ -94,6 +94,8 @@ async def test_lingering_ends_with_the_peer_and_after_a_while(net: Net, monkeypa
 async def test_lingering_does_not_swallow_for_ever(net: Net) -> None:
     loop = asyncio.get_running_loop()
     a, b = tcp_pair()
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)  # else the kernel alone may take all of it
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 50_000)
     Stream.over_socket(net, a).close(linger=True)
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         await asyncio.wait_for(loop.sock_sendall(b, bytes(8 << 20)), 1.5)
