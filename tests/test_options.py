@@ -180,7 +180,7 @@ class TestSet:
             ("ignore_hosts=(", r"'\(' is not a regular expression"),
             ("mode", "name at least one"),
             ("flow_detail=5", "0 .* to 4"),
-            ("http2=false", r"^http2: not yet in lockgate \d"),
+            ("http3=false", r"^http3: not yet in lockgate \d"),
         ],
     )
     def test_refused(self, spec: str, message: str) -> None:

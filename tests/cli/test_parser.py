@@ -153,7 +153,7 @@ def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: str, mes
 
 
 @pytest.mark.parametrize(
-    "argv", [["run", "--set", "http2=false"], ["run", "--set", "tcp_timout=1"], ["run", "-p", "x"]]
+    "argv", [["run", "--set", "http3=false"], ["run", "--set", "tcp_timout=1"], ["run", "-p", "x"]]
 )
 def test_wrong_options_end_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str]) -> None:
     assert main([*argv, "--set", f"confdir={tmp_path}"]) == 2
