@@ -341,7 +341,7 @@ class H2Connection:
         self._owed = 0
         self._flushing = False
         self._unread = 0
-        self._fault: Fault | None = None
+        self._fault: str | None = None
         self.last_words = Reason("closed", f"the {self.peer} closed the connection")
 
     async def run(self) -> None:
@@ -351,7 +351,7 @@ class H2Connection:
             self.flush()
             await stream.push(self._received)
             if self._fault is not None:
-                self.last_words = Reason("protocol", f"HTTP/2: {self._fault.text}")
+                self.last_words = Reason("protocol", f"HTTP/2: {self._fault}")
         except Gone as e:
             self.last_words = e.reason
         finally:
@@ -365,12 +365,14 @@ class H2Connection:
         try:
             self.session.receive(data)
         except Fault as e:
-            self._fault = e
+            # Its text alone: the traceback holds `data`, and CPython before 3.12.4 crashes when its collector meets a
+            # memoryview in a circle.
+            self._fault = e.text
             return False
         except Exception as e:
             logger.exception("fault in an HTTP/2 connection")
             self.session.goaway(Code.INTERNAL_ERROR, "")
-            self._fault = Fault(Code.INTERNAL_ERROR, f"fault in the gateway: {e!r}")
+            self._fault = f"fault in the gateway: {e!r}"
             return False
         if self.session.pending:
             self.wrote()
