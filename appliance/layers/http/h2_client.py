@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from appliance.headers import Headers
 from appliance.layers.http.h1_server import bodiless
 from appliance.layers.http.h2_codec import new_session
-from appliance.layers.http.h2_connection import RESET, H2Connection, H2Stream, code_of
+from appliance.layers.http.h2_connection import H2Connection
 from appliance.layers.http.h2_fields import Malformed, read_response, write_request, write_trailers
 from appliance.layers.http.h2_session import Code, Field, code_name
+from appliance.layers.http.h2_stream import RESET, H2Stream, code_of
 from appliance.layers.http.wire import Inform
 from appliance.net.reasons import Reason
 from appliance.net.stream import Stream

@@ -12,9 +12,10 @@ from appliance.headers import Headers
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.h1_server import bodiless
 from appliance.layers.http.h2_codec import new_session
-from appliance.layers.http.h2_connection import RESET, H2Connection, H2Stream, code_of
+from appliance.layers.http.h2_connection import H2Connection
 from appliance.layers.http.h2_fields import Malformed, read_request, write_response, write_trailers
 from appliance.layers.http.h2_session import MAX_STREAMS, Code, Field
+from appliance.layers.http.h2_stream import RESET, H2Stream, code_of
 from appliance.layers.http.wire import Inbound
 from appliance.net.reasons import Gone, Reason
 from appliance.net.stream import Buffer, Stream
