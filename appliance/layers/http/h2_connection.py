@@ -65,8 +65,8 @@ class H2Connection:
         try:
             self.session.receive(data)
         except Fault as e:
-            # Its text alone: the traceback holds `data`, and CPython before 3.12.4 crashes when its collector meets a
-            # memoryview in a circle.
+            # Its text alone: the traceback holds `data`, and CPython 3.11 crashes when its collector meets a memoryview
+            # in a circle.
             self._fault = e.text
             return False
         except Exception as e:

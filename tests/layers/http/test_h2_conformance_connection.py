@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
+from appliance.layers.http.h2_session import Fault
 from tests.harness import Make
 from tests.layers.http.h2_frames import (
     ACK,
@@ -225,6 +227,23 @@ async def test_5_4_1_nothing_is_done_after_a_connection_error(rigs: Make) -> Non
     await client.say(frame(T.PING, 0, 0, b"short"), get(1))
     await client.expect_goaway(SIZE)
     assert s.origin.asked == [] and s.events.names == []
+
+
+async def test_5_4_1_a_connection_error_keeps_no_traceback(rigs: Make) -> None:
+    """It holds a view of what came; CPython 3.11's collector crashes on one in a circle (gh-77894)."""
+    s = await setting(rigs)
+    gc.collect()
+    gc.disable()
+    try:
+        client = await s.client()
+        await client.say(frame(T.PING, 0, 0, b"short"))
+        await client.expect_goaway(SIZE)
+        await client.peer.close()
+        await s.rig.idle()
+        kept = [found for found in gc.get_objects() if isinstance(found, Fault) and found.__traceback__ is not None]
+        assert not kept
+    finally:
+        gc.enable()
 
 
 async def test_5_4_3_cut_off_in_the_middle_of_a_frame(rigs: Make) -> None:
