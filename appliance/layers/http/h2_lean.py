@@ -5,9 +5,34 @@ Reactions are those of the RFC to the letter: stream errors end their stream and
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
+from appliance.layers.http.h2_frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_MOST,
+    GOAWAY,
+    HEADER,
+    HEADERS,
+    PADDED,
+    PING,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTING,
+    SETTINGS,
+    TWO,
+    WINDOW_MOST,
+    WINDOW_UPDATE,
+    WITH_PRIORITY,
+    StreamFault,
+    StreamState,
+    expect,
+    unpadded,
+)
 from appliance.layers.http.h2_hpack import Decoder, Encoder, HpackError, TooLarge
 from appliance.layers.http.h2_session import (
     CONNECTION_WINDOW,
@@ -22,55 +47,14 @@ from appliance.layers.http.h2_session import (
     Patience,
 )
 
-FRAME_MOST = 16384
-"""Of what we receive (the default, §6.5.2)."""
 FRAME_SENT_MOST = 65536
 HARD_LIMIT = 4
 """A field list so many times over the limit is not even decoded to keep HPACK in step: a connection error."""
 CONTINUATIONS_MOST = 64
 REMEMBERED = 256
 """Closed streams whose end is known, to tell what is late from what is wrong (§5.1)."""
-_WINDOW_MOST = 0x7FFFFFFF
-_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = range(5)
-_PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = range(5, 10)
-_END_STREAM = _ACK = 1
-_END_HEADERS, _PADDED, _WITH_PRIORITY = 4, 8, 32
 _RESET_BY_US, _RESET_BY_PEER, _ENDED = range(3)
 _THEIR_FAULT = frozenset({Code.PROTOCOL_ERROR, Code.FLOW_CONTROL_ERROR, Code.STREAM_CLOSED})
-_HEADER = struct.Struct(">HBBBL")
-_TWO = struct.Struct(">LL")
-_SETTING = struct.Struct(">HL")
-
-
-class _Stream:
-    """sends, receives: bytes of window each way. heard: its head has come. ended: the peer sends no more; ours: we."""
-
-    __slots__ = ("ended", "heard", "number", "ours", "receives", "sends")
-
-    def __init__(self, number: int, sends: int, heard: bool) -> None:
-        self.number = number
-        self.sends = sends
-        self.receives = STREAM_WINDOW
-        self.heard = heard
-        self.ended = False
-        self.ours = False
-
-
-class _StreamFault(Exception):
-    """A stream error (§5.4.2)."""
-
-    def __init__(self, stream: int, code: int, text: str) -> None:
-        super().__init__(text)
-        self.stream = stream
-        self.code = code
-        self.text = text
-
-
-def _expect(place: bool, size: bool, what: str) -> None:
-    if not place:
-        raise Fault(Code.PROTOCOL_ERROR, f"{what} in the wrong place")
-    if not size:
-        raise Fault(Code.FRAME_SIZE_ERROR, f"{what} of the wrong size")
 
 
 class LeanSession:
@@ -88,7 +72,7 @@ class LeanSession:
         self._preface = b"" if client else PREFACE
         self._greeted = False
         self._gone = False
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, StreamState] = {}
         self._closed: dict[int, int] = {}
         self._highest = -1 if client else 0  # of the streams that the client opened
         self._block: tuple[int, int, bytearray, int] | None = None  # a head that is not whole: stream, flags, …, frames
@@ -104,8 +88,8 @@ class LeanSession:
         settings = [(3, MAX_STREAMS), (4, STREAM_WINDOW), (6, self._max_head)]
         if self._client:
             settings.insert(0, (2, 0))
-        self._send(_SETTINGS, 0, 0, b"".join([_SETTING.pack(*one) for one in settings]))
-        self._send(_WINDOW_UPDATE, 0, 0, (CONNECTION_WINDOW - 65535).to_bytes(4, "big"))
+        self._send(SETTINGS, 0, 0, b"".join([SETTING.pack(*one) for one in settings]))
+        self._send(WINDOW_UPDATE, 0, 0, (CONNECTION_WINDOW - 65535).to_bytes(4, "big"))
 
     # -- in
 
@@ -128,14 +112,14 @@ class LeanSession:
                     else:
                         self._preface = b""
                 while have - at >= 9 and not self._preface:
-                    high, low, kind, flags, stream = _HEADER.unpack_from(source, at)
+                    high, low, kind, flags, stream = HEADER.unpack_from(source, at)
                     size = high << 8 | low
                     if size > FRAME_MOST:
                         raise Fault(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
                     end = at + 9 + size
                     if end > have:
                         break
-                    self._frame(kind, flags, stream & _WINDOW_MOST, bytes(source[at + 9 : end]))
+                    self._frame(kind, flags, stream & WINDOW_MOST, bytes(source[at + 9 : end]))
                     at = end
             except Fault as e:
                 self.goaway(e.code, e.text)
@@ -147,24 +131,24 @@ class LeanSession:
 
     def _frame(self, kind: int, flags: int, stream: int, data: bytes) -> None:
         """:raises Fault: it is a connection error."""
-        if not self._greeted and kind != _SETTINGS:
+        if not self._greeted and kind != SETTINGS:
             raise Fault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if self._block is not None and (kind != _CONTINUATION or stream != self._block[0]):
+        if self._block is not None and (kind != CONTINUATION or stream != self._block[0]):
             raise Fault(Code.PROTOCOL_ERROR, "a head is interrupted by another frame")
         try:
-            if kind == _DATA:
+            if kind == DATA:
                 self._data(flags, stream, data)
-            elif kind == _HEADERS:
+            elif kind == HEADERS:
                 self._headers(flags, stream, data)
-            elif kind == _WINDOW_UPDATE:
+            elif kind == WINDOW_UPDATE:
                 self._window_update(stream, data)
-            elif kind == _CONTINUATION:
+            elif kind == CONTINUATION:
                 self._continuation(flags, data)
-            elif kind == _RST_STREAM:
+            elif kind == RST_STREAM:
                 self._rst_stream(stream, data)
             else:
                 self._control(kind, flags, stream, data)
-        except _StreamFault as e:
+        except StreamFault as e:
             self._listener.failed(e.stream, e.code, e.text)
             self.reset(e.stream, e.code)
         if self._patience.left < 0 and not self._patience.spend(0):
@@ -181,9 +165,9 @@ class LeanSession:
         self._receives -= length
         if self._receives < 0:
             raise Fault(Code.FLOW_CONTROL_ERROR, "more data than the connection's window allows")
-        if flags & _PADDED:
-            data = _unpadded(data)
-        end = bool(flags & _END_STREAM)
+        if flags & PADDED:
+            data = unpadded(data)
+        end = bool(flags & END_STREAM)
         if not data and not end and not self._patience.spend(1):
             raise Fault(Code.ENHANCE_YOUR_CALM, "too many empty DATA frames")
         stream = self._streams.get(number)
@@ -193,12 +177,12 @@ class LeanSession:
         if stream.ended or not stream.heard:
             self.credit(0, length)
             if stream.ended:
-                raise _StreamFault(number, Code.STREAM_CLOSED, "data after the end of the stream")
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "data before the head")
+                raise StreamFault(number, Code.STREAM_CLOSED, "data after the end of the stream")
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "data before the head")
         stream.receives -= length
         if stream.receives < 0:
             self.credit(0, length)
-            raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "more data than the window allows")
+            raise StreamFault(number, Code.FLOW_CONTROL_ERROR, "more data than the window allows")
         stream.ended = end
         self._listener.data(number, data, length, end)
         if end and stream.ours:
@@ -221,17 +205,17 @@ class LeanSession:
     def _headers(self, flags: int, number: int, data: bytes) -> None:
         if not number:
             raise Fault(Code.PROTOCOL_ERROR, "HEADERS on the connection")
-        if flags & _PADDED:
-            data = _unpadded(data)
+        if flags & PADDED:
+            data = unpadded(data)
         depends = 0
-        if flags & _WITH_PRIORITY:
+        if flags & WITH_PRIORITY:
             if len(data) < 5:
                 raise Fault(Code.FRAME_SIZE_ERROR, "HEADERS of the wrong size")
-            depends = int.from_bytes(data[:4], "big") & _WINDOW_MOST
+            depends = int.from_bytes(data[:4], "big") & WINDOW_MOST
             data = data[5:]
         if depends == number:
-            flags |= _WITH_PRIORITY << 8
-        if flags & _END_HEADERS:
+            flags |= WITH_PRIORITY << 8
+        if flags & END_HEADERS:
             self._head(number, flags, data)
         else:
             self._block = number, flags, bytearray(data), 0
@@ -243,7 +227,7 @@ class LeanSession:
         block += data
         if count >= CONTINUATIONS_MOST or len(block) > self._max_head * HARD_LIMIT:
             raise Fault(Code.ENHANCE_YOUR_CALM, "a head in too many pieces")
-        if flags & _END_HEADERS:
+        if flags & END_HEADERS:
             self._block = None
             self._head(number, first, bytes(block))
         else:
@@ -257,7 +241,7 @@ class LeanSession:
         except TooLarge:
             raise Fault(Code.ENHANCE_YOUR_CALM, "a head far over the limit") from None
         self._patience.earn(3)
-        end = bool(flags & _END_STREAM)
+        end = bool(flags & END_STREAM)
         stream = self._streams.get(number)
         if stream is None:
             if self._client or number <= self._highest or not number % 2:
@@ -270,18 +254,18 @@ class LeanSession:
                 self._rst(number, Code.REFUSED_STREAM)
                 self._remember(number, _RESET_BY_US)
                 return
-            stream = self._streams[number] = _Stream(number, self._first_sends, True)
+            stream = self._streams[number] = StreamState(number, self._first_sends, True)
         elif stream.ended:
-            raise _StreamFault(number, Code.STREAM_CLOSED, "a head after the end of the stream")
+            raise StreamFault(number, Code.STREAM_CLOSED, "a head after the end of the stream")
         elif not stream.heard:
             informs = fields and fields[0][0] == b":status" and fields[0][1][:1] == b"1"
             stream.heard = not informs
             if informs and end:
-                raise _StreamFault(number, Code.PROTOCOL_ERROR, "a 1xx that ends the stream")
+                raise StreamFault(number, Code.PROTOCOL_ERROR, "a 1xx that ends the stream")
         elif not end:
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "trailers that do not end the stream")
-        if flags & _WITH_PRIORITY << 8:
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "trailers that do not end the stream")
+        if flags & WITH_PRIORITY << 8:
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "a stream that depends on itself")
         stream.ended = end
         if size > self._max_head:
             self._listener.too_large(number, end)
@@ -291,7 +275,7 @@ class LeanSession:
             self._close(stream, _ENDED)
 
     def _rst_stream(self, number: int, data: bytes) -> None:
-        _expect(bool(number) and not self._idle(number), len(data) == 4, "RST_STREAM")
+        expect(bool(number) and not self._idle(number), len(data) == 4, "RST_STREAM")
         stream = self._streams.get(number)
         cost = 1
         if stream is not None:
@@ -303,15 +287,15 @@ class LeanSession:
             raise Fault(Code.ENHANCE_YOUR_CALM, "too many resets")
 
     def _window_update(self, number: int, data: bytes) -> None:
-        _expect(not number or not self._idle(number), len(data) == 4, "WINDOW_UPDATE")
+        expect(not number or not self._idle(number), len(data) == 4, "WINDOW_UPDATE")
         if not self._patience.spend(1):
             raise Fault(Code.ENHANCE_YOUR_CALM, "too many WINDOW_UPDATE frames")
-        more = int.from_bytes(data, "big") & _WINDOW_MOST
+        more = int.from_bytes(data, "big") & WINDOW_MOST
         if not number:
             self._sends += more
             if not more:
                 raise Fault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
-            if self._sends > _WINDOW_MOST:
+            if self._sends > WINDOW_MOST:
                 raise Fault(Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
         else:
             stream = self._streams.get(number)
@@ -319,43 +303,43 @@ class LeanSession:
                 return
             stream.sends += more
             if not more:
-                raise _StreamFault(number, Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
-            if stream.sends > _WINDOW_MOST:
-                raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+                raise StreamFault(number, Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            if stream.sends > WINDOW_MOST:
+                raise StreamFault(number, Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
         self._listener.opened(number)
 
     def _control(self, kind: int, flags: int, stream: int, data: bytes) -> None:
-        if not self._patience.spend(5 if kind == _SETTINGS else 1):
+        if not self._patience.spend(5 if kind == SETTINGS else 1):
             raise Fault(Code.ENHANCE_YOUR_CALM, "too many frames that say nothing")
-        if kind == _SETTINGS:
-            self._settings(bool(flags & _ACK), stream, data)
-        elif kind == _PING:
-            _expect(not stream, len(data) == 8, "PING")
-            if not flags & _ACK:
-                self._send(_PING, _ACK, 0, data)
-        elif kind == _GOAWAY:
-            _expect(not stream, len(data) >= 8, "GOAWAY")
-            last, code = _TWO.unpack_from(data)
-            self._listener.goes_away(last & _WINDOW_MOST, code, data[8:])
-        elif kind == _PRIORITY:  # §5.3.2: not used any more
-            _expect(bool(stream), True, "PRIORITY")
+        if kind == SETTINGS:
+            self._settings(bool(flags & ACK), stream, data)
+        elif kind == PING:
+            expect(not stream, len(data) == 8, "PING")
+            if not flags & ACK:
+                self._send(PING, ACK, 0, data)
+        elif kind == GOAWAY:
+            expect(not stream, len(data) >= 8, "GOAWAY")
+            last, code = TWO.unpack_from(data)
+            self._listener.goes_away(last & WINDOW_MOST, code, data[8:])
+        elif kind == PRIORITY:  # §5.3.2: not used any more
+            expect(bool(stream), True, "PRIORITY")
             if len(data) != 5:
-                raise _StreamFault(stream, Code.FRAME_SIZE_ERROR, "PRIORITY of the wrong size")
-            if int.from_bytes(data[:4], "big") & _WINDOW_MOST == stream:
-                raise _StreamFault(stream, Code.PROTOCOL_ERROR, "a stream that depends on itself")
-        elif kind == _PUSH_PROMISE:
+                raise StreamFault(stream, Code.FRAME_SIZE_ERROR, "PRIORITY of the wrong size")
+            if int.from_bytes(data[:4], "big") & WINDOW_MOST == stream:
+                raise StreamFault(stream, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+        elif kind == PUSH_PROMISE:
             raise Fault(Code.PROTOCOL_ERROR, "PUSH_PROMISE, and nobody may push here")
         # §4.1: unknown kinds are ignored
 
     def _settings(self, ack: bool, stream: int, data: bytes) -> None:
-        _expect(not stream, not len(data) % 6 and not (ack and data), "SETTINGS")
+        expect(not stream, not len(data) % 6 and not (ack and data), "SETTINGS")
         if ack:
-            _expect(self._greeted, True, "the acknowledgement of SETTINGS")
+            expect(self._greeted, True, "the acknowledgement of SETTINGS")
             return
         self._greeted = True
-        for key, value in _SETTING.iter_unpack(data):
+        for key, value in SETTING.iter_unpack(data):
             self._setting(key, value)
-        self._send(_SETTINGS, _ACK, 0, b"")
+        self._send(SETTINGS, ACK, 0, b"")
         self._listener.settled()
         self._listener.opened(0)
 
@@ -366,12 +350,12 @@ class LeanSession:
         elif key == 3:
             self.peer_streams = min(value, MAX_STREAMS)
         elif key == 4:
-            if value > _WINDOW_MOST:
+            if value > WINDOW_MOST:
                 raise Fault(Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
             more, self._first_sends = value - self._first_sends, value
             for stream in self._streams.values():
                 stream.sends += more
-                if stream.sends > _WINDOW_MOST:
+                if stream.sends > WINDOW_MOST:
                     raise Fault(Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
         elif key == 5:
             if not 16384 <= value <= 16777215:
@@ -394,7 +378,7 @@ class LeanSession:
         return len(self._out)
 
     def open(self) -> int:
-        return self._highest + 2 if self._highest < _WINDOW_MOST - 1 else 0
+        return self._highest + 2 if self._highest < WINDOW_MOST - 1 else 0
 
     def headers(self, stream: int, fields: Sequence[Field], end: bool) -> None:
         found = self._streams.get(stream)
@@ -402,17 +386,17 @@ class LeanSession:
             if not self._client or stream <= self._highest or self._gone:
                 return
             self._highest = stream
-            found = self._streams[stream] = _Stream(stream, self._first_sends, False)
+            found = self._streams[stream] = StreamState(stream, self._first_sends, False)
         block = self._encoder.encode(fields)
-        flags, size, most = (_END_STREAM if end else 0), len(block), self._frame_most
+        flags, size, most = (END_STREAM if end else 0), len(block), self._frame_most
         if size <= most:
-            self._out += _HEADER.pack(size >> 8, size & 255, _HEADERS, flags | _END_HEADERS, stream) + block
+            self._out += HEADER.pack(size >> 8, size & 255, HEADERS, flags | END_HEADERS, stream) + block
         else:
-            kind = _HEADERS
+            kind = HEADERS
             for at in range(0, size, most):
                 piece = block[at : at + most]
-                self._send(kind, flags | (_END_HEADERS if at + most >= size else 0), stream, piece)
-                kind, flags = _CONTINUATION, 0
+                self._send(kind, flags | (END_HEADERS if at + most >= size else 0), stream, piece)
+                kind, flags = CONTINUATION, 0
         if end:
             self._said_all(found)
 
@@ -431,20 +415,20 @@ class LeanSession:
         self._sends -= size
         self._patience.earn(4)
         if size <= most:
-            out += _HEADER.pack(size >> 8, size & 255, _DATA, _END_STREAM if end else 0, stream)
+            out += HEADER.pack(size >> 8, size & 255, DATA, END_STREAM if end else 0, stream)
             out += data
         else:
             view = memoryview(data)
             for at in range(0, size, most):
                 piece = view[at : at + most]
                 last = end and at + most >= size
-                out += _HEADER.pack(len(piece) >> 8, len(piece) & 255, _DATA, _END_STREAM if last else 0, stream)
+                out += HEADER.pack(len(piece) >> 8, len(piece) & 255, DATA, END_STREAM if last else 0, stream)
                 out += piece
                 self._patience.earn(4)
         if end:
             self._said_all(found)
 
-    def _said_all(self, stream: _Stream) -> None:
+    def _said_all(self, stream: StreamState) -> None:
         stream.ours = True
         if stream.ended:
             self._close(stream, _ENDED)
@@ -459,7 +443,7 @@ class LeanSession:
             found.receives += count
         else:
             self._receives += count
-        self._send(_WINDOW_UPDATE, 0, stream, count.to_bytes(4, "big"))
+        self._send(WINDOW_UPDATE, 0, stream, count.to_bytes(4, "big"))
 
     def reset(self, stream: int, code: int) -> None:
         found = self._streams.get(stream)
@@ -473,16 +457,16 @@ class LeanSession:
         if not self._gone:
             self._gone = True
             last = 0 if self._client else self._highest
-            self._send(_GOAWAY, 0, 0, _TWO.pack(last, code) + text.encode()[:200])
+            self._send(GOAWAY, 0, 0, TWO.pack(last, code) + text.encode()[:200])
 
     def _rst(self, stream: int, code: int) -> None:
-        self._send(_RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+        self._send(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
 
     def _send(self, kind: int, flags: int, stream: int, data: bytes) -> None:
         size = len(data)
-        self._out += _HEADER.pack(size >> 8, size & 255, kind, flags, stream) + data
+        self._out += HEADER.pack(size >> 8, size & 255, kind, flags, stream) + data
 
-    def _close(self, stream: _Stream, how: int) -> None:
+    def _close(self, stream: StreamState, how: int) -> None:
         if self._streams.pop(stream.number, None) is not None:
             self._remember(stream.number, how)
 
@@ -491,12 +475,3 @@ class LeanSession:
         closed[number] = how
         if len(closed) > REMEMBERED:
             del closed[next(iter(closed))]
-
-
-def _unpadded(data: bytes) -> bytes:
-    """:raises Fault: more padding than payload (§6.1)."""
-    if not data:
-        raise Fault(Code.FRAME_SIZE_ERROR, "a padded frame without its first byte")
-    if data[0] >= len(data):
-        raise Fault(Code.PROTOCOL_ERROR, "padding longer than its frame")
-    return data[1 : len(data) - data[0]]
