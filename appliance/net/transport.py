@@ -188,7 +188,7 @@ class SocketTransport:
     def _break(self, e: OSError) -> None:
         # Not lost at once: a server may have answered before it reset what we were still sending (RFC 9112 §9.5). Nor
         # within write(): its caller may be in the middle of somebody else's bytes.
-        self._broken = e.with_traceback(None)  # its frames hold views of what was sent, in a circle: see h2_connection.py
+        self._broken = e.with_traceback(None)  # its frames hold views: see H2Connection._received
         self._loop.call_soon(self._last_words)
 
     def _last_words(self) -> None:
