@@ -109,7 +109,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("listen_host:", 1, "but got no value"),
         ("ssl_insecure: yes", 1, "expected true or false"),
         ("a: 1\nconnection_strategy: eagr", 2, "did you mean eager"),
-        ("rawtcp: true\nhttp2: false", 2, "http2: not yet in lockgate"),
+        ("rawtcp: true\nhttp3: false", 2, "http3: not yet in lockgate"),
         ("confdir: /x", 1, "LOCKGATE_CONFDIR"),
         ("tcp_timeout: 1\ntcp_timeout: 2", 2, "set twice"),
         ("tcp_timeout: [", 1, "not YAML"),
