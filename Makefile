@@ -45,7 +45,7 @@ bench: export OURS_CA          = {dir}/lockgate-ca-cert.pem
 bench: export OURS_NOTE       ?= $(shell git describe --always --dirty 2>/dev/null)
 bench: $(VENV)/.installed
 	@[ -f $(BENCH) ] || { echo "No benchmark here: $(BENCH) is missing (BENCH=path/to/bench.py names another place)."; exit 1; }
-	$(PYTHON) $(BENCH) $(BENCH_ARGS)
+	BENCH=$(BENCH) $(PYTHON) tests/bench/rows.py $(BENCH_ARGS)
 
 # New constraints from pyproject.toml; LOCK_ARGS=--upgrade moves every version.
 lock:

@@ -1,4 +1,4 @@
-"""What the model costs, in µs: `python tests/bench_model.py` (best of seven; not a test)."""
+"""What the model costs, in µs: `python tests/bench/model.py` (best of seven; not a test)."""
 
 from __future__ import annotations
 
