@@ -1,4 +1,7 @@
-"""The peer benchmark (../shared/bench/bench.py) with rows that it does not have: same command line, root, one run at a time.
+"""The peer benchmark (../shared/bench/bench.py) with rows that it does not have.
+
+The same command line; root, and one run at a time.
+
 
     python tests/bench/rows.py run -w W7b -p mitmdump+stream,ours
 
