@@ -2,7 +2,6 @@
 
 The same command line; root, and one run at a time.
 
-
     python tests/bench/rows.py run -w W7b -p mitmdump+stream,ours
 
 W7b: one 1 GiB download over HTTP/2, decrypted. nginx sends it, h2load takes it, and counts its bytes.

@@ -329,7 +329,8 @@ def test_grpc(lab: Lab, running: Running) -> None:
     ended = [(event.event, event.path.rpartition("/")[2]) for event in witness.events("response", "error")]
     assert ended.count(("response", "Unary")) == 51
     assert ended.count(("response", "Bidi")) == ended.count(("response", "Fail")) == 1
-    assert ended.count(("error", "Slow")) == 2
+    # The cancelled call; the one over its deadline may also end with the server's own trailers, which keeps time too.
+    assert ("error", "Slow") in ended and sum(path == "Slow" for _, path in ended) == 2
     assert len(witness.events("request")) == len(ended)
 
 
