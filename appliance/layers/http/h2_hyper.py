@@ -35,6 +35,7 @@ from hyperframe.frame import (
 
 from appliance.layers.http.h2_session import (
     CONNECTION_WINDOW,
+    HARD_LIMIT,
     MAX_STREAMS,
     STREAM_WINDOW,
     Clock,
@@ -46,8 +47,6 @@ from appliance.layers.http.h2_session import (
 )
 
 _HEADER = struct.Struct(">HBBBL")
-_HARD_LIMIT = 4
-"""A header list so many times over the limit cannot even be decoded to keep HPACK in step: a connection error."""
 _END_STREAM, _END_HEADERS = 1, 4
 _CLOSED_REMEMBERED = 256
 _MASK = 0x7FFFFFFF
@@ -146,7 +145,7 @@ class HyperSession:
             core.local_settings.pop(unsaid, None)  # h2 would send them, and a server that says ENABLE_PUSH is odd
         core.max_inbound_frame_size = core.local_settings.max_frame_size
         core.incoming_buffer = _Frames(server=not client)
-        core.decoder.max_header_list_size = max_head * _HARD_LIMIT
+        core.decoder.max_header_list_size = max_head * HARD_LIMIT
         table = core._frame_dispatch_table
         table[HeadersFrame] = self._headers_frame
         table[DataFrame] = self._data_frame

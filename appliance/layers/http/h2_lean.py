@@ -36,6 +36,7 @@ from appliance.layers.http.h2_frames import (
 from appliance.layers.http.h2_hpack import Decoder, Encoder, HpackError, TooLarge
 from appliance.layers.http.h2_session import (
     CONNECTION_WINDOW,
+    HARD_LIMIT,
     MAX_STREAMS,
     PREFACE,
     STREAM_WINDOW,
@@ -48,8 +49,6 @@ from appliance.layers.http.h2_session import (
 )
 
 FRAME_SENT_MOST = 65536
-HARD_LIMIT = 4
-"""A field list so many times over the limit is not even decoded to keep HPACK in step: a connection error."""
 CONTINUATIONS_MOST = 64
 REMEMBERED = 256
 """Closed streams whose end is known, to tell what is late from what is wrong (§5.1)."""

@@ -15,6 +15,8 @@ Field = tuple[bytes, bytes]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_STREAMS = 100
 """Streams a client may have open at once, and the most we open towards a server."""
+HARD_LIMIT = 4
+"""A field list so many times over the limit is not even decoded to keep HPACK in step: a connection error."""
 STREAM_WINDOW = 128 * 1024
 """Bytes a peer may send on a stream before any is taken; grows while they are taken quickly."""
 STREAM_WINDOW_MOST = 4 * 1024 * 1024
