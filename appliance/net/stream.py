@@ -46,7 +46,8 @@ class Stream:
     """See `interfaces.md`. Reads raise a `Gone` (`Reset`, `Killed`, `TimedOut`, `TlsFailed`) once the stream is lost.
 
     buf: bytes read and not yet consumed. eof: the peer sends no more. why: set once the stream is lost.
-    on_gone: called once when the peer ends or is lost; for whoever works for it.
+    on_gone: called once when the peer ends or is lost; for whoever works for it. farewell: what is said before we
+    close.
     stirred: set by every byte in, and when what was queued has left; the sweep clears it. deadline: loop
     time by which what is awaited must be there, 0 = none.
     """
@@ -63,6 +64,7 @@ class Stream:
         "conn",
         "deadline",
         "eof",
+        "farewell",
         "on_gone",
         "overdue",
         "stirred",
@@ -76,6 +78,7 @@ class Stream:
         self.eof = False
         self.why: Reason | None = None
         self.on_gone: Callable[[Reason], None] | None = None
+        self.farewell: Callable[[], Buffer] | None = None
         self.below: Transport
         self.stirred = True
         self.deadline = 0.0
@@ -98,6 +101,14 @@ class Stream:
         self._paused = still
         if not still:
             self.below.resume()
+        return self
+
+    @classmethod
+    def over(cls, net: Net, carrier: Callable[[Stream], Transport], conn: Connection | None = None) -> Stream:
+        """A stream over a transport of another kind. Nothing is read before somebody waits for bytes."""
+        self = cls(net, conn)
+        self.below = carrier(self)
+        self._paused = True
         return self
 
     @classmethod
@@ -147,7 +158,7 @@ class Stream:
         if self.on_gone is not None:
             self.on_gone(reason)
         # Nobody refers to anybody in a circle any more, so the memory goes now and not at the next collection.
-        self.below, self.on_gone = NOWHERE, None
+        self.below, self.on_gone, self.farewell = NOWHERE, None, None
 
     def drained(self) -> None:
         self.stirred = True
@@ -300,6 +311,9 @@ class Stream:
 
     def close(self, linger: bool = False, why: Reason = CLOSED) -> None:
         """Close after what is queued has left; idempotent. Wakes every waiter, who sees `why`."""
+        farewell, self.farewell = self.farewell, None
+        if farewell is not None and (words := farewell()):
+            self.below.write(words)
         self.below.close(linger)
         self.lost(why)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from appliance.layers.http.h2_priority import SAID_MOST
 from appliance.layers.http.h2_session import CONNECTION_WINDOW, MAX_STREAMS, STREAM_WINDOW, Code, Fault, Session
 from appliance.layers.http.h2_stream import PIECE, RESET, H2Stream, reset_reason
 from appliance.net.reasons import Gone, Reason
@@ -23,7 +24,8 @@ class H2Connection:
     """The connection's pump, and what its streams share. Subclassed by what hears the heads.
 
     spare: bytes of the connection's window that no stream may count on, for those that are quick. blocked: streams
-    that wait for a window. peer: who is at the other end. last_words: why it ended.
+    that wait for a window; crowded: for room in the connection. peer: who is at the other end. last_words: why it
+    ended.
     """
 
     peer = "peer"
@@ -36,10 +38,12 @@ class H2Connection:
         self.session: Session
         self.streams: dict[int, H2Stream] = {}
         self.blocked: dict[H2Stream, None] = {}
+        self.crowded: dict[H2Stream, None] = {}
         self.spare = CONNECTION_WINDOW - MAX_STREAMS * STREAM_WINDOW
         self.over = False
         self._owed = 0
         self._flushing = False
+        self._drainer: asyncio.Task[None] | None = None
         self._unread = 0
         self._fault: str | None = None
         self.last_words = Reason("closed", f"the {self.peer} closed the connection")
@@ -47,6 +51,7 @@ class H2Connection:
     async def run(self) -> None:
         """Pump until the connection ends; then every stream is lost with the reason. Never raises."""
         stream = self.stream
+        stream.farewell = self._farewell
         try:
             self.flush()
             await stream.push(self._received)
@@ -98,15 +103,33 @@ class H2Connection:
         if self._unread > UNREAD_MOST:
             self.stream.abort(Reason("protocol", "the peer does not read what it asks for"))
 
+    def _farewell(self) -> bytes:
+        """The connection is being closed, by whomever (RFC 9113 §5.4.1, §6.8)."""
+        self.session.goaway(Code.NO_ERROR, "")
+        return self.session.output()
+
     def full(self) -> bool:
         """Whether a stream should wait before it sends more."""
         if self.session.pending >= PIECE * 2:
             self.flush()
         return not self.stream.below.room()
 
-    async def drain(self) -> None:
-        """:raises Gone: lost."""
-        await self.stream.drain()
+    async def space(self, stream: H2Stream) -> None:
+        """Wait until the connection takes more, the most urgent first. :raises Gone: lost."""
+        if self._drainer is None:
+            self._drainer = self.loop.create_task(self._drained())
+        await stream.wait_in(self.crowded)
+        if self.stream.why is not None:
+            raise self.stream.why.error()
+
+    async def _drained(self) -> None:
+        try:
+            await self.stream.drain()
+        except Gone:
+            pass
+        finally:
+            self._drainer = None
+        _wake(self.crowded)
 
     def consumed(self, count: int) -> None:
         """So many bytes have left us: the peer may send more."""
@@ -143,8 +166,18 @@ class H2Connection:
             if found is not None:
                 found.unblock()
             return
-        for waiting in list(self.blocked):
-            waiting.unblock()
+        _wake(self.blocked)
+
+    def reprioritized(self, stream: int, value: bytes) -> None:
+        found = self.streams.get(stream)
+        if found is not None:
+            found.priority = value[:SAID_MOST]
 
     def settled(self) -> None:
         """SETTINGS took effect; windows are told apart, by opened(0)."""
+
+
+def _wake(waiting: dict[H2Stream, None]) -> None:
+    """Each in turn looks whether there is something for it, and waits again if not."""
+    for stream in sorted(waiting, key=H2Stream.place) if len(waiting) > 1 else list(waiting):
+        stream.unblock()

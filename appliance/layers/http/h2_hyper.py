@@ -1,27 +1,24 @@
 """HTTP/2 framing by python-hyper's h2, with its validation off and its reactions corrected where RFC 9113 wants others.
 
-The only file that touches h2, private names included; what is corrected is said at each method.
+With h2_hyper_core.py the only file that touches h2, private names included; what is corrected is said at each method.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from h2.config import H2Configuration
-from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection
+from h2.connection import AllowedStreamIDs, ConnectionInputs
 from h2.events import Event
 from h2.exceptions import FlowControlError, ProtocolError
-from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
-from hpack import Encoder
+from h2.stream import StreamClosedBy, StreamInputs, StreamState
 from hpack.exceptions import HPACKError
 from hyperframe.exceptions import InvalidPaddingError
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
+    ExtensionFrame,
     Frame,
     GoAwayFrame,
     HeadersFrame,
@@ -33,6 +30,14 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from appliance.layers.http.h2_frames import (
+    PRIORITY_UPDATE,
+    WINDOW_MOST,
+    StreamFault,
+    expect,
+)
+from appliance.layers.http.h2_hyper_core import Core, Frames
+from appliance.layers.http.h2_hyper_send import Sending
 from appliance.layers.http.h2_session import (
     CONNECTION_WINDOW,
     HARD_LIMIT,
@@ -41,77 +46,16 @@ from appliance.layers.http.h2_session import (
     Clock,
     Code,
     Fault,
-    Field,
     Listener,
-    Patience,
 )
 
-_HEADER = struct.Struct(">HBBBL")
-_END_STREAM, _END_HEADERS = 1, 4
-_CLOSED_REMEMBERED = 256
-_MASK = 0x7FFFFFFF
+_NO_PRIORITIES: Any = 9
+"""SETTINGS_NO_RFC7540_PRIORITIES (RFC 9218 §2.1), which h2 does not know."""
 _TABLE_MOST = 4096
 """Bytes of HPACK's dynamic table that we fill, whatever a peer would let us."""
 
 
-class _Stream(H2Stream):
-    """h2's stream without its looks at fields: they cost, and content-length is ours to check."""
-
-    def _initialize_content_length(self, headers: Iterable[Any]) -> None: ...
-    def _track_content_length(self, length: int, end_stream: bool) -> None: ...
-    def _build_hdr_validation_flags(self, events: Any) -> Any: ...
-
-
-class _Frames(FrameBuffer):
-    """h2's buffer, which would gather all of a frame that is too large, and tears connections for a stream's fault."""
-
-    def __next__(self) -> Frame:
-        held = self._data
-        if len(held) >= 9:
-            size, kind = int.from_bytes(held[:3], "big"), held[3]
-            if size > self.max_frame_size:
-                raise Fault(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            if kind == 4 and size and held[4] & 1:
-                raise Fault(Code.FRAME_SIZE_ERROR, "SETTINGS acknowledged with a payload")
-            if kind == 8 and size == 4 and not self._headers_buffer:
-                if len(held) < 13:
-                    raise StopIteration
-                window = WindowUpdateFrame(
-                    int.from_bytes(held[5:9], "big") & _MASK, int.from_bytes(held[9:13], "big") & _MASK
-                )
-                del held[:13]
-                return window
-        return super().__next__()
-
-
-class _StreamFault(Exception):
-    """A stream error (RFC 9113 §5.4.2)."""
-
-    def __init__(self, stream: int, code: int, text: str) -> None:
-        super().__init__(text)
-        self.stream = stream
-        self.code = code
-        self.text = text
-
-
-class _Core(H2Connection):
-    MAX_CLOSED_STREAMS = _CLOSED_REMEMBERED
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
-        made = super()._begin_new_stream(stream_id, allowed_ids)
-        made.__class__ = _Stream
-        return made
-
-    def _open_streams(self, remainder: int) -> int:
-        return 0  # counted by the session: h2 goes through all streams for each new one
-
-    def close(self, stream: H2Stream) -> None:
-        """It is over: only how it closed is remembered, of the last few."""
-        self.streams.pop(stream.stream_id, None)
-        self._closed_streams[stream.stream_id] = stream.closed_by
-
-
-class HyperSession:
+class HyperSession(Sending):
     """See h2_session.Session. client: whether we are."""
 
     def __init__(self, client: bool, listener: Listener, max_head: int, clock: Clock) -> None:
@@ -123,16 +67,13 @@ class HyperSession:
             validate_outbound_headers=False,
             normalize_outbound_headers=False,
         )
-        self._core = core = _Core(config)
-        self._client = client
+        super().__init__(client, Core(config), clock)
+        core = self._core
         self._listener = listener
         self._max_head = max_head
-        self.patience = Patience(clock)
         self._greeted = False
-        self._open = 0  # of the streams that the client opened
-        self._last = 0  # the highest stream of the peer's that was handed on
-        self._gone = False
         self.peer_streams = MAX_STREAMS
+        self.takes_protocols = False
         values = {
             SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
             SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -140,11 +81,14 @@ class HyperSession:
         }
         if client:
             values[SettingCodes.ENABLE_PUSH] = 0
+        else:
+            values[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
+            values[_NO_PRIORITIES] = 1
         core.local_settings = Settings(client=client, initial_values=values)
-        for unsaid in (SettingCodes.ENABLE_CONNECT_PROTOCOL, *(() if client else (SettingCodes.ENABLE_PUSH,))):
-            core.local_settings.pop(unsaid, None)  # h2 would send them, and a server that says ENABLE_PUSH is odd
+        # h2 would send it, and it is for the other end to say.
+        core.local_settings.pop(SettingCodes.ENABLE_CONNECT_PROTOCOL if client else SettingCodes.ENABLE_PUSH, None)
         core.max_inbound_frame_size = core.local_settings.max_frame_size
-        core.incoming_buffer = _Frames(server=not client)
+        core.incoming_buffer = Frames(server=not client)
         core.decoder.max_header_list_size = max_head * HARD_LIMIT
         table = core._frame_dispatch_table
         table[HeadersFrame] = self._headers_frame
@@ -154,6 +98,7 @@ class HyperSession:
         table[PriorityFrame] = self._priority_frame
         table[PushPromiseFrame] = self._push_frame
         table[WindowUpdateFrame] = self._window_frame
+        table[ExtensionFrame] = self._other_frame
 
     def start(self) -> None:
         core = self._core
@@ -204,6 +149,10 @@ class HyperSession:
         if isinstance(frame, SettingsFrame):
             if frame.settings.get(SettingCodes.HEADER_TABLE_SIZE, 0) > _TABLE_MOST:
                 frame.settings[SettingCodes.HEADER_TABLE_SIZE] = _TABLE_MOST
+            takes = frame.settings.get(SettingCodes.ENABLE_CONNECT_PROTOCOL, self.takes_protocols)
+            if takes > 1 or takes < self.takes_protocols:  # RFC 8441 §3
+                raise Fault(Code.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {takes}")
+            self.takes_protocols = bool(takes)
             core._receive_frame(frame)
             if "ACK" not in frame.flags:
                 self.peer_streams = min(core.remote_settings.max_concurrent_streams, MAX_STREAMS)
@@ -215,7 +164,7 @@ class HyperSession:
             raise Fault(Code.PROTOCOL_ERROR, "CONTINUATION without a head to continue")
         try:
             frames, _ = handle(frame)
-        except _StreamFault as e:
+        except StreamFault as e:
             self._listener.failed(e.stream, e.code, e.text)
             self.reset(e.stream, e.code)
             if not self._client and not self.patience.spend(5):  # CVE-2025-8671: rapid reset, and we do it
@@ -223,13 +172,6 @@ class HyperSession:
             return
         if frames:
             core._prepare_for_sending(frames)
-
-    def _idle(self, stream: int) -> bool:
-        """Nobody ever opened it (RFC 9113 §5.1)."""
-        core = self._core
-        return stream > (
-            core.highest_outbound_stream_id if stream % 2 == self._client else core.highest_inbound_stream_id
-        )
 
     def _headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
         core, number = self._core, frame.stream_id
@@ -251,15 +193,15 @@ class HyperSession:
             self._last = number
         state = stream.state_machine.state
         if state in (StreamState.HALF_CLOSED_REMOTE, StreamState.CLOSED):
-            raise _StreamFault(number, Code.STREAM_CLOSED, "a head after the end of the stream")
+            raise StreamFault(number, Code.STREAM_CLOSED, "a head after the end of the stream")
         if stream.state_machine.headers_received and not end:
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "a second head, and the stream goes on")
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "a second head, and the stream goes on")
         try:
             stream.receive_headers(fields, end, None)
         except ProtocolError as e:  # such as a 1xx that ends the stream
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, str(e) or "malformed message") from None
+            raise StreamFault(number, Code.PROTOCOL_ERROR, str(e) or "malformed message") from None
         if frame.depends_on == number and "PRIORITY" in frame.flags:
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "a stream that depends on itself")
         if sum([len(name) + len(value) + 32 for name, value in fields]) > self._max_head:
             self._listener.too_large(number, end)
         else:
@@ -309,15 +251,15 @@ class HyperSession:
         state = stream.state_machine
         if state.state is StreamState.HALF_CLOSED_REMOTE:
             self.credit(0, length)
-            raise _StreamFault(number, Code.STREAM_CLOSED, "data after the end of the stream")
+            raise StreamFault(number, Code.STREAM_CLOSED, "data after the end of the stream")
         if not state.headers_received:
             self.credit(0, length)
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "data before the head")
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "data before the head")
         try:
             stream._inbound_window_manager.window_consumed(length)
         except FlowControlError:
             self.credit(0, length)
-            raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "more data than the window allows") from None
+            raise StreamFault(number, Code.FLOW_CONTROL_ERROR, "more data than the window allows") from None
         if end:
             state.process_input(StreamInputs.RECV_END_STREAM)
         self._listener.data(number, frame.data, length, end)
@@ -352,7 +294,7 @@ class HyperSession:
 
     def _priority_frame(self, frame: PriorityFrame) -> tuple[list[Frame], list[Event]]:
         if frame.depends_on == frame.stream_id and frame.stream_id in self._core.streams:
-            raise _StreamFault(frame.stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise StreamFault(frame.stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
         return [], []  # RFC 9113 §5.3.2: not used any more
 
     def _window_frame(self, frame: WindowUpdateFrame) -> tuple[list[Frame], list[Event]]:
@@ -371,137 +313,18 @@ class HyperSession:
                 raise Fault(Code.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {number}, which nobody opened")
             return [], []
         if not increment:
-            raise _StreamFault(number, Code.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
+            raise StreamFault(number, Code.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
         stream.outbound_flow_control_window += increment
         if stream.outbound_flow_control_window > core.MAX_WINDOW_INCREMENT:
-            raise _StreamFault(number, Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+            raise StreamFault(number, Code.FLOW_CONTROL_ERROR, "a window over 2^31-1")
         self._listener.opened(number)
         return [], []
 
-    # -- out
-
-    def output(self) -> bytes:
-        out = self._core._data_to_send
-        if not out:
-            return b""
-        self._core._data_to_send = bytearray()
-        return bytes(out)
-
-    @property
-    def pending(self) -> int:
-        return len(self._core._data_to_send)
-
-    def open(self) -> int:
-        core = self._core
-        number = core.highest_outbound_stream_id + 2 if core.highest_outbound_stream_id else 1
-        return number if number <= core.HIGHEST_ALLOWED_STREAM_ID else 0
-
-    def headers(self, stream: int, fields: Sequence[Field], end: bool) -> None:
-        core = self._core
-        found = core.streams.get(stream)
-        if found is None:
-            if not self._client or not self._idle(stream) or self._gone:
-                return
-            core.state_machine.process_input(ConnectionInputs.SEND_HEADERS)
-            found = core._begin_new_stream(stream, AllowedStreamIDs.ODD)
-            self._open += 1
-        state = found.state_machine
-        informs = not self._client and fields[0][0] == b":status" and fields[0][1][:1] == b"1"
-        state.process_input(StreamInputs.SEND_INFORMATIONAL_HEADERS if informs else StreamInputs.SEND_HEADERS)
-        block = _encode(core.encoder, fields)
-        if end:
-            state.process_input(StreamInputs.SEND_END_STREAM)
-        out, most = core._data_to_send, core.max_outbound_frame_size
-        flags = _END_STREAM if end else 0
-        size = len(block)
-        if size <= most:
-            out += _HEADER.pack(size >> 8, size & 255, 1, flags | _END_HEADERS, stream)
-            out += block
-        else:
-            kind = 1
-            for at in range(0, size, most):
-                piece = block[at : at + most]
-                if at + most >= size:
-                    flags |= _END_HEADERS
-                out += _HEADER.pack(len(piece) >> 8, len(piece) & 255, kind, flags, stream)
-                out += piece
-                kind, flags = 9, 0
-        if end:
-            self._settle(found)
-
-    def window(self, stream: int) -> int:
-        core = self._core
-        found = core.streams.get(stream)
-        if found is None:
-            return 0
-        mine, all_ = found.outbound_flow_control_window, core.outbound_flow_control_window
-        return mine if mine < all_ else all_
-
-    def data(self, stream: int, data: bytes | memoryview, end: bool) -> None:
-        core = self._core
-        found = core.streams.get(stream)
-        if found is None:
-            return
-        size = len(data)
-        out, most = core._data_to_send, core.max_outbound_frame_size
-        found.outbound_flow_control_window -= size
-        core.outbound_flow_control_window -= size
-        self.patience.earn(4)
-        if size <= most:
-            out += _HEADER.pack(size >> 8, size & 255, 0, _END_STREAM if end else 0, stream)
-            out += data
-        else:
-            view = memoryview(data)
-            for at in range(0, size, most):
-                piece = view[at : at + most]
-                last = end and at + most >= size
-                out += _HEADER.pack(len(piece) >> 8, len(piece) & 255, 0, _END_STREAM if last else 0, stream)
-                out += piece
-                self.patience.earn(4)
-        if end:
-            found.state_machine.process_input(StreamInputs.SEND_END_STREAM)
-            self._settle(found)
-
-    def credit(self, stream: int, count: int) -> None:
-        core = self._core
-        if count <= 0 or self._gone:
-            return
-        if stream:
-            found = core.streams.get(stream)
-            if found is None:
-                return
-            found._inbound_window_manager.window_opened(count)
-        else:
-            core._inbound_flow_control_window_manager.window_opened(count)
-        core._data_to_send += _HEADER.pack(0, 4, 8, 0, stream) + count.to_bytes(4, "big")
-
-    def reset(self, stream: int, code: int) -> None:
-        found = self._core.streams.get(stream)
-        if found is None or found.state_machine.state is StreamState.CLOSED:  # such as by the head that is at fault
-            return
-        found.state_machine.process_input(StreamInputs.SEND_RST_STREAM)
-        self._send_reset(stream, code)
-        self._settle(found)
-
-    def _send_reset(self, stream: int, code: int) -> None:
-        self._core._data_to_send += _HEADER.pack(0, 4, 3, 0, stream) + code.to_bytes(4, "big")
-
-    def goaway(self, code: int, text: str) -> None:
-        if self._gone:
-            return
-        self._gone = True
-        said = text.encode()[:200]
-        size = 8 + len(said)
-        last = 0 if self._client else self._last
-        self._core._data_to_send += (
-            _HEADER.pack(size >> 8, size & 255, 7, 0, 0) + last.to_bytes(4, "big") + code.to_bytes(4, "big") + said
-        )
-
-    def _settle(self, stream: H2Stream) -> None:
-        if stream.state_machine.state is StreamState.CLOSED and stream.stream_id in self._core.streams:
-            self._core.close(stream)
-            self._open -= 1
-
-
-def _encode(encoder: Encoder, fields: Sequence[Field]) -> bytes:
-    return encoder.encode(fields)
+    def _other_frame(self, frame: ExtensionFrame) -> tuple[list[Frame], list[Event]]:
+        if frame.type == PRIORITY_UPDATE:  # RFC 9218 §7.1
+            data = frame.body
+            expect(not frame.stream_id and not self._client, len(data) >= 4, "PRIORITY_UPDATE")
+            number = int.from_bytes(data[:4], "big") & WINDOW_MOST
+            expect(number % 2 == 1, True, "PRIORITY_UPDATE of no request")
+            self._listener.reprioritized(number, data[4:])
+        return [], []  # RFC 9113 §4.1: unknown kinds are ignored

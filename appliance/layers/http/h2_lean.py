@@ -5,8 +5,6 @@ Reactions are those of the RFC to the letter: stream errors end their stream and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from appliance.layers.http.h2_frames import (
     ACK,
     CONTINUATION,
@@ -20,6 +18,7 @@ from appliance.layers.http.h2_frames import (
     PADDED,
     PING,
     PRIORITY,
+    PRIORITY_UPDATE,
     PUSH_PROMISE,
     RST_STREAM,
     SETTING,
@@ -33,7 +32,8 @@ from appliance.layers.http.h2_frames import (
     expect,
     unpadded,
 )
-from appliance.layers.http.h2_hpack import Decoder, Encoder, HpackError, TooLarge
+from appliance.layers.http.h2_hpack import Decoder, HpackError, TooLarge
+from appliance.layers.http.h2_lean_send import ENDED, RESET_BY_PEER, RESET_BY_US, Sending
 from appliance.layers.http.h2_session import (
     CONNECTION_WINDOW,
     HARD_LIMIT,
@@ -43,50 +43,33 @@ from appliance.layers.http.h2_session import (
     Clock,
     Code,
     Fault,
-    Field,
     Listener,
-    Patience,
 )
 
 FRAME_SENT_MOST = 65536
 CONTINUATIONS_MOST = 64
-REMEMBERED = 256
-"""Closed streams whose end is known, to tell what is late from what is wrong (§5.1)."""
-_RESET_BY_US, _RESET_BY_PEER, _ENDED = range(3)
-_THEIR_FAULT = frozenset({Code.PROTOCOL_ERROR, Code.FLOW_CONTROL_ERROR, Code.STREAM_CLOSED})
 
 
-class LeanSession:
+class LeanSession(Sending):
     """See h2_session.Session. client: whether we are."""
 
     def __init__(self, client: bool, listener: Listener, max_head: int, clock: Clock) -> None:
-        self._client = client
+        super().__init__(client, clock)
         self._listener = listener
         self._max_head = max_head
-        self._patience = Patience(clock)
-        self._encoder = Encoder()
         self._decoder = Decoder(max_head * HARD_LIMIT)
         self._in = bytearray()
-        self._out = bytearray()
         self._preface = b"" if client else PREFACE
         self._greeted = False
-        self._gone = False
-        self._streams: dict[int, StreamState] = {}
-        self._closed: dict[int, int] = {}
-        self._highest = -1 if client else 0  # of the streams that the client opened
         self._block: tuple[int, int, bytearray, int] | None = None  # a head that is not whole: stream, flags, …, frames
-        self._sends = 65535
-        self._receives = CONNECTION_WINDOW
-        self._first_sends = 65535
-        self._frame_most = 16384
         self.peer_streams = MAX_STREAMS
+        self.takes_protocols = False
 
     def start(self) -> None:
         if self._client:
             self._out += PREFACE
         settings = [(3, MAX_STREAMS), (4, STREAM_WINDOW), (6, self._max_head)]
-        if self._client:
-            settings.insert(0, (2, 0))
+        settings += [(2, 0)] if self._client else [(8, 1), (9, 1)]
         self._send(SETTINGS, 0, 0, b"".join([SETTING.pack(*one) for one in settings]))
         self._send(WINDOW_UPDATE, 0, 0, (CONNECTION_WINDOW - 65535).to_bytes(4, "big"))
 
@@ -185,7 +168,7 @@ class LeanSession:
         stream.ended = end
         self._listener.data(number, data, length, end)
         if end and stream.ours:
-            self._close(stream, _ENDED)
+            self._close(stream, ENDED)
 
     def _late(self, number: int, length: int, what: str) -> None:
         """DATA or a head for a stream that is over, or never was (§5.1)."""
@@ -193,9 +176,9 @@ class LeanSession:
         if self._idle(number):
             raise Fault(Code.PROTOCOL_ERROR, f"{what} on stream {number}, which nobody opened")
         self.credit(0, length)
-        if how == _RESET_BY_PEER:
+        if how == RESET_BY_PEER:
             self._rst(number, Code.STREAM_CLOSED)
-        elif how == _ENDED:
+        elif how == ENDED:
             raise Fault(Code.STREAM_CLOSED, f"{what} on stream {number}, which is closed")
         elif how is None and what == "a head":
             raise Fault(Code.PROTOCOL_ERROR, f"a head on stream {number}, behind a later one")
@@ -251,7 +234,7 @@ class LeanSession:
                 if not self._patience.spend(2):
                     raise Fault(Code.ENHANCE_YOUR_CALM, "too many streams over the limit")
                 self._rst(number, Code.REFUSED_STREAM)
-                self._remember(number, _RESET_BY_US)
+                self._remember(number, RESET_BY_US)
                 return
             stream = self._streams[number] = StreamState(number, self._first_sends, True)
         elif stream.ended:
@@ -271,14 +254,14 @@ class LeanSession:
         else:
             self._listener.headers(number, fields, end)
         if end and stream.ours:
-            self._close(stream, _ENDED)
+            self._close(stream, ENDED)
 
     def _rst_stream(self, number: int, data: bytes) -> None:
         expect(bool(number) and not self._idle(number), len(data) == 4, "RST_STREAM")
         stream = self._streams.get(number)
         cost = 1
         if stream is not None:
-            self._close(stream, _RESET_BY_PEER)
+            self._close(stream, RESET_BY_PEER)
             self._listener.was_reset(number, int.from_bytes(data, "big"))
             if not self._client:
                 cost = 5  # rapid reset (CVE-2023-44487): each costs an exchange begun
@@ -326,6 +309,11 @@ class LeanSession:
                 raise StreamFault(stream, Code.FRAME_SIZE_ERROR, "PRIORITY of the wrong size")
             if int.from_bytes(data[:4], "big") & WINDOW_MOST == stream:
                 raise StreamFault(stream, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+        elif kind == PRIORITY_UPDATE:  # RFC 9218 §7.1
+            expect(not stream and not self._client, len(data) >= 4, "PRIORITY_UPDATE")
+            number = int.from_bytes(data[:4], "big") & WINDOW_MOST
+            expect(number % 2 == 1, True, "PRIORITY_UPDATE of no request")
+            self._listener.reprioritized(number, data[4:])
         elif kind == PUSH_PROMISE:
             raise Fault(Code.PROTOCOL_ERROR, "PUSH_PROMISE, and nobody may push here")
         # §4.1: unknown kinds are ignored
@@ -360,117 +348,9 @@ class LeanSession:
             if not 16384 <= value <= 16777215:
                 raise Fault(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
             self._frame_most = min(value, FRAME_SENT_MOST)
-        elif (key == 2 and value > (0 if self._client else 1)) or (key == 8 and value > 1):
-            raise Fault(Code.PROTOCOL_ERROR, f"{'ENABLE_PUSH' if key == 2 else 'ENABLE_CONNECT_PROTOCOL'} {value}")
-
-    # -- out
-
-    def output(self) -> bytes:
-        out = self._out
-        if not out:
-            return b""
-        self._out = bytearray()
-        return bytes(out)
-
-    @property
-    def pending(self) -> int:
-        return len(self._out)
-
-    def open(self) -> int:
-        return self._highest + 2 if self._highest < WINDOW_MOST - 1 else 0
-
-    def headers(self, stream: int, fields: Sequence[Field], end: bool) -> None:
-        found = self._streams.get(stream)
-        if found is None:
-            if not self._client or stream <= self._highest or self._gone:
-                return
-            self._highest = stream
-            found = self._streams[stream] = StreamState(stream, self._first_sends, False)
-        block = self._encoder.encode(fields)
-        flags, size, most = (END_STREAM if end else 0), len(block), self._frame_most
-        if size <= most:
-            self._out += HEADER.pack(size >> 8, size & 255, HEADERS, flags | END_HEADERS, stream) + block
-        else:
-            kind = HEADERS
-            for at in range(0, size, most):
-                piece = block[at : at + most]
-                self._send(kind, flags | (END_HEADERS if at + most >= size else 0), stream, piece)
-                kind, flags = CONTINUATION, 0
-        if end:
-            self._said_all(found)
-
-    def window(self, stream: int) -> int:
-        found = self._streams.get(stream)
-        if found is None:
-            return 0
-        return found.sends if found.sends < self._sends else self._sends
-
-    def data(self, stream: int, data: bytes | memoryview, end: bool) -> None:
-        found = self._streams.get(stream)
-        if found is None or found.ours:
-            return
-        out, size, most = self._out, len(data), self._frame_most
-        found.sends -= size
-        self._sends -= size
-        self._patience.earn(4)
-        if size <= most:
-            out += HEADER.pack(size >> 8, size & 255, DATA, END_STREAM if end else 0, stream)
-            out += data
-        else:
-            view = memoryview(data)
-            for at in range(0, size, most):
-                piece = view[at : at + most]
-                last = end and at + most >= size
-                out += HEADER.pack(len(piece) >> 8, len(piece) & 255, DATA, END_STREAM if last else 0, stream)
-                out += piece
-                self._patience.earn(4)
-        if end:
-            self._said_all(found)
-
-    def _said_all(self, stream: StreamState) -> None:
-        stream.ours = True
-        if stream.ended:
-            self._close(stream, _ENDED)
-
-    def credit(self, stream: int, count: int) -> None:
-        if count <= 0 or self._gone:
-            return
-        if stream:
-            found = self._streams.get(stream)
-            if found is None:
-                return
-            found.receives += count
-        else:
-            self._receives += count
-        self._send(WINDOW_UPDATE, 0, stream, count.to_bytes(4, "big"))
-
-    def reset(self, stream: int, code: int) -> None:
-        found = self._streams.get(stream)
-        if found is not None:
-            self._rst(stream, code)
-            self._close(found, _RESET_BY_US)
-            if code in _THEIR_FAULT and not self._client:
-                self._patience.left -= 5  # CVE-2025-8671: rapid reset, and we are made to do it
-
-    def goaway(self, code: int, text: str) -> None:
-        if not self._gone:
-            self._gone = True
-            last = 0 if self._client else self._highest
-            self._send(GOAWAY, 0, 0, TWO.pack(last, code) + text.encode()[:200])
-
-    def _rst(self, stream: int, code: int) -> None:
-        self._send(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
-
-    def _send(self, kind: int, flags: int, stream: int, data: bytes) -> None:
-        size = len(data)
-        self._out += HEADER.pack(size >> 8, size & 255, kind, flags, stream) + data
-
-    def _close(self, stream: StreamState, how: int) -> None:
-        if self._streams.pop(stream.number, None) is not None:
-            self._remember(stream.number, how)
-
-    def _remember(self, number: int, how: int) -> None:
-        closed = self._closed
-        closed[number] = how
-        if len(closed) > REMEMBERED:
-            del closed[next(iter(closed))]
+        elif key == 2 and value > (0 if self._client else 1):
+            raise Fault(Code.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+        elif key == 8:
+            if value > 1 or value < self.takes_protocols:
+                raise Fault(Code.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {value}")
+            self.takes_protocols = bool(value)

@@ -67,6 +67,7 @@ class Listener(Protocol):
     def opened(self, stream: int) -> None: ...  # its window grew; 0 = the connection's, or everybody's
     def settled(self) -> None: ...  # SETTINGS took effect
     def goes_away(self, last: int, code: int, text: bytes) -> None: ...
+    def reprioritized(self, stream: int, value: bytes) -> None: ...  # PRIORITY_UPDATE (RFC 9218 §7.1)
 
 
 class Session(Protocol):
@@ -74,6 +75,8 @@ class Session(Protocol):
 
     @property
     def peer_streams(self) -> int: ...  # streams the peer lets us open at once
+    @property
+    def takes_protocols(self) -> bool: ...  # the peer has said that it takes extended CONNECT (RFC 8441 §3)
     def start(self) -> None: ...  # preface, SETTINGS
     def receive(self, data: bytes | bytearray | memoryview) -> None: ...  # :raises Fault:
     def output(self) -> bytes: ...  # frames to send; b"" = none
@@ -85,6 +88,7 @@ class Session(Protocol):
     def data(self, stream: int, data: bytes | memoryview, end: bool) -> None: ...  # no more than window()
     def credit(self, stream: int, count: int) -> None: ...  # the peer may send so much more; stream 0: in all
     def reset(self, stream: int, code: int) -> None: ...
+    def ping(self) -> None: ...
     def goaway(self, code: int, text: str) -> None: ...
 
 

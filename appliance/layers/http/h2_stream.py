@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from appliance.headers import Headers
 from appliance.layers.http.h2_fields import Malformed, read_trailers, write_trailers
+from appliance.layers.http.h2_priority import Turn, turn
 from appliance.layers.http.h2_session import STREAM_WINDOW, STREAM_WINDOW_MOST, Code, Field, code_name
 from appliance.net.reasons import Reason
 from appliance.net.stream import Buffer
 
 if TYPE_CHECKING:
     from appliance.layers.http.h2_connection import H2Connection
+    from appliance.layers.http.h2_tunnel import TunnelTransport
 
 PIECE = 64 * 1024
 """Bytes a stream may put into the connection at a time, so that its neighbours get their turn."""
@@ -35,7 +37,8 @@ class H2Stream:
     """One request and its response, as far as both ends of the gateway have it in common.
 
     why: set once it is lost. trailers: what came behind the body. left: bytes of body still to come by
-    content-length, None = not said.
+    content-length, None = not said. carrier: its DATA are the bytes of a tunnel. priority: what the peer said of it
+    last (PRIORITY_UPDATE), b"" = nothing.
     """
 
     __slots__ = (
@@ -46,12 +49,14 @@ class H2Stream:
         "_reader",
         "_taken",
         "_window",
+        "carrier",
         "conn",
         "end_sent",
         "ended",
         "left",
         "number",
         "patient_for",
+        "priority",
         "trailers",
         "why",
     )
@@ -65,6 +70,8 @@ class H2Stream:
         self.left: int | None = None
         self.trailers: Headers | None = None
         self.patient_for = 0.0
+        self.carrier: TunnelTransport | None = None
+        self.priority = b""
         self._parts: list[bytes] = []
         self._taken = 0  # handed out, and on its way to the other side
         self._owed = 0  # taken, and not yet given back to the peer's window
@@ -97,6 +104,9 @@ class H2Stream:
 
     def finish_with(self, fields: Sequence[Field]) -> None:
         """Trailers have come."""
+        if self.carrier is not None:
+            self.malformed("HEADERS in a tunnel")  # RFC 9113 §8.5
+            return
         if self.left:
             self.malformed("the body is not as long as content-length says")
             return
@@ -128,10 +138,8 @@ class H2Stream:
     def unblock(self) -> None:
         """There may be room to send."""
         blocked, self._blocked = self._blocked, None
-        if blocked is not None:
-            self.conn.blocked.pop(self, None)
-            if not blocked.done():
-                blocked.set_result(None)
+        if blocked is not None and not blocked.done():
+            blocked.set_result(None)
 
     def _wake(self) -> None:
         reader, self._reader = self._reader, None
@@ -223,6 +231,10 @@ class H2Stream:
 
     # -- writing
 
+    def place(self) -> Turn:
+        """Its place among streams that wait to send: the least goes first."""
+        return turn(self.number, (self.priority,))
+
     async def send(self, data: Buffer) -> None:
         """Send it as far as the peer lets us, then wait. :raises Gone: lost, or the peer does not open its window."""
         await self._send(data, False)
@@ -237,7 +249,7 @@ class H2Stream:
             if self.end_sent:
                 return  # the peer said that it wants no more
             if conn.full():
-                await conn.drain()
+                await conn.space(self)
                 continue
             room = session.window(self.number)
             if room <= 0:
@@ -262,14 +274,20 @@ class H2Stream:
 
     async def _window_opens(self) -> None:
         conn = self.conn
-        self._blocked = blocked = conn.loop.create_future()
-        conn.blocked[self] = None
         timer = conn.loop.call_later(conn.stall, self._stalled)
+        try:
+            await self.wait_in(conn.blocked)
+        finally:
+            timer.cancel()
+
+    async def wait_in(self, waiting: dict[H2Stream, None]) -> None:
+        """Wait there for `unblock`."""
+        self._blocked = blocked = self.conn.loop.create_future()
+        waiting[self] = None
         try:
             await blocked
         finally:
-            timer.cancel()
-            conn.blocked.pop(self, None)
+            waiting.pop(self, None)
 
     def _stalled(self) -> None:
         self.reset(Reason("timeout", f"the peer took nothing for {self.conn.stall:.0f} s"))
