@@ -33,7 +33,6 @@ NOT_YET: frozenset[str] = frozenset(
         "dumper_filter",
         "export_preserve_original_ip",
         "hardump",
-        "http2_ping_keepalive",
         "http3",
         "http_connect_send_host_header",
         "intercept",

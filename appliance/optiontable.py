@@ -222,6 +222,11 @@ class OptionTable:
     http2_codec: str = option(
         "lean", "What does HTTP/2's framing: our own, or python-hyper's h2 at thrice the cost.", choices=("lean", "h2")
     )
+    http2_ping_keepalive: int = option(
+        58,
+        "Seconds of silence after which an HTTP/2 server is asked whether it is still there; 0: never.",
+        check=_not_negative,
+    )
     validate_inbound_headers: bool = option(
         True, "Refuse headers that different programs read differently (request smuggling)."
     )

@@ -28,6 +28,7 @@ class Settings:
         "header_timeout",
         "http2",
         "http2_codec",
+        "http2_keepalive",
         "idle_timeout",
         "insecure",
         "invalid",
@@ -51,6 +52,7 @@ class Settings:
         self.connect_timeout = float(options.connect_timeout)
         self.http2 = options.http2
         self.http2_codec = options.http2_codec
+        self.http2_keepalive = float(options.http2_ping_keepalive)
         self.header_timeout = float(options.client_header_timeout)
         self.handshake_timeout = float(options.tls_handshake_timeout)
         self.greeting_wait = options.server_greeting_wait_ms / 1000

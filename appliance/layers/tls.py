@@ -220,7 +220,7 @@ class ClientTLSLayer(Layer):
         offered = hello.alpn_protocols
         if context.client.alpn:
             return context.client.alpn
-        http2 = context.handler.worker.settings.http2 and not self.outer and b"h2" in offered
+        http2 = context.handler.worker.settings.http2 and b"h2" in offered
         if context.server.tls_established:
             picked = context.server.alpn
             if http2 and picked not in offered and not {b"http/1.1", b"http/1.0"} & set(offered):

@@ -122,6 +122,10 @@ class Stream:
         below_right.resume()
         return left, right
 
+    @property
+    def net(self) -> Net:
+        return self._net
+
     # -- pushed up by the transport
 
     def received(self, data: memoryview) -> None:

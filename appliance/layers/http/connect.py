@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
+from appliance.arrival import Arrival
+from appliance.connection import Client, ConnectionState
 from appliance.flow import Error
 from appliance.http import HTTPFlow
+from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
 from appliance.layers.http.h1_fields import Refused
+from appliance.layers.http.h2_stream import NOT_PROCESSED
 from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
-from appliance.net.reasons import KILLED, Gone, Killed
+from appliance.net.reasons import KILLED, Gone, Killed, Reason
+from appliance.net.stream import Stream
 
 if TYPE_CHECKING:
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.wire import Inbound
+    from appliance.net.datagrams import Datagrams
     from appliance.response import Response
 
 logger = logging.getLogger(__name__)
@@ -32,9 +39,38 @@ class _Live:
         self._inbound.reset(KILLED)
 
 
-async def run(layer: HttpLayer, inbound: Inbound) -> None:
+class ConnectTunnel(Layer):
+    """The bottom of what one CONNECT inside HTTP/2 opens, on top of the layers that carry it.
+
+    It has a handler, a client, server connections and a verdict of its own, for there may be many on one connection.
+    """
+
+    def __init__(self, context: Context, outer: HttpLayer, inbound: Inbound) -> None:
+        context.layers.extend(outer.context.layers)
+        super().__init__(context)
+        self._inbound = inbound
+
+    async def run(self, client: Stream | Datagrams) -> None:
+        await run(self.context, self._inbound, client)
+
+
+async def nested(outer: HttpLayer, inbound: Inbound) -> None:
+    """A CONNECT that is one of many on its connection: the tunnel arrives as a connection of its own."""
+    worker, around = outer.context.handler.worker, outer.context.client
+    if worker.full():
+        inbound.reset(Reason("blocked", "the gateway carries as many connections as it may", NOT_PROCESSED))
+        return
+    client = Client(peername=around.peername, sockname=around.sockname, timestamp_start=time.time())
+    client.state = ConnectionState.OPEN
+    client.proxy_mode = around.proxy_mode
+    stream = inbound.tunnel()
+    stream.conn = client
+    mode = outer.context.handler.arrival.mode
+    await worker.arrive(Arrival(client, stream, None, mode, lambda context: ConnectTunnel(context, outer, inbound)))
+
+
+async def run(context: Context, inbound: Inbound, tunnel: Stream | Datagrams | None = None) -> None:
     """Answer the CONNECT, and when it is granted carry what goes through the tunnel."""
-    context = layer.context
     handler = context.handler
     request = inbound.request
     flow = HTTPFlow(handler.client, context.server)
@@ -47,7 +83,7 @@ async def run(layer: HttpLayer, inbound: Inbound) -> None:
             await wait
         context.server.address = (flow.request.raw_host, flow.request.raw_port)
         if flow.response is None:
-            await _dial(layer, flow, inbound)
+            await _dial(context, flow, inbound)
         response = flow.response
         assert response is not None
         told = True
@@ -82,16 +118,17 @@ async def run(layer: HttpLayer, inbound: Inbound) -> None:
         flow._live = None
     from appliance.layers.next_layer import next_layer
 
-    await next_layer(context, inbound.tunnel())
+    stream = inbound.tunnel() if tunnel is None else tunnel
+    assert isinstance(stream, Stream)
+    await next_layer(context, stream)
 
 
 def _grants(response: Response) -> bool:
     return 200 <= response.status_code < 300
 
 
-async def _dial(layer: HttpLayer, flow: HTTPFlow, inbound: Inbound) -> None:
+async def _dial(context: Context, flow: HTTPFlow, inbound: Inbound) -> None:
     """With the eager strategy the server is dialled before the answer, so that a failure can be told."""
-    context = layer.context
     handler = context.handler
     if handler.worker.settings.eager:
         attempt = Attempt()

@@ -163,10 +163,13 @@ class Exchange:
             raise inbound.why.error()
         fresh = False
         while True:
-            link = (None if fresh else pool.idle(request)) or await self._connect(fresh)
+            upgrade = inbound.upgrade_to
+            link = (None if fresh or upgrade is not None else pool.idle(request)) or await self._connect(fresh)
             self._link = link
             flow.server_conn = link.server
             self._outbound = outbound = link.client.open()
+            if upgrade is not None:
+                outbound.protocol = upgrade.partition(b",")[0].strip()
             if held is None:
                 self._state_request_length(request)
             sent = request
@@ -208,7 +211,10 @@ class Exchange:
             raise Failed(400, "the request does not say where it is to go")
         attempt = self._attempt = Attempt()
         try:
-            link = await self._layer.pool.get(flow.request, fresh, attempt)
+            if inbound.upgrade_to is None:
+                link = await self._layer.pool.get(flow.request, fresh, attempt)
+            else:
+                link = await self._layer.pool.switching(flow.request, attempt)
         except CannotConnect as e:
             if flow.killed:
                 raise Killed(KILLED) from None
@@ -347,10 +353,19 @@ class Exchange:
         wait = inbound.respond(flow.response or response, b"")
         if wait is not None:
             await wait
-        self._layer.pool.forget(link)
-        self._link = None
+        pool, shared = self._layer.pool, link.client.shared
+        if not shared:
+            pool.forget(link)
+            self._link = None
         upstream = outbound.tunnel()
-        await TCPLayer(self._layer.context).carry(inbound.tunnel(), upstream, link.server)
+        try:
+            await TCPLayer(self._layer.context).carry(inbound.tunnel(), upstream, link.server)
+        finally:
+            upstream.close()
+            if shared:
+                await outbound.tunnelled()
+            else:
+                await pool.switched(link)
 
     # -- endings
 

@@ -55,6 +55,9 @@ class H1Client:
         stream = self.stream
         return 0 if self.busy or not self.usable or stream.eof or stream.buf else 1
 
+    async def takes_protocols(self) -> bool:
+        return False
+
     def open(self) -> H1Outbound:
         self.busy = True
         return H1Outbound(self)
@@ -63,9 +66,21 @@ class H1Client:
 class H1Outbound:
     """One exchange on an HTTP/1 connection. See wire.Outbound."""
 
-    __slots__ = ("_body", "_chunked", "_client", "_method", "_persistent", "_response", "_sent", "_stream", "reused")
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_client",
+        "_method",
+        "_persistent",
+        "_response",
+        "_sent",
+        "_stream",
+        "protocol",
+        "reused",
+    )
 
     unprocessed = False
+    protocol: bytes | None
 
     def __init__(self, client: H1Client) -> None:
         self._client = client
@@ -232,6 +247,9 @@ class H1Outbound:
         body.took(count)
         if not body.whole:
             raise Gone(Reason("closed", "the server closed the connection in the middle of the body"))
+
+    async def tunnelled(self) -> None:
+        """The tunnel was the connection."""
 
     def done(self) -> None:
         client = self._client

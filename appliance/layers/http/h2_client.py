@@ -13,8 +13,11 @@ from appliance.layers.http.h1_server import bodiless
 from appliance.layers.http.h2_codec import new_session
 from appliance.layers.http.h2_connection import H2Connection
 from appliance.layers.http.h2_fields import Malformed, read_response, write_request, write_trailers
+from appliance.layers.http.h2_frames import PING
 from appliance.layers.http.h2_session import Code, Field, code_name
-from appliance.layers.http.h2_stream import RESET, H2Stream, code_of
+from appliance.layers.http.h2_stream import NOT_PROCESSED, RESET, H2Stream, code_of
+from appliance.layers.http.h2_tunnel import tunnel_through
+from appliance.layers.http.h2_upgrade import switch_fields, write_extended
 from appliance.layers.http.wire import Inform
 from appliance.net.reasons import Reason
 from appliance.net.stream import Stream
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from appliance.settings import Settings
 
 MAX_INFORMATIONAL = 100
-NOT_PROCESSED = f"{RESET}{int(Code.REFUSED_STREAM)}"
-"""Detail of a reason: a client that speaks HTTP/2, too, may safely try again (RFC 9113 §8.7)."""
+GREETING_SECONDS = 5.0
+"""How long a server's SETTINGS are waited for before it counts as one that takes no extended CONNECT."""
 
 
 class H2Client(H2Connection):
@@ -52,12 +55,20 @@ class H2Client(H2Connection):
         self.usable = True
         self._queue: deque[asyncio.Future[None]] = deque()
         self._ended = ended
+        self._greeted: asyncio.Future[None] | None = None
+        self._quiet = False  # nothing has come since the last look
+        self._pinged = False
+        self._keepalive = settings.http2_keepalive
+        self._look = loop.call_later(self._keepalive, self._keep_alive) if self._keepalive else None
         self._task = loop.create_task(self._pump())
 
     async def _pump(self) -> None:
         await self.run()
         self.usable = False
         self._next()
+        self.settled()
+        if self._look is not None:
+            self._look.cancel()
         if not self.active:
             self._ended(self.last_words)
 
@@ -67,6 +78,39 @@ class H2Client(H2Connection):
     def open(self) -> H2Outbound:
         self.active += 1
         return H2Outbound(self)
+
+    async def takes_protocols(self) -> bool:
+        """Whether it takes extended CONNECT, which its first SETTINGS say."""
+        session = self.session
+        if not session.takes_protocols and not session.greeted and not self.over:
+            if self._greeted is None:
+                self._greeted = self.loop.create_future()
+            await asyncio.wait([self._greeted], timeout=GREETING_SECONDS)
+        return session.takes_protocols
+
+    # -- is anybody there
+
+    def _received(self, data: memoryview) -> bool:
+        self._quiet = False
+        if self._pinged:
+            self._pinged = False
+            if len(data) == 17 and data[3] == PING:
+                self.stream.stirred = False  # its answer alone does not make a connection busy
+        return super()._received(data)
+
+    def _keep_alive(self) -> None:
+        """Ask a server that is silent whether it is there (RFC 9113 §6.7): keeps NAT entries, and finds the dead."""
+        if self.over:
+            return
+        if self._pinged:
+            self.stream.abort(Reason("timeout", "the server does not answer PING any more"))
+            return
+        if self._quiet:
+            self._pinged = True
+            self.session.ping()
+            self.wrote()
+        self._quiet = True
+        self._look = self.loop.call_later(self._keepalive, self._keep_alive)
 
     # -- turns
 
@@ -147,6 +191,9 @@ class H2Client(H2Connection):
         self._next()
 
     def settled(self) -> None:
+        greeted, self._greeted = self._greeted, None
+        if greeted is not None and not greeted.done():
+            greeted.set_result(None)
         self._next()
 
 
@@ -162,8 +209,10 @@ class H2Outbound(H2Stream):
         "_client",
         "_heads",
         "_here",
+        "_key",
         "_method",
         "_response",
+        "protocol",
         "reused",
         "turn",
         "unprocessed",
@@ -178,6 +227,8 @@ class H2Outbound(H2Stream):
         self._method = b""
         self._heads: list[Response] = []
         self._response: Response | None = None
+        self._key: bytes | None = None
+        self.protocol: bytes | None = None
         self.reused = client.served > 0
         self.unprocessed = False
         self.turn: asyncio.Future[None] | None = None
@@ -186,8 +237,14 @@ class H2Outbound(H2Stream):
 
     def request(self, request: Request, content: bytes, path: bytes) -> Awaitable[None] | None:
         self._method = request.raw_method
-        fields = write_request(request, path, len(content))
-        trailers = write_trailers(request.trailers) if request.trailers else None
+        trailers = None
+        if self.protocol is not None:
+            self._key = request.headers.raw("sec-websocket-key")
+            fields = write_extended(request, path, self.protocol)
+        else:
+            fields = write_request(request, path, len(content))
+            if request.trailers:
+                trailers = write_trailers(request.trailers)
         if not self._client.admit(self):
             return self._wait_and_say(fields, content, trailers)
         if self.why is not None:
@@ -203,6 +260,9 @@ class H2Outbound(H2Stream):
     def _say(self, fields: list[Field], content: bytes, trailers: list[Field] | None) -> Awaitable[None] | None:
         session = self.conn.session
         self.conn.wrote()
+        if self.protocol is not None:
+            session.headers(self.number, fields, False)
+            return None
         if not content and not trailers:
             self.end_sent = True
             session.headers(self.number, fields, True)
@@ -237,10 +297,12 @@ class H2Outbound(H2Stream):
             self.malformed(str(e))
             return
         now = time.time()
+        if self.protocol is not None and 199 < status < 300:
+            status, length, headers = 101, None, switch_fields(headers, self.protocol, self._key)
         response = Response(b"HTTP/2.0", status, b"", headers, None, None, now, None)
-        if status >= 200:
+        if status >= 200 or status == 101:
             self._response = response
-            self._bare = bodiless(status, self._method)
+            self._bare = bodiless(status, self._method) and status != 101
             self.left = 0 if self._bare else length
             if end and self.left:
                 self.malformed("content-length without a body")
@@ -261,7 +323,7 @@ class H2Outbound(H2Stream):
             while at < len(self._heads):
                 response = self._heads[at]
                 at += 1
-                if response.status_code >= 200:
+                if response is self._response:
                     return response
                 if inform is not None:
                     await inform(response)
@@ -271,7 +333,7 @@ class H2Outbound(H2Stream):
         return b"" if self._bare else self.take_whole()
 
     def tunnel(self) -> Stream:
-        raise RuntimeError("no tunnel inside HTTP/2")
+        return tunnel_through(self.conn.stream.net, self, self.conn.stream.conn)
 
     def raw_source(self) -> tuple[Stream, int | None] | None:
         return None
@@ -290,6 +352,11 @@ class H2Outbound(H2Stream):
         return self.why is None and not self.end_sent
 
     # -- the end
+
+    async def tunnelled(self) -> None:
+        if self.carrier is not None:
+            await self.carrier.over()
+        self.done()
 
     def done(self) -> None:
         self._client.served += 1

@@ -71,7 +71,7 @@ class HyperSession(Sending):
         core = self._core
         self._listener = listener
         self._max_head = max_head
-        self._greeted = False
+        self.greeted = False
         self.peer_streams = MAX_STREAMS
         self.takes_protocols = False
         values = {
@@ -133,10 +133,10 @@ class HyperSession(Sending):
 
     def _frame(self, frame: Frame) -> None:
         kind = frame.__class__
-        if not self._greeted:
+        if not self.greeted:
             if kind is not SettingsFrame or "ACK" in frame.flags:
                 raise Fault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self._greeted = True
+            self.greeted = True
         core = self._core
         if kind is PingFrame or kind is SettingsFrame or kind is PriorityFrame or kind is WindowUpdateFrame:
             cost = 5 if kind is SettingsFrame else 1

@@ -60,7 +60,7 @@ class LeanSession(Sending):
         self._decoder = Decoder(max_head * HARD_LIMIT)
         self._in = bytearray()
         self._preface = b"" if client else PREFACE
-        self._greeted = False
+        self.greeted = False
         self._block: tuple[int, int, bytearray, int] | None = None  # a head that is not whole: stream, flags, …, frames
         self.peer_streams = MAX_STREAMS
         self.takes_protocols = False
@@ -113,7 +113,7 @@ class LeanSession(Sending):
 
     def _frame(self, kind: int, flags: int, stream: int, data: bytes) -> None:
         """:raises Fault: it is a connection error."""
-        if not self._greeted and kind != SETTINGS:
+        if not self.greeted and kind != SETTINGS:
             raise Fault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._block is not None and (kind != CONTINUATION or stream != self._block[0]):
             raise Fault(Code.PROTOCOL_ERROR, "a head is interrupted by another frame")
@@ -321,9 +321,9 @@ class LeanSession(Sending):
     def _settings(self, ack: bool, stream: int, data: bytes) -> None:
         expect(not stream, not len(data) % 6 and not (ack and data), "SETTINGS")
         if ack:
-            expect(self._greeted, True, "the acknowledgement of SETTINGS")
+            expect(self.greeted, True, "the acknowledgement of SETTINGS")
             return
-        self._greeted = True
+        self.greeted = True
         for key, value in SETTING.iter_unpack(data):
             self._setting(key, value)
         self._send(SETTINGS, ACK, 0, b"")

@@ -14,8 +14,11 @@ from appliance.layers.http.h1_server import bodiless
 from appliance.layers.http.h2_codec import new_session
 from appliance.layers.http.h2_connection import H2Connection
 from appliance.layers.http.h2_fields import Malformed, read_request, write_response, write_trailers
+from appliance.layers.http.h2_priority import Turn, turn
 from appliance.layers.http.h2_session import MAX_STREAMS, Code, Field
 from appliance.layers.http.h2_stream import RESET, H2Stream, code_of
+from appliance.layers.http.h2_tunnel import tunnel_through
+from appliance.layers.http.h2_upgrade import granted_fields, upgrade_fields
 from appliance.layers.http.wire import Inbound
 from appliance.net.reasons import Gone, Reason
 from appliance.net.stream import Buffer, Stream
@@ -65,6 +68,9 @@ class H2Server(H2Connection):
         except Exception:
             logger.exception("fault in a stream; its connection goes on")
         finally:
+            if inbound.carrier is not None:
+                inbound.carrier.close()
+                await inbound.carrier.over()
             inbound.over()
 
     # -- Listener
@@ -108,7 +114,17 @@ class H2Server(H2Connection):
 class H2Inbound(H2Stream):
     """One request on an HTTP/2 connection. See wire.Inbound."""
 
-    __slots__ = ("_head_sent", "_method", "_mute", "expects_continue", "persistent", "refused", "request", "upgrade_to")
+    __slots__ = (
+        "_answer",
+        "_head_sent",
+        "_method",
+        "_mute",
+        "expects_continue",
+        "persistent",
+        "refused",
+        "request",
+        "upgrade_to",
+    )
 
     def __init__(self, conn: H2Connection, number: int, end: bool) -> None:
         super().__init__(conn, number)
@@ -118,6 +134,7 @@ class H2Inbound(H2Stream):
         self.upgrade_to: bytes | None = None
         self.persistent = True
         self._head_sent = False
+        self._answer: Response | None = None
         self._mute = False
         self._method = b""
         now = time.time()
@@ -144,7 +161,11 @@ class H2Inbound(H2Stream):
             self.left = head.length
             self.expects_continue = head.expect_continue
         if head.protocol is not None:
-            self.refused = Refused(501, "extended CONNECT is not supported")
+            if self.ended or self.left is not None:
+                raise Malformed("extended CONNECT with the end of the stream, or with a content-length")
+            self.upgrade_to = head.protocol
+            request.raw_method = b"GET"
+            request.headers = upgrade_fields(head.headers, head.protocol)
 
     def _show(self, fields: Sequence[Field]) -> None:
         request, said = self.request, dict(fields)
@@ -165,6 +186,16 @@ class H2Inbound(H2Stream):
         else:
             self._on_gone = gone
 
+    @property
+    def whole(self) -> bool:
+        # What an upgrade's client sends is no body.
+        return self.upgrade_to is not None or (self.ended and not self._parts)
+
+    def place(self) -> Turn:
+        """By what the client says of the request, its update, and what the server says (RFC 9218 §8)."""
+        answer = None if self._answer is None else self._answer.headers.raw("priority")
+        return turn(self.number, (self.request.headers.raw("priority") or b"", self.priority, answer or b""))
+
     # -- the response
 
     @property
@@ -179,11 +210,14 @@ class H2Inbound(H2Stream):
     def respond(self, response: Response, content: bytes) -> Awaitable[None] | None:
         if self.why is not None:
             return None
+        if response.status_code == 101 and self.upgrade_to is not None:
+            self._accept(response)
+            return None
+        self._final(response)
         bare = bodiless(response.status_code, self._method)
         fields = write_response(response, None if bare else len(content))
         trailers = write_trailers(response.trailers) if response.trailers and not bare else None
         conn, session, number = self.conn, self.conn.session, self.number
-        self._head_sent = True
         if bare or (not content and not trailers):
             self.end_sent = True
             session.headers(number, fields, True)
@@ -200,8 +234,8 @@ class H2Inbound(H2Stream):
     async def head(self, response: Response) -> None:
         if self.why is not None:
             raise self.why.error()
+        self._final(response)
         self._mute = bodiless(response.status_code, self._method)
-        self._head_sent = True
         self.end_sent = self._mute
         self.conn.session.headers(self.number, write_response(response, None), self._mute)
         self.conn.wrote()
@@ -210,11 +244,30 @@ class H2Inbound(H2Stream):
         if data and not self._mute:
             await self._send(data, False)
 
+    def _final(self, response: Response) -> None:
+        if self.upgrade_to is not None and 199 < response.status_code < 300:
+            # To an extended CONNECT it would say that the tunnel is open (RFC 8441 §5).
+            self.upgrade_to = None
+            raise Refused(502, f"the server answered {response.status_code} and did not switch protocols")
+        self._head_sent = True
+        self._answer = response
+
+    def _accept(self, response: Response) -> None:
+        """A 101 to an extended CONNECT: 200, and the stream stays open."""
+        said = response.copy()
+        said.status_code, said.headers = 200, granted_fields(response.headers)
+        self.grant(said)
+
     def grant(self, response: Response) -> None:
-        raise Refused(501, "CONNECT inside HTTP/2 is not supported")
+        """2xx to CONNECT: no body of its own, and no framing fields (RFC 9110 §9.3.6)."""
+        fields = write_response(response, None)
+        self._head_sent = True
+        self.conn.session.headers(self.number, [field for field in fields if field[0] != b"content-length"], False)
+        self.conn.wrote()
 
     def tunnel(self) -> Stream:
-        raise Refused(501, "no tunnel inside HTTP/2")
+        self._on_gone = None
+        return tunnel_through(self.conn.stream.net, self, self.conn.stream.conn)
 
     def carries(self, why: Reason) -> bool:
         return why.detail.startswith(RESET)

@@ -76,6 +76,8 @@ class Session(Protocol):
     @property
     def peer_streams(self) -> int: ...  # streams the peer lets us open at once
     @property
+    def greeted(self) -> bool: ...  # its first SETTINGS have come
+    @property
     def takes_protocols(self) -> bool: ...  # the peer has said that it takes extended CONNECT (RFC 8441 §3)
     def start(self) -> None: ...  # preface, SETTINGS
     def receive(self, data: bytes | bytearray | memoryview) -> None: ...  # :raises Fault:

@@ -21,6 +21,8 @@ PIECE = 64 * 1024
 """Bytes a stream may put into the connection at a time, so that its neighbours get their turn."""
 RESET = "h2:"
 """Prefix of Reason.detail: the error code of a stream that was reset, to be carried to the other side."""
+NOT_PROCESSED = f"{RESET}{int(Code.REFUSED_STREAM)}"
+"""Detail of a reason: a client that speaks HTTP/2, too, may safely try again (RFC 9113 §8.7)."""
 
 
 def reset_reason(who: str, code: int) -> Reason:

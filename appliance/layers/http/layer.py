@@ -76,10 +76,10 @@ class HttpLayer(Layer):
         request = inbound.request
         if self.explicit:
             if request.raw_method == b"CONNECT" and inbound.refused is None:
-                if request.raw_http_version != b"HTTP/2.0":
-                    return connect.run(self, inbound)
-                inbound.refused = Refused(501, "CONNECT inside HTTP/2 is not supported: use HTTP/1.1 with this proxy")
-            elif inbound.refused is None and not request.raw_host:
+                if request.raw_http_version == b"HTTP/2.0":
+                    return connect.nested(self, inbound)
+                return connect.run(self.context, inbound)
+            if inbound.refused is None and not request.raw_host:
                 self._direct(inbound)
                 if request.raw_path == b"*":
                     exchange = Exchange(self, inbound)

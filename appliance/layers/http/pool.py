@@ -53,9 +53,12 @@ class Queue:
 
 
 class Link:
-    """One server connection with the codec on it. early: it was open before there was a request for it."""
+    """One server connection with the codec on it.
 
-    __slots__ = ("_gone", "client", "early", "key", "queue", "server", "stream")
+    early: it was open before there was a request for it. dedicated: to one request, which is to switch protocols.
+    """
+
+    __slots__ = ("_gone", "client", "dedicated", "early", "key", "queue", "server", "stream")
 
     def __init__(
         self,
@@ -71,12 +74,14 @@ class Link:
         self.client = client
         self.stream = stream
         self.queue = queue
-        self.early = False
+        self.early = self.dedicated = False
         self._gone = gone
 
     def rest(self) -> bool:
         """The exchange on it is over. False: it cannot serve another and is to be dropped."""
         client = self.client
+        if self.dedicated:
+            return False
         if client.shared:
             return client.usable or client.active > 0  # its pump sees its end
         if not client.usable or self.stream.eof:
@@ -100,6 +105,7 @@ class HttpPool:
         self._links: dict[Key, list[Link]] = {}
         self._queues: dict[Key, Queue] = {}
         self._count = 0
+        self._switched = 0
         self.prior_knowledge = False
         """The client speaks HTTP/2 without TLS, so its server does too (RFC 9113 §3.3)."""
 
@@ -179,18 +185,43 @@ class HttpPool:
         queue.wake(-1 if link.client.shared else MAX_PER_ADDRESS - 1)
         return link
 
-    async def _open(self, key: Key, queue: Queue, attempt: Attempt | None) -> Link:
+    async def switching(self, request: Request, attempt: Attempt) -> Link:
+        """A connection that can switch protocols: HTTP/2 whose server takes extended CONNECT, or one of HTTP/1.1.
+
+        :raises CannotConnect: there is none to be had.
+        """
+        link = self.idle(request) or await self.get(request, attempt=attempt)
+        if not link.client.shared or await link.client.takes_protocols():
+            return link
+        if self._switched >= MAX_PER_ADDRESS - 1:  # one is left for ordinary requests
+            raise CannotConnect(
+                f"{self._switched} connections of this client have switched protocols, and the server's HTTP/2 has no "
+                "extended CONNECT to have more on one"
+            )
+        self._switched += 1
+        return await self._open(link.key, Queue(), attempt, dedicated=True)
+
+    async def switched(self, link: Link) -> None:
+        """What `switching` gave has served its purpose."""
+        self.forget(link)
+        if link.dedicated:
+            self._switched -= 1
+        await self._context.handler.upstreams.end(link.server)
+
+    async def _open(self, key: Key, queue: Queue, attempt: Attempt | None, dedicated: bool = False) -> Link:
+        """dedicated: to one request that is to switch protocols, so HTTP/1.1."""
         context = self._context
         upstreams, worker = context.handler.upstreams, context.handler.worker
         settings = worker.settings
         address, tls, sni = key
         server = context.server
-        early = upstreams.stream(server) if upstreams.free(server) else None
+        early = upstreams.stream(server) if upstreams.free(server) and not dedicated else None
         if early is not None and (early.eof or (early.buf and not self._http2(server))):
             upstreams.take(server)  # opened before the first request, which its server did not wait for
             await upstreams.end(server)
-        if server.address != address or server.tls != tls or not upstreams.free(server):
-            server = Server(address=address, tls=tls, sni=sni, alpn_offers=self._offers() if tls else ())
+        if server.address != address or server.tls != tls or not upstreams.free(server) or dedicated:
+            offers = () if not tls else (b"http/1.1",) if dedicated else self._offers()
+            server = Server(address=address, tls=tls, sni=sni, alpn_offers=offers)
             server.via = context.server.via
         await self._make_room(address)
         try:
@@ -204,12 +235,15 @@ class HttpPool:
         upstreams.take(server)
         ended = partial(upstreams.ended, server)
         client: HttpClient
-        if self._http2(server):
+        if self._http2(server) and not (dedicated and server.alpn is None):
             client = H2Client(stream, worker.loop, settings, ended)
         else:
             client = H1Client(stream, settings.max_head, settings.strict)
         link = Link(key, server, client, stream, ended, queue)
         link.early = stream is early
+        link.dedicated = dedicated
+        if dedicated:
+            return link
         self._links.setdefault(key, []).append(link)
         self._count += 1
         return link
@@ -228,6 +262,9 @@ class HttpPool:
 
     async def drop(self, link: Link) -> None:
         """End this connection, as soon as nobody uses it any more."""
+        if link.dedicated:
+            await self.switched(link)
+            return
         self.forget(link)
         if link.client.shared and link.client.active:
             return

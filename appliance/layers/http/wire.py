@@ -65,8 +65,10 @@ class Outbound(Protocol):
     """One request as it goes to a server, and the response as it comes back.
 
     reused: on a connection that had served before. unprocessed: the server has said that it did nothing about it.
+    protocol: what the client wants to switch to; to be set before the request is sent.
     """
 
+    protocol: bytes | None
     reused: bool
     unprocessed: bool
 
@@ -94,6 +96,7 @@ class Outbound(Protocol):
         self,
     ) -> tuple[Stream, int | None] | None: ...  # where the body's bytes come as they are, and how many
     def took_raw(self, count: int) -> None: ...
+    async def tunnelled(self) -> None: ...  # the tunnel is over; returns when what was written has left
     def done(self) -> None: ...  # the exchange is over: the connection may serve another, or goes
     def reset(self, why: Reason) -> None: ...
 
@@ -115,4 +118,7 @@ class HttpClient(Protocol):
     active: int
 
     def room(self) -> int: ...
+    async def takes_protocols(
+        self,
+    ) -> bool: ...  # extended CONNECT (RFC 8441); a shared one that does not cannot switch
     def open(self) -> Outbound: ...
