@@ -168,8 +168,8 @@ class ConnectionHandler:
 
     def _end(self, reason: Reason) -> None:
         for stream in list(self.streams):
-            if stream is self.arrival.transport:
-                stream.close(why=reason)  # what was already said still reaches the client
+            if stream is self.arrival.transport or (isinstance(stream, Stream) and stream.farewell is not None):
+                stream.close(why=reason)  # what was already said still reaches its peer
             else:
                 stream.abort(reason)
         if self.splice is not None:

@@ -42,9 +42,9 @@ def failed(e: Exception, flow: HTTPFlow, inbound: Inbound) -> Failed:
         if inbound.why is not None or inbound.carries(e.reason):
             status = 0
         return Failed(status, _blame(e, inbound) if refused is None else refused.why, "", e.reason.detail)
-    if isinstance(e, Refused):  # what an add-on made of a head cannot be sent
+    if isinstance(e, Refused):  # what an add-on made of a head, or a server answered, cannot be sent
         logger.warning("%s: %s", flow, e.why)
-        return Failed(500, e.why)
+        return Failed(max(e.status, 500), e.why)
     logger.error("fault in an exchange", exc_info=e)
     return Failed(500, f"fault in the gateway: {e!r}")
 

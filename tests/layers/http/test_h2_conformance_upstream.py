@@ -363,7 +363,7 @@ async def test_3_4_what_we_begin_with(rigs: Make) -> None:
     first = server.frames[0]
     assert (first.type, first.flags, first.stream) == (T.SETTINGS, 0, 0)
     assert server.settings[S.ENABLE_PUSH] == 0
-    assert S.ENABLE_CONNECT_PROTOCOL not in server.settings
+    assert S.ENABLE_CONNECT_PROTOCOL not in server.settings  # it is for servers to say (RFC 8441 §3)
     opened = [got.stream for got in server.frames if got.type == T.HEADERS]
     assert opened == sorted(opened) and all(stream % 2 for stream in opened)
     assert server.settings_acks == 1
