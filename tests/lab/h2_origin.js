@@ -5,7 +5,8 @@ const fs = require("fs");
 const crypto = require("crypto");
 const [port, key, cert] = process.argv.slice(2);
 
-const server = http2.createSecureServer({ key: fs.readFileSync(key), cert: fs.readFileSync(cert), allowHTTP1: false });
+const server = http2.createSecureServer({ key: fs.readFileSync(key), cert: fs.readFileSync(cert), allowHTTP1: false,
+  settings: { enableConnectProtocol: true } });
 server.on("sessionError", () => {});
 server.on("stream", (stream, headers, flags, raw) => {
   stream.on("error", () => {});
@@ -16,6 +17,11 @@ server.on("stream", (stream, headers, flags, raw) => {
   stream.on("trailers", (_, __, pairs) => { trailers = pairs; });
   const whole = (then) => stream.on("end", then);
   const [, kind, argument] = path.split("/");
+  if (headers[":protocol"]) { // RFC 8441
+    stream.respond({ ":status": 200, "x-protocol": headers[":protocol"] });
+    stream.pipe(stream);
+    return;
+  }
   if (kind === "bytes") {
     whole(() => { stream.respond({ ":status": 200, "x-kind": "bytes" }); stream.end(Buffer.alloc(Number(argument), "pattern.")); });
   } else if (kind === "sse") {

@@ -421,3 +421,43 @@ def test_codecs_agree(lab: Lab, running: Running, node: None, told: dict[str, ob
     codec = next(word for word in gateway.command if word.startswith("http2_codec="))
     told[codec] = got
     assert all(other == got for other in told.values()), told
+
+
+@needs_node
+def test_two_tunnels_in_one_connection_to_the_proxy(lab: Lab, running: Running) -> None:
+    """TLS to the proxy, HTTP/2 in it, CONNECT in that, TLS again, and a request in the clear to our hooks."""
+    gateway, witness = running
+    witness.forget()
+    to = [f"origin.test:{HTTPS}", f"www.origin.test:{HTTPS}"]
+    command = ["node", HERE / "h2_tunnel.js", "https://gateway.test:8080", gateway.ca, *to]
+    done = lab.client.run(command, timeout=30)
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert [one.get("status") for one in got] == [200, 200], got
+    assert all(one["line"].startswith("HTTP/1.1 200") and one["size"] > 200 for one in got), got
+    wait_for(lambda: len(witness.events("client_disconnected")) == 3, 5, "both tunnels and their connection are over")
+    assert len(witness.events("http_connected")) == 2
+    assert [event.path for event in witness.events("response")] == ["/1k", "/1k"]
+
+
+@pytest.mark.skipif(chromium_path() is None, reason="chromium is not installed")
+def test_chromium_with_a_proxy_over_tls(lab: Lab, running: Running) -> None:
+    """Chromium speaks HTTP/2 with it, and gives a page's connections a tunnel each in one connection."""
+    gateway, witness = running
+    witness.forget()
+    page = lab.chromium(f"https://origin.test:{H2}/", ca=gateway.ca, proxy="https://gateway.test:8080")
+    assert "over HTTP/2.0" in page.dom, page
+    assert witness.events("http_connected")
+
+
+@needs_node
+def test_extended_connect(lab: Lab, running: Running, node: None) -> None:
+    """RFC 8441, Node at both ends."""
+    gateway, witness = running
+    witness.forget()
+    command = ["node", HERE / "h2_tunnel.js", f"https://origin.test:{NODE}", gateway.ca, "extended"]
+    done = lab.client.run(command, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [{"allowed": True, "text": "ping", "rst": 0}]
+    wait_for(lambda: witness.events("tcp_end"), 5, "the conversation ends")
+    assert [(event.method, event.status) for event in witness.events("response")] == [("GET", 101)]
