@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.options import show
 
             return show(args.specs, as_yaml=args.yaml)
+        if args.command == "doctor":
+            from appliance.cli.doctor import main as doctor
+
+            return doctor(args)
         parser.print_help()
         return 2
     except OptionsError as error:

@@ -35,6 +35,7 @@ start here:
   lockgate run            start the gateway; its first screen says how a client is attached
   lockgate ca show        where the CA certificate is and how devices are made to trust it
   lockgate options        every option, its value and where that came from
+  lockgate doctor lan0    what on this machine keeps transparent interception from working
   lockgate run --help     flags and examples
 """
 
@@ -49,6 +50,15 @@ _OPTIONS = """\
 examples:
   lockgate options                                  a table: name, type, default, value, where it came from
   lockgate options --yaml > ~/.lockgate/config.yaml  a file to start from, every option with its help
+"""
+
+
+_DOCTOR = """\
+examples:
+  lockgate doctor                     kernel, programs, other firewalls, the CA
+  lockgate doctor lan0 --wan eth0     the interfaces as well
+  lockgate doctor --json | jq -r '.findings[] | select(.level == "fault") | .remedy'
+Exit code 0: no fault, 1: there are some. What this user may not look at is said; sudo shows all.
 """
 
 
@@ -156,7 +166,18 @@ def build() -> Parser:
     options = _command(commands, "options", "list all options", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)
+    _doctor(_command(commands, "doctor", "say what here keeps transparent interception from working", _DOCTOR))
     return parser
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("interfaces", nargs="*", metavar="LAN", help="interface whose clients are to be intercepted")
+    parser.add_argument("--wan", default="", metavar="IFACE", help="interface towards the servers")
+    parser.add_argument("--port", type=int, metavar="PORT", help="port to listen on; default: as `lockgate run` would")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--no-self-test", action="store_true", help="try nothing in namespaces (it takes a second)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also show what is well")
+    _settable(parser)
 
 
 def _command(commands: Any, name: str, help: str, epilog: str | None = None) -> Parser:

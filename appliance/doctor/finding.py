@@ -1,0 +1,65 @@
+"""What a check says, and what it is asked about."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+
+
+class Level(IntEnum):
+    """How bad it is: a fault keeps interception from working, a warning breaks a part or some clients of it."""
+
+    OK = 0
+    NOTE = 1
+    WARNING = 2
+    FAULT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """check: `group.name`. seen, why, remedy: one sentence each; the remedy is a command where one exists."""
+
+    check: str
+    level: Level
+    seen: str
+    why: str = ""
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For `--json`; the level by its name."""
+        return {**asdict(self), "level": self.level.name.lower()}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """lan: interfaces whose clients are intercepted; wan: the one towards the servers, "" if not said.
+
+    ports: (host, port) that the gateway will listen on. confdir: the configuration folder, absolute.
+    """
+
+    lan: tuple[str, ...] = ()
+    wan: str = ""
+    ports: tuple[tuple[str, int], ...] = (("", 8080),)
+    confdir: Path = Path.home() / ".lockgate"
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """All that were named, the wan last."""
+        return (*self.lan, *([self.wan] if self.wan else []))
+
+
+def ok(check: str, seen: str) -> Finding:
+    return Finding(check, Level.OK, seen)
+
+
+def note(check: str, seen: str, why: str = "", remedy: str = "") -> Finding:
+    return Finding(check, Level.NOTE, seen, why, remedy)
+
+
+def warning(check: str, seen: str, why: str, remedy: str) -> Finding:
+    return Finding(check, Level.WARNING, seen, why, remedy)
+
+
+def fault(check: str, seen: str, why: str, remedy: str) -> Finding:
+    return Finding(check, Level.FAULT, seen, why, remedy)

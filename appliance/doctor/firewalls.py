@@ -1,0 +1,156 @@
+"""Other firewalls: chains that drop what arrives or is forwarded, and the own command of whoever laid them.
+
+The rules themselves are not run through: a chain that drops by policy, or by a rule without conditions, is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.doctor import system
+from appliance.doctor.finding import Finding, Subject, note, ok, warning
+
+OWN = "lockgate"
+"""Tables whose names begin so are the gateway's."""
+_DROPS = ("drop", "reject")
+_WHY = {
+    "input": "what is redirected to the gateway arrives as input, so it may be dropped there",
+    "forward": "what is not intercepted may be dropped instead of forwarded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A chain that drops. where: `inet filter input`; hook: input or forward; how: "by policy", …"""
+
+    where: str
+    hook: str
+    how: str
+    owner: str
+
+
+def looked_at(subject: Subject) -> Iterator[Finding]:
+    """nftables (iptables-nft included) and iptables-legacy."""
+    if not system.capable(system.CAP_NET_ADMIN):
+        yield note(
+            "firewall", "not looked at: the rules can only be read with CAP_NET_ADMIN", "", "sudo lockgate doctor"
+        )
+        return
+    obstacles = [*_nftables(), *_legacy()]
+    for obstacle in obstacles:
+        what = "what arrives" if obstacle.hook == "input" else "what is forwarded"
+        of = f" (of {obstacle.owner})" if obstacle.owner else ""
+        yield warning(
+            f"firewall.{obstacle.hook}",
+            f"{obstacle.where}{of} drops {what} {obstacle.how}",
+            _WHY[obstacle.hook],
+            remedy(obstacle, subject.lan or ("LAN",)),
+        )
+    if not obstacles:
+        yield ok("firewall", "no other firewall drops by default")
+
+
+def remedy(obstacle: Obstacle, interfaces: tuple[str, ...]) -> str:
+    """The command of whoever owns the chain that lets the interfaces' traffic through."""
+    forwarded = obstacle.hook == "forward"
+    if obstacle.owner == "firewalld":
+        return "; ".join(f"firewall-cmd --zone=trusted --change-interface={name}" for name in interfaces)
+    if obstacle.owner == "ufw":
+        return "; ".join(f"ufw {'route ' if forwarded else ''}allow in on {name}" for name in interfaces)
+    if obstacle.owner == "docker" and forwarded:
+        return "; ".join(f"iptables -I DOCKER-USER -i {name} -j ACCEPT" for name in interfaces)
+    program, _, rest = obstacle.where.partition(" ")
+    if program.startswith("ip") and "tables" in program:
+        chain = rest.split()[-1]
+        return "; ".join(f"{program} -I {chain} -i {name} -j ACCEPT" for name in interfaces)
+    return "; ".join(f"nft insert rule {obstacle.where} iifname {name} accept" for name in interfaces)
+
+
+def _nftables() -> list[Obstacle]:
+    try:
+        import nftables
+
+        library = nftables.Nftables()
+        library.set_json_output(True)
+        code, output, _ = library.cmd("list ruleset")
+        ruleset = json.loads(output) if not code and output else {}
+    except (ImportError, OSError, AttributeError, ValueError):
+        code, output = system.run("nft", "-j", "list", "ruleset")
+        try:
+            ruleset = {} if code else json.loads(output)
+        except ValueError:
+            return []
+    return obstacles(ruleset)
+
+
+def obstacles(ruleset: Mapping[str, Any]) -> list[Obstacle]:
+    """Out of `nft -j list ruleset`. Never raises: what is not as expected is passed over."""
+    entries = ruleset.get("nftables", ())
+    entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    chains = [entry["chain"] for entry in entries if isinstance(entry.get("chain"), dict)]
+    rules: dict[tuple[Any, ...], list[Any]] = {}
+    for entry in entries:
+        rule = entry.get("rule")
+        if isinstance(rule, dict):
+            rules.setdefault((rule.get("family"), rule.get("table"), rule.get("chain")), []).append(rule.get("expr"))
+    names = {str(chain.get("name")) for chain in chains}
+    found = []
+    for chain in chains:
+        family, table, name = key = (chain.get("family"), chain.get("table"), chain.get("name"))
+        if chain.get("hook") not in _WHY or str(table).startswith(OWN):
+            continue
+        how = ""
+        if any(_unconditional(expression) for expression in rules.get(key, ())):
+            how = "by a rule for all the rest"
+        elif chain.get("policy") == "drop":
+            how = "by policy"
+        if how:
+            hook = str(chain["hook"])
+            found.append(Obstacle(f"{family} {table} {name}", hook, how, _owner(str(table), hook, names)))
+    return found
+
+
+def _unconditional(expression: Any) -> bool:
+    """A rule that drops everything that comes to it."""
+    if not isinstance(expression, list) or not all(isinstance(part, dict) for part in expression):
+        return False
+    kinds = [kind for part in expression for kind in part]
+    return any(kind in _DROPS for kind in kinds) and all(kind in (*_DROPS, "counter", "log") for kind in kinds)
+
+
+def _owner(table: str, hook: str, chains: set[str]) -> str:
+    if table == "firewalld":
+        return "firewalld"
+    if f"ufw-before-{hook}" in chains:
+        return "ufw"
+    if hook == "forward" and "DOCKER-USER" in chains:
+        return "docker"
+    return ""
+
+
+def _legacy() -> list[Obstacle]:
+    """Of iptables-legacy, where the kernel has its filter table loaded already: asking would load it."""
+    found = []
+    for six in ("", "6"):
+        if "filter" not in (system.text(f"/proc/net/ip{six}_tables_names") or "").split():
+            continue
+        code, output = system.run(f"ip{six}tables-legacy", "-w", "2", "-S")
+        found += legacy_obstacles(f"ip{six}tables-legacy", output) if not code else []
+    return found
+
+
+def legacy_obstacles(program: str, saved: str) -> list[Obstacle]:
+    """Out of `iptables -S`."""
+    lines = [line.split() for line in saved.splitlines()]
+    chains = {words[1] for words in lines if len(words) > 1 and words[0] in ("-N", "-P")}
+    found = []
+    for chain, hook in (("INPUT", "input"), ("FORWARD", "forward")):
+        how = "by policy" if ["-P", chain, "DROP"] in lines else ""
+        if any(words[:3] == ["-A", chain, "-j"] and words[3:4] in (["DROP"], ["REJECT"]) for words in lines):
+            how = "by a rule for all the rest"
+        if how:
+            found.append(Obstacle(f"{program} filter {chain}", hook, how, _owner("", hook, chains)))
+    return found
