@@ -91,16 +91,17 @@ def obstacles(ruleset: Mapping[str, Any]) -> list[Obstacle]:
     entries = ruleset.get("nftables", ())
     entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     chains = [entry["chain"] for entry in entries if isinstance(entry.get("chain"), dict)]
-    rules: dict[tuple[Any, ...], list[Any]] = {}
+    rules: dict[tuple[str, ...], list[Any]] = {}
     for entry in entries:
         rule = entry.get("rule")
         if isinstance(rule, dict):
-            rules.setdefault((rule.get("family"), rule.get("table"), rule.get("chain")), []).append(rule.get("expr"))
+            rules.setdefault(_key(rule, "chain"), []).append(rule.get("expr"))
     names = {str(chain.get("name")) for chain in chains}
     found = []
     for chain in chains:
-        family, table, name = key = (chain.get("family"), chain.get("table"), chain.get("name"))
-        if chain.get("hook") not in _WHY or str(table).startswith(OWN):
+        family, table, name = key = _key(chain, "name")
+        hook = str(chain.get("hook"))
+        if hook not in _WHY or table.startswith(OWN):
             continue
         how = ""
         if any(_unconditional(expression) for expression in rules.get(key, ())):
@@ -108,9 +109,12 @@ def obstacles(ruleset: Mapping[str, Any]) -> list[Obstacle]:
         elif chain.get("policy") == "drop":
             how = "by policy"
         if how:
-            hook = str(chain["hook"])
-            found.append(Obstacle(f"{family} {table} {name}", hook, how, _owner(str(table), hook, names)))
+            found.append(Obstacle(f"{family} {table} {name}", hook, how, _owner(table, hook, names)))
     return found
+
+
+def _key(entry: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    return str(entry.get("family")), str(entry.get("table")), str(entry.get(name))
 
 
 def _unconditional(expression: Any) -> bool:

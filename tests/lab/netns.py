@@ -42,12 +42,16 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """/etc/hosts of all three. `alt.test` is the server's second address; `bad.test` is in no good certificate."""
 
+PATIENCE = float(os.environ.get("LOCKGATE_PATIENCE", "1"))
+"""Times as long is waited for everything: for machines that are slow throughout, such as an emulated one."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 
 
 def wait_for(condition: Callable[[], bool], timeout: float, what: str) -> None:
     """Poll until the condition holds. Raises TimeoutError naming `what`."""
+    timeout *= PATIENCE
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
@@ -117,7 +121,7 @@ class Host:
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
         process = self.popen(command, output=subprocess.PIPE, errors=subprocess.PIPE, stdin=stdin, env=env, cwd=cwd)
         try:
-            out, err = process.communicate(None if input is None else input.encode(), timeout)
+            out, err = process.communicate(None if input is None else input.encode(), timeout * PATIENCE)
         except subprocess.TimeoutExpired as late:
             end_process(process, grace=0)
             late.stdout, late.stderr = process.communicate()
