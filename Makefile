@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: help run test test-all lint bench lock clean distclean system
+.PHONY: help run lab test test-all lint bench lock clean distclean system
 
 PYTHON ?= $(firstword $(shell command -v python3 python3.13 python3.12 python3.11))
 VENV   ?= .venv
@@ -21,14 +21,19 @@ export LOCKGATE_REQUIRE_LAB ?= $(if $(filter 0,$(shell id -u)),1,0)
 
 help:
 	@sed -n '1,/^$$/p' $(firstword $(MAKEFILE_LIST)) | sed 's/^# \?//'
-	@echo 'targets: run  test  test-all  lint  bench  lock  clean  distclean'
+	@echo 'targets: run  lab  test  test-all  lint  bench  lock  clean  distclean'
 
 run: $(VENV)/.installed
 	@exec $(BIN)/lockgate run $(ARGS)
 
+# Client, gateway and server in namespaces, for a person; as root. ARGS: flags of `lockgate run` (LAB_PLAIN=1: no tmux).
+lab: system $(VENV)/.installed-dev
+	@exec $(BIN)/python -m tests.lab.byhand $(ARGS)
+
 test: system $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -m "not slow and not vm" $(PYTEST)
 
+test-all: export LOCKGATE_TEST_ALL = 1
 test-all: system $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest $(PYTEST)
 

@@ -78,6 +78,11 @@ class Gateway:
 
     # -- what it says and uses
     @property
+    def log(self) -> Path:
+        """The file it writes to."""
+        return self._log
+
+    @property
     def output(self) -> str:
         """All it has written to the terminal so far."""
         return self._log.read_text(errors="replace")

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ NOT_INSIDE = frozenset(("mypy", "mypy-extensions", "ruff", "grpcio", "types-cffi
 """Of the development constraints: what no test needs in there."""
 PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 BUILD_SECONDS = 900
+KEPT_SECONDS = 30 * 86400
 INIT = """\
 #!/bin/sh
 # PID 1: runs the job of the third disk, its output to the second serial line, and switches off.
@@ -38,7 +40,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mountpoint -q /proc || mount -t proc proc /proc
 mountpoint -q /sys || mount -t sysfs sys /sys
 mountpoint -q /run || mount -t tmpfs run /run
-mkdir -p /dev/pts /dev/shm /site /job
+mkdir -p /dev/pts /dev/shm /site /job /usr/local/lib/python3.11/dist-packages
 mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs tmp /tmp
@@ -48,7 +50,8 @@ mount -o ro /dev/vdc /job
 hostname vm
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
-export PYTHONPATH=/site:/job/tree PYTHONDONTWRITEBYTECODE=1
+echo /site >/usr/local/lib/python3.11/dist-packages/site.pth
+export PYTHONPATH=/job/tree PYTHONDONTWRITEBYTECODE=1
 cd /job/tree
 setsid sh /job/job >/dev/ttyS1 2>&1 </dev/null
 echo "@@exit $?" >/dev/ttyS1
@@ -90,7 +93,17 @@ def get() -> Image:
         image = Image(*(cache() / f"{part}-{name}" for part in ("root.ext4", "vmlinuz", "initrd")), _site())
         if not image.disk.exists():
             _system(image)
+        _forget_old(image)
     return image
+
+
+def _forget_old(image: Image) -> None:
+    """Away with what no checkout has used for a month."""
+    for path in (image.disk, image.kernel, image.initrd, image.site):
+        path.touch()
+    for path in cache().glob("*-*"):
+        if path.is_file() and path.stat().st_mtime < time.time() - KEPT_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def _system(image: Image) -> None:

@@ -36,7 +36,7 @@ class Machine:
     image: Image
 
     def run(self, script: str, timeout: float = 240.0) -> Run:
-        """The shell script runs in the checkout's copy (read-only), PYTHONPATH set, /usr/bin/python3 with the wheels.
+        """The shell script runs in the checkout's copy (read-only), PYTHONPATH set, python3 with the wheels.
 
         Raises TimeoutError, with what there is of the output, when the machine has not switched itself off by then.
         """
