@@ -6,18 +6,16 @@ import argparse
 import os
 from pathlib import Path
 
-from appliance import config
+from appliance.cli.run import load
 from appliance.doctor import checks, report
 from appliance.doctor.finding import Subject
 from appliance.exceptions import OptionsError
-from appliance.options import COMMAND_LINE, Options
+from appliance.options import Options
 
 
 def main(args: argparse.Namespace) -> int:
     """Run `lockgate doctor`. 0: no fault, 1: there are. Raises OptionsError."""
-    options = Options()
-    options.set(*args.specs, source=COMMAND_LINE)
-    config.start(options)
+    options = load(args.specs)
     subject = subject_of(options, tuple(args.interfaces), args.wan, args.port)
     findings = checks.examine(subject, checks.CHECKS if args.no_self_test else checks.CHECKS + checks.TRIED)
     print(report.as_json(findings) if args.json else report.as_text(findings, args.verbose))
@@ -28,6 +26,8 @@ def subject_of(options: Options, lan: tuple[str, ...], wan: str, port: int | Non
     """Ports and the configuration folder as `lockgate run` would take them; `port` instead of those, if given."""
     if wan in lan:
         raise OptionsError(f"{wan} is named as the clients' interface and as --wan: it can be one of them")
+    if port is not None and not 0 < port < 65536:
+        raise OptionsError(f"port {port}: ports are 1 to 65535")
     confdir = options.path("confdir")
     assert confdir is not None
     ports = [("", port)] if port is not None else _ports(options)

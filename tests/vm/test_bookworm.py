@@ -41,3 +41,16 @@ def test_the_doctor_on_linux_6_1(vm: Machine) -> None:
     assert by_user["process.net_admin"]["level"] == "fault"
     assert by_user["redirect.nftables.tproxy"]["level"] == "ok", user
     assert "sudo" in by_user["firewall"]["remedy"]
+
+
+def test_what_heartbeat_and_owned_table_rest_on(vm: Machine) -> None:
+    """Before 6.12 an element that is there is not refreshed by adding it: it has to be taken out in between."""
+    done = vm.run("exec python3 -m tests.vm.inside.kernel_facts\n", timeout=420)
+    assert done.code == 0, done.output + done.console
+    facts = dict(line.rsplit(": ", 1) for line in done.output.splitlines() if ": " in line)
+    assert facts == {
+        "adding an element that is there refreshes it": "False",
+        "add, delete, add in one transaction refreshes it": "True",
+        "an owned table outlives `nft flush ruleset`": "True",
+        "an owned table is gone after kill -9": "True",
+    }
