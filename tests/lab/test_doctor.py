@@ -200,3 +200,32 @@ def test_scratch_namespaces_end_with_a_killed_doctor(lab: Lab) -> None:
     process.stdout.close()
     wait_for(lambda: not namespaces() & made, 5, "the namespaces are gone")
     assert time.monotonic() - started < 60  # not by their own end
+
+
+BROKEN = """
+import json
+from pathlib import Path
+from appliance.doctor.scratch import __main__ as gateway, isolation, rules, wire
+
+settle = wire.settle
+
+def spoilt():
+    settle()
+    Path("/proc/sys/net/ipv4/conf/all/src_valid_mark").write_text("1")
+
+wire.settle = spoilt
+rules.TOOLS, rules.METHODS = ("nftables", "iptables-nosuch"), ("tproxy",)
+isolation.leave()
+print(json.dumps(gateway.end_to_end()))
+"""
+
+
+def test_the_self_test_can_fail(lab: Lab) -> None:
+    """Where the kernel drops what TPROXY marks, and where a tool is missing."""
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    done = lab.gateway.run([sys.executable, "-c", BROKEN], env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    errors = {(cell["tool"], cell["protocol"], cell["family"]): cell["error"] for cell in json.loads(done.stdout)}
+    assert errors["nftables", "tcp", 4] == errors["nftables", "udp", 4] == "nothing arrived at the listener"
+    assert errors["nftables", "tcp", 6] == errors["nftables", "udp", 6] == ""
+    assert errors["iptables-nosuch", "tcp", 4] == "iptables-nosuch is not installed"
