@@ -49,7 +49,8 @@ def tried(subject: Subject) -> Iterator[Finding]:
 
 def outcome() -> dict[str, Any]:
     """What the scratch process prints, or {"error": …}. Never raises."""
-    command = [sys.executable, "-m", "appliance.doctor.scratch", str(os.getpid())]
+    # -P: as root, nothing is to be imported from the folder that the person happens to be in.
+    command = [sys.executable, "-P", "-m", "appliance.doctor.scratch", str(os.getpid())]
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     try:
