@@ -17,6 +17,7 @@ from appliance.layers.http import pages
 from appliance.layers.http.bodies import SILENCE, hold, is_streaming_kind
 from appliance.layers.http.endings import Failed, failed, fire_error, send_page
 from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
+from appliance.layers.http.switching import carry
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
@@ -338,9 +339,7 @@ class Exchange:
         outbound.done()
 
     async def _switch(self, response: Response) -> None:
-        """101: both sides become raw bytes, and the connection is a TCP conversation from here on."""
-        from appliance.layers.tcp import TCPLayer
-
+        """101: both sides become raw bytes from here on."""
         flow, inbound, outbound, link = self.flow, self._inbound, self._outbound, self._link
         assert outbound is not None and link is not None
         if inbound.upgrade_to is None:
@@ -353,19 +352,10 @@ class Exchange:
         wait = inbound.respond(flow.response or response, b"")
         if wait is not None:
             await wait
-        pool, shared = self._layer.pool, link.client.shared
-        if not shared:
-            pool.forget(link)
+        if not link.client.shared:
+            self._layer.pool.forget(link)
             self._link = None
-        upstream = outbound.tunnel()
-        try:
-            await TCPLayer(self._layer.context).carry(inbound.tunnel(), upstream, link.server)
-        finally:
-            upstream.close()
-            if shared:
-                await outbound.tunnelled()
-            else:
-                await pool.switched(link)
+        await carry(self._layer, inbound, outbound, link)
 
     # -- endings
 

@@ -1,0 +1,25 @@
+"""After a 101 both sides are raw bytes: a TCP conversation, on a connection of its own or on a stream of HTTP/2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from appliance.layers.http.layer import HttpLayer
+    from appliance.layers.http.pool import Link
+    from appliance.layers.http.wire import Inbound, Outbound
+
+
+async def carry(layer: HttpLayer, inbound: Inbound, outbound: Outbound, link: Link) -> None:
+    """Carry it to its end; then the server's side of it is over as well."""
+    from appliance.layers.tcp import TCPLayer
+
+    upstream = outbound.tunnel()
+    try:
+        await TCPLayer(layer.context).carry(inbound.tunnel(), upstream, link.server)
+    finally:
+        upstream.close()
+        if link.client.shared:
+            await outbound.tunnelled()
+        else:
+            await layer.pool.switched(link)
