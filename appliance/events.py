@@ -76,9 +76,9 @@ _ALL: Final = (
         "http_connect_upstream", "Our own CONNECT is about to go to an upstream proxy.", "request.headers", yet=False
     ),
     # -- DNS
-    _flow("dns_request", "A query was read.", "response: answered here; server_conn.address; kill", yet=False),
-    _flow("dns_response", "An answer is there.", "response; None: dropped", yet=False),
-    _flow("dns_error", "The query failed; the client gets SERVFAIL.", yet=False),
+    _flow("dns_request", "A query was read.", "response: answered here; server_conn.address; kill"),
+    _flow("dns_response", "An answer is there, a server's or an add-on's own.", "response (None: dropped), kill: SERVFAIL"),
+    _flow("dns_error", "It failed; the client gets SERVFAIL. A flow has either `dns_response` or `dns_error`."),
     # -- TCP, UDP
     _flow("tcp_start", "A raw TCP conversation begins.", "kill"),
     _flow("tcp_message", "A chunk of it: flow.messages[-1].", "messages[-1].content (b'' drops it), kill"),

@@ -27,7 +27,7 @@ class ConnectionHandler:
     """Runs the layers of one arrival, fires the connection's own events, and closes what is left.
 
     streams: every live stream of this connection. gated: how many hooks are being waited for; clocks stand still
-    meanwhile.
+    meanwhile. patience: seconds of silence after which it is over, None = what the options say.
     """
 
     __slots__ = (
@@ -41,6 +41,7 @@ class ConnectionHandler:
         "context",
         "gated",
         "moved",
+        "patience",
         "splice",
         "streams",
         "upstreams",
@@ -58,6 +59,7 @@ class ConnectionHandler:
         self.moved = (0, 0)
         self.gated = 0
         self.closing = False
+        self.patience: float | None = None
         self._task = asyncio.current_task()
         self._idle_since = self._swept = worker.loop.time()
         self._spliced = (0, 0)
@@ -151,7 +153,9 @@ class ConnectionHandler:
             self._idle_since = now
             return
         settings = self.worker.settings
-        patience = settings.udp_timeout if self.client.transport_protocol == "udp" else settings.idle_timeout
+        patience = self.patience
+        if patience is None:
+            patience = settings.udp_timeout if self.client.transport_protocol == "udp" else settings.idle_timeout
         if now - self._idle_since > patience:
             self._end(Reason("timeout", f"idle for {patience:.0f} s"))
 

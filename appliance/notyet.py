@@ -27,8 +27,6 @@ NOT_YET: frozenset[str] = frozenset(
         "console_palette_transparent",
         "console_quickhelp_visible",
         "console_strip_trailing_newlines",
-        "dns_name_servers",
-        "dns_use_hosts_file",
         "dumper_default_contentview",
         "dumper_filter",
         "export_preserve_original_ip",

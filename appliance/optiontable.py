@@ -79,6 +79,13 @@ def _regexes(value: Iterable[str]) -> None:
             raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
+def _name_servers(value: Sequence[str]) -> None:
+    from appliance.net.hosts import parse_server
+
+    for text in value:
+        parse_server(text)
+
+
 def _some_mode(value: Sequence[str]) -> None:
     if not value:
         raise ValueError("no mode is left: name at least one, such as regular@8080")
@@ -236,6 +243,13 @@ class OptionTable:
     udp_timeout: int = option(
         30, "Seconds without a datagram in either direction after which a UDP flow is over.", check=_positive
     )
+    dns_name_servers: Sequence[str] = option(
+        (),
+        "Name servers that the dns mode asks, one after another; none: those of this machine.",
+        check=_name_servers,
+        example="[192.0.2.53, '[2001:db8::53]:5353']",
+    )
+    dns_use_hosts_file: bool = option(True, "Let the dns mode answer from this machine's hosts file first.")
     connect_timeout: int = option(10, "Seconds a server may take to accept a connection.", check=_positive)
     tls_handshake_timeout: int = option(30, "Seconds a TLS handshake may take.", check=_positive)
     client_header_timeout: int = option(

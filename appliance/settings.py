@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from typing import TYPE_CHECKING
 
+from appliance.net.hosts import parse_server
 from appliance.policy import HostPolicy
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Settings:
         "invalid",
         "max_connections",
         "max_head",
+        "name_servers",
         "policy",
         "rawtcp",
         "show_ignored",
@@ -41,6 +43,7 @@ class Settings:
         "strict",
         "udp_timeout",
         "upstream_cert",
+        "use_hosts_file",
     )
 
     def __init__(self, options: Options) -> None:
@@ -66,6 +69,8 @@ class Settings:
         self.connect_addr = options.connect_addr
         self.allow_metadata = options.allow_metadata_addresses
         self.policy = HostPolicy(options.ignore_hosts, options.allow_hosts)
+        self.name_servers = tuple(parse_server(text) for text in options.dns_name_servers)
+        self.use_hosts_file = options.dns_use_hosts_file
         self.max_connections = options.max_connections or default_connections()
 
 

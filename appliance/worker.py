@@ -15,6 +15,8 @@ from appliance.handler import ConnectionHandler
 from appliance.log import RateLimited
 from appliance.net.certs import LeafSpec
 from appliance.net.guard import LoopGuard
+from appliance.net.hosts import System
+from appliance.net.nameservers import NameServers
 from appliance.net.stream import Net
 from appliance.settings import Settings
 
@@ -64,6 +66,9 @@ class Worker(Host):
         self.net = Net(loop)
         self.settings = Settings(options)
         self.guard = LoopGuard(self.settings.allow_metadata)
+        self.dns = NameServers(loop, self.guard)
+        self.system = System()
+        self.light = 0  # handlers that hold no descriptor of their own: flows of DNS
         self.totals = Totals()
         self.handlers: set[ConnectionHandler] = set()
         self._waiting: list[Callable[[], None]] = []
@@ -130,16 +135,20 @@ class Worker(Host):
             self.options.onboarding_host,
         )
 
+    def name_servers(self) -> Sequence[Address]:
+        """Whom the `dns` mode asks: `dns_name_servers`, else this machine's own."""
+        return self.settings.name_servers or self.system.servers()
+
     # -- Host
 
     def full(self, coming: int = 0) -> bool:
-        is_full = len(self.handlers) + coming >= self.settings.max_connections
+        is_full = len(self.handlers) - self.light + coming >= self.settings.max_connections
         if is_full:
             self._told_full.log(
                 logging.WARNING,
                 "full",
                 "%d connections are open, no more are accepted until some end (option max_connections, ulimit -n)",
-                len(self.handlers) + coming,
+                len(self.handlers) - self.light + coming,
             )
         return is_full
 
@@ -150,7 +159,7 @@ class Worker(Host):
         self.guard.listening(address)
 
     def _make_room(self) -> None:
-        if self._waiting and len(self.handlers) < self.settings.max_connections:
+        if self._waiting and len(self.handlers) - self.light < self.settings.max_connections:
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
                 resume()
@@ -173,6 +182,7 @@ class Worker(Host):
             self._tick.cancel()
         for handler in list(self.handlers):
             handler.shutdown()
+        await self.dns.close()
         end = self.loop.time() + grace
         while self.handlers and self.loop.time() < end:  # noqa: ASYNC110 - an event would cost every connection
             await asyncio.sleep(0.01)

@@ -294,14 +294,15 @@ async def dial_udp(
             fault = Refused(why)
             continue
         try:
-            return _connected(number, target, source)
+            return connected(number, target, source)
         except OSError as e:
             where = f"[{target[0]}]:{port}" if ":" in target[0] else f"{target[0]}:{port}"
             fault = DialError(f"{where}: {e.strerror or os.strerror(e.errno or errno.EIO)}")
     raise fault
 
 
-def _connected(family: int, target: Address, source: str | None) -> socket.socket:
+def connected(family: int, target: Address, source: str | None) -> socket.socket:
+    """A non-blocking UDP socket. :raises OSError: no route, or `source` is not ours."""
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if source:

@@ -1,0 +1,376 @@
+"""Asking name servers, for the whole worker: a few sockets for each server, unpredictable ports and ids (RFC 5452).
+
+A question is known on the wire by socket and a random id of ours, so clients' ids never meet. An answer counts only if
+it comes from the server asked (the sockets are connected), with that id and the same question; anything else is dropped
+and counted. Decisions and figures: docs/decisions/dns.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from appliance.net.datagrams import LARGEST, READS_AT_ONCE, connected
+from appliance.net.dial import DialError, dial, literal_family
+from appliance.net.dns import wire as dns_wire
+
+if TYPE_CHECKING:
+    from appliance.connection import Address
+    from appliance.net.guard import LoopGuard
+
+logger = logging.getLogger(__name__)
+
+PORTS = 8
+"""Sockets, and so source ports, in use at once for one server."""
+PORT_QUERIES = 256
+PORT_SECONDS = 20.0
+"""After so many queries or so long a port is left for a new one."""
+MAX_PORTS = 128
+"""Sockets in all. Beyond, a server gets along with one, and idle ones of others are closed."""
+MAX_PENDING = 4096
+"""Questions without an answer, in all."""
+MAX_TCP = 64
+"""TCP connections to name servers at once."""
+PATIENCE = (1.0, 1.5, 2.0)
+"""Seconds each attempt may take; the next goes to the next server. In all less than a stub resolver waits (5 s)."""
+TCP_SECONDS = 4.0
+TICK = 0.25
+
+Done = Callable[[bytes | None, str], None]
+"""Called once with the answer, or None and why there is none."""
+
+
+class Ask:
+    """One question under way. cancel() forgets it: nothing is called any more."""
+
+    __slots__ = ("attempt", "by_tcp", "done", "due", "end", "id", "port", "server", "servers", "source", "task", "wire")
+
+    def __init__(self, servers: Sequence[Address], wire: bytes, end: int, by_tcp: bool, source: str | None, done: Done):
+        self.servers = servers
+        self.wire = wire
+        self.end = end  # of its questions
+        self.by_tcp = by_tcp  # an answer that is truncated is fetched by TCP
+        self.source = source
+        self.done: Done | None = done
+        self.server = servers[0]  # the one that was asked last
+        self.attempt = -1
+        self.due = 0.0
+        self.port: Port | None = None
+        self.id = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        self.done = None
+        self.leave()
+        if self.task is not None:
+            self.task.cancel()
+
+    def leave(self) -> None:
+        """It is no longer awaited on its port."""
+        port, self.port = self.port, None
+        if port is not None:
+            del port.pending[self.id]
+            port.of.pending -= 1
+
+    def finish(self, answer: bytes | None, why: str = "") -> None:
+        self.leave()
+        done, self.done = self.done, None
+        if done is not None:
+            try:
+                done(answer, why)
+            except Exception:
+                logger.exception("unexpected fault in what was done with a DNS answer")
+
+
+class Port:
+    """One connected socket, and the questions on it by id."""
+
+    __slots__ = ("born", "of", "pending", "sent", "server", "sock")
+
+    def __init__(self, of: NameServers, sock: socket.socket, server: tuple[Address, str | None], now: float) -> None:
+        self.of = of
+        self.sock = sock
+        self.server = server
+        self.born = now
+        self.sent = 0
+        self.pending: dict[int, Ask] = {}
+
+
+class NameServers:
+    """See the module.
+
+    dropped: answers that were late, double, forged or not to the question. pending: questions that wait on a port.
+    clients: questions under way by the client's address, counted by the layer.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, guard: LoopGuard) -> None:
+        self.dropped = 0
+        self.pending = 0
+        self.clients: dict[str, int] = {}
+        self._loop = loop
+        self._guard = guard
+        self._in_use: dict[tuple[Address, str | None], list[Port]] = {}
+        self._leaving: set[Port] = set()
+        self._due: tuple[deque[Ask], ...] = tuple(deque() for _ in PATIENCE)
+        self._chance = b""
+        self._drawn = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tcp = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def ask(
+        self,
+        servers: Sequence[Address],
+        wire: bytes,
+        end: int,
+        done: Done,
+        *,
+        by_tcp: bool = False,
+        source: str | None = None,
+    ) -> Ask:
+        """Send the query `wire`, whose questions end at `end`, to one of `servers` after another (IP literals).
+
+        by_tcp: fetch by TCP what comes truncated. source: local address. `done` may be called before this returns.
+        """
+        ask = Ask(servers, wire, end, by_tcp, source, done)
+        if self._closed:
+            ask.finish(None, "the gateway is shutting down")
+        elif self.pending >= MAX_PENDING:
+            ask.finish(None, f"{MAX_PENDING} queries wait for an answer already")
+        else:
+            self._try(ask, "")
+        return ask
+
+    def _try(self, ask: Ask, why: str) -> None:
+        """The next attempt; `why` the last one failed."""
+        while True:
+            ask.leave()
+            ask.attempt += 1
+            if ask.attempt >= len(PATIENCE):
+                ask.finish(None, why or f"{_names(ask.servers)} did not answer")
+                return
+            ask.server = server = ask.servers[ask.attempt % len(ask.servers)]
+            try:
+                port = self._port((server, ask.source))
+                ask.id = number = self._id(port)
+                port.pending[number] = ask
+                ask.port = port
+                self.pending += 1
+                port.sent += 1
+                port.sock.send(number.to_bytes(2, "big") + ask.wire[2:])
+            except BlockingIOError:
+                pass  # no room in the send queue: as if the network had lost it
+            except DialError as e:
+                why = str(e)
+                continue
+            except OSError as e:
+                why = f"{_name(server)}: {_reason(e)}"
+                continue
+            ask.due = self._loop.time() + PATIENCE[ask.attempt]
+            self._due[ask.attempt].append(ask)
+            if self._timer is None:
+                self._timer = self._loop.call_later(TICK, self._tick)
+            return
+
+    # -- chance
+
+    def _random(self) -> int:
+        """24 bits from the kernel, fetched in bulk."""
+        at = self._drawn
+        if at >= len(self._chance):
+            self._chance, at = os.urandom(3072), 0
+        self._drawn = at + 3
+        return int.from_bytes(self._chance[at : at + 3], "big")
+
+    def _id(self, port: Port) -> int:
+        while (number := self._random() & 0xFFFF) in port.pending:  # at most MAX_PENDING of 65536 are taken
+            pass
+        return number
+
+    # -- sockets
+
+    def _port(self, key: tuple[Address, str | None]) -> Port:
+        """A random one of those in use for this server, or a new one while there are few.
+
+        :raises DialError: it is the gateway itself. :raises OSError: no socket to it can be had.
+        """
+        ports = self._in_use.get(key)
+        if ports is None:
+            ports = []
+        elif len(ports) >= PORTS or self._sockets() >= MAX_PORTS:
+            port = ports[self._random() % len(ports)]
+            now = self._loop.time()
+            if port.sent < PORT_QUERIES and now - port.born < PORT_SECONDS:
+                return port
+            self._leave(port)  # which may be the last: then they are made anew
+        if self._sockets() >= MAX_PORTS:
+            self._thin()
+        (host, number), source = key[0][:2], key[1]
+        if why := self._guard.refuse(host, number):
+            raise DialError(why)
+        family = literal_family(host)
+        if family is None or not 0 < number < 65536:
+            raise DialError(f"{host}:{number} is no address of a name server")
+        scope = host.partition("%")[2]
+        index = socket.if_nametoindex(scope) if scope else 0
+        target: Address = (host.partition("%")[0], number, 0, index) if family == socket.AF_INET6 else (host, number)
+        sock = connected(family, target, source)  # the kernel chooses a random port
+        port = Port(self, sock, key, self._loop.time())
+        self._loop.add_reader(sock.fileno(), self._readable, port)
+        self._in_use.setdefault(key, ports).append(port)
+        return port
+
+    def _sockets(self) -> int:
+        return sum(map(len, self._in_use.values())) + len(self._leaving) if self._in_use else len(self._leaving)
+
+    def _thin(self) -> None:
+        """:raises DialError: there are too many, and all are waited on."""
+        for ports in list(self._in_use.values()):
+            for port in list(ports):
+                if not port.pending:
+                    self._leave(port)
+        if self._sockets() >= MAX_PORTS:
+            raise DialError(f"{MAX_PORTS} sockets to name servers are open already")
+
+    def _leave(self, port: Port) -> None:
+        """Send nothing more from it; it closes when nothing is awaited on it any more."""
+        ports = self._in_use[port.server]
+        ports.remove(port)
+        if not ports:
+            del self._in_use[port.server]
+        if port.pending:
+            self._leaving.add(port)
+        else:
+            self._close(port)
+
+    def _close(self, port: Port) -> None:
+        self._loop.remove_reader(port.sock.fileno())
+        port.sock.close()
+
+    def _readable(self, port: Port) -> None:
+        recv, pending = port.sock.recv, port.pending
+        try:
+            for _ in range(READS_AT_ONCE):
+                data = recv(LARGEST)
+                ask = pending.get(data[0] << 8 | data[1]) if len(data) > 1 else None
+                if ask is None or not dns_wire.answers(data, ask.wire, ask.end):
+                    self.dropped += 1
+                    continue
+                if data[2] & 2 and ask.by_tcp:
+                    ask.leave()
+                    self._by_tcp(ask)
+                else:
+                    ask.finish(data)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as e:  # refused (ICMP): nobody is there who could answer any of them
+            for ask in list(pending.values()):
+                self._try(ask, f"{_name(ask.server)}: {_reason(e)}")
+
+    # -- time
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for number, queue in enumerate(self._due):
+            while queue and queue[0].due <= now:
+                ask = queue.popleft()
+                if ask.done is not None and ask.attempt == number and ask.port is not None:
+                    self._try(ask, f"{_name(ask.server)} did not answer")
+        for port in [port for port in self._leaving if not port.pending]:
+            self._leaving.discard(port)
+            self._close(port)
+        for ports in list(self._in_use.values()):
+            for port in list(ports):
+                if now - port.born >= PORT_SECONDS:
+                    self._leave(port)
+        if self._in_use or self._leaving or any(self._due):
+            self._timer = self._loop.call_later(TICK, self._tick)
+
+    # -- by TCP
+
+    def _by_tcp(self, ask: Ask) -> None:
+        if self._tcp >= MAX_TCP:
+            ask.finish(None, f"{MAX_TCP} TCP connections to name servers are open already")
+            return
+        self._tcp += 1
+        ask.task = task = self._loop.create_task(self._fetch(ask))
+        self._tasks.add(task)
+        task.add_done_callback(self._fetched)
+
+    def _fetched(self, task: asyncio.Task[None]) -> None:
+        self._tcp -= 1
+        self._tasks.discard(task)
+
+    async def _fetch(self, ask: Ask) -> None:
+        """One question over a connection of its own (RFC 7766)."""
+        server, number = ask.server, self._random() & 0xFFFF
+        answer, why = None, ""
+        try:
+            async with asyncio.timeout(TCP_SECONDS):
+                sock = await dial(self._loop, server, self._guard, TCP_SECONDS, ask.source)
+                with sock:
+                    query = number.to_bytes(2, "big") + ask.wire[2:]
+                    await self._loop.sock_sendall(sock, len(query).to_bytes(2, "big") + query)
+                    while answer is None:
+                        size = int.from_bytes(await self._exactly(sock, 2), "big")
+                        data = await self._exactly(sock, size)
+                        if data[:2] == query[:2] and dns_wire.answers(data, ask.wire, ask.end):
+                            answer = data
+                        else:
+                            self.dropped += 1
+        except TimeoutError:
+            why = f"{_name(server)} did not answer by TCP"
+        except DialError as e:
+            why = str(e)
+        except OSError as e:
+            why = f"{_name(server)}: {_reason(e)}"
+        ask.finish(answer, why)
+
+    async def _exactly(self, sock: socket.socket, size: int) -> bytes:
+        parts = []
+        while size:
+            part = await self._loop.sock_recv(sock, size)
+            if not part:
+                raise ConnectionResetError(None, "the connection ended before the answer did")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    # -- the end
+
+    async def close(self) -> None:
+        """Forget all questions and close all sockets."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for port in [port for ports in self._in_use.values() for port in ports] + list(self._leaving):
+            for ask in list(port.pending.values()):
+                ask.finish(None, "the gateway is shutting down")
+            self._close(port)
+        self._in_use.clear()
+        self._leaving.clear()
+
+
+def _reason(e: OSError) -> str:
+    if isinstance(e, ConnectionRefusedError):
+        return "the port is unreachable"
+    return e.strerror or str(e)
+
+
+def _name(address: Address) -> str:
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def _names(addresses: Sequence[Address]) -> str:
+    return ", ".join(map(_name, addresses))
