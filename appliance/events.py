@@ -77,7 +77,9 @@ _ALL: Final = (
     ),
     # -- DNS
     _flow("dns_request", "A query was read.", "response: answered here; server_conn.address; kill"),
-    _flow("dns_response", "An answer is there, a server's or an add-on's own.", "response (None: dropped), kill: SERVFAIL"),
+    _flow(
+        "dns_response", "An answer is there, a server's or an add-on's own.", "response (None: dropped), kill: SERVFAIL"
+    ),
     _flow("dns_error", "It failed; the client gets SERVFAIL. A flow has either `dns_response` or `dns_error`."),
     # -- TCP, UDP
     _flow("tcp_start", "A raw TCP conversation begins.", "kill"),

@@ -22,6 +22,7 @@ from appliance.net.ca_store import CERTIFICATE_FILE
 from appliance.net.certs import CertificateAuthority, Minter
 from appliance.net.tls_context import TlsContexts
 from appliance.worker import Worker
+from modes.spec import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -97,7 +98,7 @@ class Gateway:
         specs = [modes.ModeSpec.parse(text) for text in options.mode]
         seen: set[tuple[str | None, int | None]] = set()
         for spec in specs:
-            place = (spec.host, spec.port or options.listen_port)
+            place = (spec.host, spec.port or options.listen_port or DEFAULT_PORTS.get(spec.type_name))
             if place in seen and spec.port != 0:
                 raise ModeError(f"{spec.full_spec}: another mode listens there already; give each its own @PORT")
             seen.add(place)

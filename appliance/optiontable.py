@@ -247,7 +247,7 @@ class OptionTable:
         (),
         "Name servers that the dns mode asks, one after another; none: those of this machine.",
         check=_name_servers,
-        example="[192.0.2.53, '[2001:db8::53]:5353']",
+        example="192.0.2.53",
     )
     dns_use_hosts_file: bool = option(True, "Let the dns mode answer from this machine's hosts file first.")
     connect_timeout: int = option(10, "Seconds a server may take to accept a connection.", check=_positive)

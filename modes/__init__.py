@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from appliance.arrival import Host
 from modes.base import Mode
+from modes.dns import Dns
 from modes.regular import Regular
 from modes.spec import ModeSpec
 from modes.transparent import Transparent
 
-_KINDS: dict[str, type[Regular] | type[Transparent]] = {"regular": Regular, "transparent": Transparent}
+_KINDS: dict[str, type[Regular] | type[Transparent] | type[Dns]] = {
+    "regular": Regular,
+    "transparent": Transparent,
+    "dns": Dns,
+}
 
 
 def make(spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) -> Mode:

@@ -15,7 +15,7 @@ from appliance.connection import Client, ConnectionState
 from appliance.exceptions import ModeError
 from appliance.log import RateLimited
 from appliance.net.stream import Stream
-from modes.spec import DEFAULT_PORT, ModeSpec
+from modes.spec import DEFAULT_PORT, DEFAULT_PORTS, ModeSpec
 
 if TYPE_CHECKING:
     from appliance.connection import Address
@@ -37,7 +37,8 @@ class Mode(ABC):
         self.spec = spec
         self.host = host
         self.listen_host = listen_host if spec.host is None else spec.host
-        self.listen_port = spec.port if spec.port is not None else DEFAULT_PORT if listen_port is None else listen_port
+        default = DEFAULT_PORTS.get(spec.type_name, DEFAULT_PORT) if listen_port is None else listen_port
+        self.listen_port = spec.port if spec.port is not None else default
         self.addresses: list[Address] = []
 
     @abstractmethod

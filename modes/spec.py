@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from appliance.exceptions import ModeError
 
-MODES = ("regular", "transparent")
-NOT_YET = ("upstream", "reverse", "socks5", "dns", "wireguard", "local", "tun", "osproxy")
+MODES = ("regular", "transparent", "dns")
+NOT_YET = ("upstream", "reverse", "socks5", "wireguard", "local", "tun", "osproxy")
 DEFAULT_PORT = 8080
+DEFAULT_PORTS = {"dns": 53}
+"""Of modes with a port of their own."""
 _LISTEN = re.compile(r"(?:(?P<host>\[[^\]]*\]|[^:\[\]]*|[0-9a-fA-F:.%]*::?[0-9a-fA-F:.%]*):)?(?P<port>\d+)")
 
 
@@ -33,10 +35,10 @@ class ModeSpec:
         name, _, data = head.partition(":")
         name = name.strip().lower()
         if name in NOT_YET:
-            raise ModeError(f"mode {name}: not yet in this release; there are {' and '.join(MODES)}")
+            raise ModeError(f"mode {name}: not yet in this release; there are {', '.join(MODES)}")
         if name not in MODES:
             near = difflib.get_close_matches(name, MODES, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {' and '.join(MODES)}"
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(MODES)}"
             raise ModeError(f"mode {name or text!r} is unknown{hint}")
         if data:
             raise ModeError(f"mode {name} takes nothing behind the colon, but was given {data!r}")

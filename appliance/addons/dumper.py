@@ -12,6 +12,7 @@ from appliance import ctx
 from appliance.addons.switch import Switch
 from appliance.connection import Client
 from appliance.conversation import ContentMessage
+from appliance.dns import DNSFlow, response_codes, types
 from appliance.hooks import body_not_needed
 from appliance.http import Headers, HTTPFlow, Message
 from appliance.human import pretty_duration, pretty_size
@@ -25,6 +26,8 @@ HEADERS, CONTENTS, ALL = 2, 3, 4
 MAX_URL = 300
 MAX_LINE = 500
 """Characters, where not everything is asked for."""
+MAX_ANSWERS, MAX_ANSWER = 4, 100
+"""Records on a line of DNS, and characters of each."""
 _TEXTUAL = (
     "text/",
     "application/json",
@@ -157,6 +160,43 @@ class Lines:
             for message in messages:
                 lines.append(f"    {'>' if message.from_client else '<'} {pretty_size(len(message.content))}")
                 lines += _content(message.content, "", detail)
+        self._screen.write(lines)
+
+    # -- DNS
+
+    def dns_response(self, flow: DNSFlow) -> None:
+        self._dns(flow)
+
+    def dns_error(self, flow: DNSFlow) -> None:
+        self._dns(flow)
+
+    def _dns(self, flow: DNSFlow) -> None:
+        style, detail = self._screen.style, ctx.options.flow_detail
+        words = [_client(flow.client_conn), "dns"]
+        words += [f"{types.to_str(q.type)} {escape(q.name or '.')}" for q in flow.request.questions]
+        response, answers = flow.response, []
+        if flow.error is not None:
+            words.append(style(f"error: {escape(flow.error.msg)}", _RED))
+        elif response is None:
+            words.append(style("dropped", _YELLOW))
+        else:
+            code, answers = response.response_code, response.answers
+            words.append(style(response_codes.to_str(code), _GREEN if code == 0 else _YELLOW))
+            shown = [escape(str(one)) for one in (answers if detail >= ALL else answers[:MAX_ANSWERS])]
+            words += [", ".join(line if detail >= ALL else line[:MAX_ANSWER] for line in shown)] if shown else []
+            if len(shown) < len(answers):
+                words.append(f"and {len(answers) - len(shown)} more")
+            if response.truncation:
+                words.append("truncated")
+        words.append(pretty_duration((response.timestamp if response else time.time()) - flow.request.timestamp))
+        lines = [" ".join(words) + self._verdict(flow.client_conn.verdict)]
+        if detail >= HEADERS and response is not None:
+            for mark, part in (
+                ("", answers),
+                ("authority ", response.authorities),
+                ("additional ", response.additionals),
+            ):
+                lines += [f"    < {mark}{escape(repr(one)[1:-1])}" for one in part]
         self._screen.write(lines)
 
     # -- connections without a flow

@@ -2,6 +2,7 @@
 
 from appliance.layers import next_layer, passthrough
 from appliance.layers.base import Context, Layer
+from appliance.layers.dns import DNSLayer
 from appliance.layers.http import HttpLayer, HTTPMode
 from appliance.layers.tcp import TCPLayer
 from appliance.layers.tls import ClientTLSLayer, ServerTLSLayer
@@ -10,6 +11,7 @@ from appliance.layers.udp import UDPLayer
 __all__ = [
     "ClientTLSLayer",
     "Context",
+    "DNSLayer",
     "HTTPMode",
     "HttpLayer",
     "Layer",

@@ -12,11 +12,12 @@ from typing import Literal
 
 from appliance.net import clienthello
 from appliance.net.clienthello import NotTls
+from appliance.net.dns import wire as dns_wire
 from appliance.policy import Candidate, HostPolicy
 from appliance.tls import ClientHello
 from appliance.verdict import NeedMore, Verdict
 
-Kind = Literal["tls", "http", "tcp", "pass", "block"]
+Kind = Literal["tls", "http", "tcp", "dns", "pass", "block"]
 
 MAX_HEAD = 64 * 1024
 HTTP_ALPNS = frozenset({b"http/1.1", b"http/1.0", b"http/0.9", b"h2", b"h3"})
@@ -76,6 +77,11 @@ def decide(facts: Facts, policy: HostPolicy) -> Proposal | NeedMore:
         return Proposal("http", Verdict("decrypt", f"ALPN {facts.alpn.decode()}", at="hello"))
     if facts.server_spoke:
         return _raw(facts, "the server spoke first")
+    if facts.port == dns_wire.PORT and (query := dns_wire.looks_like_framed_query(data)) is not False:
+        if query:
+            return Proposal("dns", Verdict("decrypt", "DNS"))
+        if not facts.final:
+            return NeedMore(len(data) + 1)
     if not facts.final and (not data or _METHOD_SO_FAR.fullmatch(data)):
         return NeedMore(len(data) + 1)
     if data.startswith(b"SSH"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PORT = 53
+PORT = dns_wire.PORT
 MAX_PER_CONNECTION = 128
 """Queries of one TCP connection at once; further ones are read when some are answered."""
 MAX_PER_CLIENT = 512
@@ -44,7 +44,6 @@ MAX_DATAGRAM = 65507
 CROWD = 256
 """With more flows than this, a client's port is forgotten as soon as it is answered."""
 _SERVER_EVENTS = ("server_connect", "server_connected", "server_connect_error", "server_disconnected")
-_TRANSFERS = frozenset((types.AXFR, types.IXFR))
 _warn = RateLimited(logger, 4)
 
 
@@ -166,7 +165,11 @@ class DNSLayer(Layer):
             count = clients.get(self._ip, 0)
             if count >= MAX_PER_CLIENT:
                 _warn.log(
-                    logging.WARNING, self._ip, "%s: %d DNS queries wait for an answer, more are refused", self._ip, count
+                    logging.WARNING,
+                    self._ip,
+                    "%s: %d DNS queries wait for an answer, more are refused",
+                    self._ip,
+                    count,
                 )
                 if not self.udp:
                     self.reply(dns_wire.refusal(data, end, response_codes.SERVFAIL))
@@ -292,7 +295,9 @@ class Query:
             return
         table = worker.hooks.table
         address = flow.server_conn.address
-        if (address is not None and literal_family(address[0]) is None) or any([table[name] for name in _SERVER_EVENTS]):
+        if (address is not None and literal_family(address[0]) is None) or any(
+            [table[name] for name in _SERVER_EVENTS]
+        ):
             self._at = "opening"
             self.layer.spawn(self._open())
         else:
@@ -306,7 +311,11 @@ class Query:
             name = self.data[dns_wire.HEADER : self.end - 4]
             if (request.changed or worker.system.knows(name)) and (found := from_hosts(request, worker.system)):
                 return found
-        if not layer.udp and self.data[2] >> 3 == 0 and dns_wire.question_type(self.data, self.end) in _TRANSFERS:
+        if (
+            not layer.udp
+            and self.data[2] >> 3 == 0
+            and dns_wire.question_type(self.data, self.end) in dns_wire.TRANSFERS
+        ):
             return request.fail(response_codes.NOTIMP)  # many messages; where nothing else was asked before they pass
         return None
 
@@ -530,4 +539,3 @@ def from_hosts(request: DNSMessage, system: System) -> DNSMessage | None:
     v6 = question.type == types.AAAA
     make = ResourceRecord.AAAA if v6 else ResourceRecord.A
     return request.succeed([make(name, one) for one in addresses if (":" in one) == v6])
-

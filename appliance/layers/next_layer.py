@@ -67,12 +67,15 @@ async def next_layer(context: Context, client: Stream) -> None:
 
 def _make(kind: Kind, context: Context) -> Layer:
     # Imported late: these layers ask for their own next layer.
+    from appliance.layers.dns import DNSLayer
     from appliance.layers.http import HttpLayer, HTTPMode
     from appliance.layers.tcp import TCPLayer
     from appliance.layers.tls import ClientTLSLayer
 
     if kind == "tls":
         return ClientTLSLayer(context)
+    if kind == "dns":
+        return DNSLayer(context)
     if kind == "http":
         return HttpLayer(context, HTTPMode.regular if _explicit(context) else HTTPMode.transparent)
     return TCPLayer(context)

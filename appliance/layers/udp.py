@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from appliance.flow import Error
+from appliance.layers import dns
 from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate, raise_if_killed
 from appliance.net.datagrams import Datagrams
@@ -35,6 +36,13 @@ async def next_layer(context: Context, client: Datagrams) -> None:
     if settings.policy.active and address is not None:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         verdict = settings.policy.decide([(f"{host}:{address[1]}", "accept")], complete=True)
+    if verdict is None and address is not None and address[1] == dns.PORT:
+        batch = await client.receive()
+        client.unread(batch)
+        if batch and dns.is_query(batch[0]):
+            handler.decide(Verdict("decrypt", "DNS"))
+            await dns.DNSLayer(context).run(client)
+            return
     handler.decide(verdict or Verdict("decrypt", "UDP", at="accept"))
     await UDPLayer(context, ignore=verdict is not None and not settings.show_ignored).run(client)
 

@@ -13,6 +13,7 @@ import pytest
 from appliance.events import EVENTS
 from tests.lab.labkit import BAD, ECHO, HTTP, HTTPS, Lab
 from tests.lab.netns import wait_for
+from tests.lab.origin_dns import nameserver, wire
 from tests.lab.witness import REGULAR, TRANSPARENT
 
 CONNECTION, TLS = "ServerConnectionHookData", "TlsData"
@@ -32,6 +33,7 @@ ARGUMENTS = {
     **dict.fromkeys(("tls_start_client", "tls_start_server", "tls_established_client"), TLS),
     **dict.fromkeys(("tls_established_server", "tls_failed_client", "tls_failed_server"), TLS),
     "next_layer": "NextLayer",
+    **dict.fromkeys(("dns_request", "dns_response", "dns_error"), "DNSFlow"),
     "update": "list",
     "add_log": "LogEntry",
 }
@@ -88,6 +90,17 @@ def udp(lab: Lab) -> None:
             assert sock.recv(100) == b"hello"
 
 
+def dns(lab: Lab) -> None:
+    """At an address where somebody answers on port 53, and at one where nobody does."""
+    with lab.client.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.settimeout(5)
+        for address, code in (("10.61.2.2", 0), ("10.61.2.3", 2)):
+            sock.sendto(b"\0\1\1\0\0\1\0\0\0\0\0\0" + wire("www.lab.test") + b"\0\1\0\1", (address, 53))
+            assert sock.recv(512)[3] & 15 == code
+
+
 @pytest.fixture(scope="module")
 def fired(lab: Lab) -> list[tuple[str, str, str]]:
     """(event, class of its argument, id of it) of everything, over one gateway's life."""
@@ -107,6 +120,8 @@ def fired(lab: Lab) -> list[tuple[str, str, str]]:
         http_and_tls(lab, gateway.proxy, gateway.ca)
         raw_tcp(lab)
         udp(lab)
+        with nameserver(lab):
+            dns(lab)
 
         def over() -> bool:
             count = Counter(event for event, _, _ in noted())
@@ -129,6 +144,7 @@ def test_event(fired: list[tuple[str, str, str]], name: str) -> None:
         ("http_connect", "http_connected", "http_connect_error"),
         ("tcp_start", "tcp_end", "tcp_error"),
         ("udp_start", "udp_end", "udp_error"),
+        ("dns_request", "dns_response", "dns_error"),
         ("client_connected", "client_disconnected", ""),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from appliance.net.dns import DNSError, names, op_codes, types
 
+PORT = 53
 HEADER = 12
 SMALLEST = 512
 """Bytes that every client takes in one datagram (RFC 1035 §2.3.4)."""
 _OPT = b"\0\0\x29"
 _PLAIN_COUNTS = (b"\0\1\0\0\0\0\0\0", b"\0\1\0\0\0\0\0\1")
+TRANSFERS = frozenset((types.AXFR, types.IXFR))
 _KINDS = frozenset((op_codes.QUERY, op_codes.NOTIFY, op_codes.UPDATE))
 
 
@@ -21,6 +23,27 @@ def looks_like_query(head: bytes | bytearray) -> bool:
         and head[4:6] == b"\0\1"
         and not head[6] | head[8] | head[10]  # fewer than 256 records of each kind
     )
+
+
+def looks_like_framed_query(data: bytes | bytearray) -> bool | None:
+    """The same over TCP, where a length stands before it (RFC 1035 §4.2.2); None: too little to tell.
+
+    A zone transfer is not: its answer is many messages, which are best relayed as they are.
+    """
+    if len(data) < 2 + HEADER:
+        return None if data and (len(data) < 2 or data[0] << 8 | data[1] > HEADER) else False
+    if not looks_like_query(data[2:14]):
+        return False
+    size = data[0] << 8 | data[1]
+    if data[4] >> 3 or size > SMALLEST:
+        return size > HEADER
+    if len(data) < 2 + size:
+        return None
+    try:
+        end, _ = scan(bytes(data[2 : 2 + size]))
+    except DNSError:
+        return True  # malformed, and to be told so
+    return question_type(data[2:], end) not in TRANSFERS
 
 
 def scan(wire: bytes) -> tuple[int, int]:
@@ -94,7 +117,7 @@ def answers(response: bytes, query: bytes, end: int) -> bool:
     return response[4:6] == b"\0\0" and response[3] & 15 in (1, 2, 4, 5) and not any(response[6:10])
 
 
-def question_type(wire: bytes, end: int) -> int:
+def question_type(wire: bytes | bytearray, end: int) -> int:
     """Of the last question, which ends at `end`."""
     return wire[end - 4] << 8 | wire[end - 3]
 
