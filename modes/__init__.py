@@ -21,4 +21,4 @@ def make(spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) 
     return _KINDS[spec.type_name](spec, host, listen_host, listen_port)
 
 
-__all__ = ["Mode", "ModeSpec", "make"]
+__all__ = ["Dns", "Mode", "ModeSpec", "make"]

@@ -493,8 +493,10 @@ class Query:
             server = self.flow.server_conn
             server.state = ConnectionState.CLOSED
             server.timestamp_end = time.time()
-            data = ServerConnectionHookData(server, self.flow.client_conn)
-            self.layer.spawn(self.layer.context.handler.fire("server_disconnected", data))
+            hooks = self.layer.context.handler.worker.hooks
+            pending = hooks.fire("server_disconnected", ServerConnectionHookData(server, self.flow.client_conn))
+            if pending is not None:
+                self.layer.spawn(_finished(pending))
 
     def _finish(self, wire: bytes | None) -> None:
         if self._at == "over":
@@ -520,6 +522,10 @@ class Query:
                 self._ask.cancel()
                 self._ask = None
             self.fail(Error.KILLED_MESSAGE)
+
+
+async def _finished(pending: Awaitable[None]) -> None:
+    await pending
 
 
 def from_hosts(request: DNSMessage, system: System) -> DNSMessage | None:

@@ -122,11 +122,12 @@ class System:
                 continue
             if address is None:
                 continue
-            for word in words[1:]:
-                known = self._addresses.setdefault(word.lower().rstrip("."), [])
+            names = [name for word in words[1:] if (name := word.rstrip("."))]
+            for name in names:
+                known = self._addresses.setdefault(name.lower(), [])
                 if str(address) not in known:
                     known.append(str(address))
-            self._names.setdefault(address.reverse_pointer, []).append(words[1].rstrip("."))
+            self._names.setdefault(address.reverse_pointer, []).extend(names[:1])
         self._wires = frozenset([wire for name in (*self._addresses, *self._names) if (wire := _wire(name))])
 
 
