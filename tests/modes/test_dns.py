@@ -82,8 +82,9 @@ async def test_it_answers_from_the_address_that_was_asked(rigs: Make, hosts: Pat
 async def test_a_port_that_udp_cannot_have(rigs: Make) -> None:
     rig = await rigs()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+            taken.bind(("127.0.0.1", port))
         mode = modes.make(modes.ModeSpec.parse(f"dns@127.0.0.1:{port}"), rig.worker, "", None)
         with pytest.raises(ModeError, match=f"UDP 127.0.0.1:{port} is in use"):
             await mode.start(rig.worker.arrive)
