@@ -37,6 +37,10 @@ class Host:
         """Whether no further connection may be accepted now. coming: accepted, but not handed over yet."""
         raise NotImplementedError
 
+    def limit(self) -> int:
+        """Connections at once, TCP and UDP together."""
+        raise NotImplementedError
+
     def listening(self, address: Address) -> None:
         """A listener is bound: the gateway never dials it."""
         raise NotImplementedError

@@ -152,6 +152,9 @@ class Worker(Host):
             )
         return is_full
 
+    def limit(self) -> int:
+        return self.settings.max_connections
+
     def when_room(self, resume: Callable[[], None]) -> None:
         self._waiting.append(resume)
 

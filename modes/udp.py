@@ -1,24 +1,29 @@
-"""UDP under TPROXY: one socket takes all datagrams, and tells them apart by client and original destination.
+"""Transparent UDP: one socket takes all datagrams, and tells them apart by client and original destination.
 
 Why one socket, and not one more for each flow: nothing is out of order while a flow is new, and a flow costs no
-descriptor on the client's side. An answer leaves by a socket bound to the original destination and shared by all
-its clients; it is not connected, so TPROXY never delivers to it. NAT (REDIRECT) hides where a datagram was going.
+descriptor on the client's side. Under TPROXY an answer leaves by a socket bound to the original destination and shared
+by all its clients; it is not connected, so TPROXY never delivers to it. NAT (REDIRECT) hides where a datagram was
+going: connection tracking is asked once a flow, and the answer leaves by the listener's own socket, for NAT to
+translate back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appliance.arrival import Arrival, Arrive, Host
 from appliance.connection import Client, ConnectionState
 from appliance.log import RateLimited
+from appliance.net.conntrack import CannotAsk, Conntrack
 from appliance.net.datagrams import LARGEST, READS_AT_ONCE, SharedDatagrams
 from appliance.net.guard import is_local
+from appliance.net.reasons import Reason
 from appliance.net.unreachable import IP_TRANSPARENT, IPV6_TRANSPARENT, Unreachable
 
 if TYPE_CHECKING:
@@ -27,21 +32,49 @@ if TYPE_CHECKING:
 
     from appliance.connection import Address
     from appliance.layers.base import Context, Layer
-    from appliance.net.reasons import Reason
+    from appliance.net.conntrack import Tuple
     from modes.spec import ModeSpec
 
 logger = logging.getLogger(__name__)
 
 MAX_FLOWS = 8192
-"""At once on one listener; the datagrams of further ones are dropped."""
+"""At once on one listener (and three quarters of what the gateway may hold); further ones are dropped."""
+CLIENT_SHARE = 4
+"""One client address holds at most this part (1/n) of them, and eight at least: a flood of its own locks out itself."""
+YOUNG_SECONDS = 1.0
+"""When the table is full, a flow of this age and of one single datagram gives way to a new one (spoofed sources)."""
+ASK_AGAIN_SECONDS = 5.0
+"""Connection tracking may have forgotten a redirected flow, and the client's port may by now mean another one."""
 DEAF_SECONDS = 10.0
 """How long the datagrams of a flow that was killed or blocked are dropped, before they may begin a new one."""
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
+_IP_PKTINFO = 8
 _ANCILLARY = socket.CMSG_SPACE(28)
 
 Key = tuple["Address", bytes]
 """The client, and the original destination as the kernel tells it (sockaddr_in or sockaddr_in6)."""
+
+
+class Redirected(SharedDatagrams):
+    """A flow that NAT sent here. moved: called now and then, before the next datagram: whether it is another flow by
+    now, to which that datagram has been given.
+    """
+
+    __slots__ = ("_asked", "moved")
+    moved: Callable[[bytes], bool]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._asked = self._loop.time()
+
+    def arrived(self, data: bytes) -> None:
+        now = self._loop.time()
+        if now - self._asked > ASK_AGAIN_SECONDS:
+            self._asked = now
+            if self.moved(data):
+                return
+        super().arrived(data)
 
 
 class UdpListener:
@@ -50,6 +83,8 @@ class UdpListener:
     def __init__(self, spec: ModeSpec, host: Host, top: Callable[[Context], Layer], arrive: Arrive) -> None:
         self.flows: dict[Key, SharedDatagrams] = {}
         self.refused = 0  # datagrams of flows there was no room for
+        self._held: dict[str, int] = {}  # flows, by client address
+        self._young: dict[Key, float] = {}  # the loop's time when it began, oldest first; some have ended or grown up
         self._spec = spec
         self._host = host
         self._top = top
@@ -58,7 +93,9 @@ class UdpListener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unreachable = Unreachable()
         self._warn = RateLimited(logger, 2)
+        self._conntrack: Conntrack | None = None
         self._sock: socket.socket
+        self._port = 0
 
     def bind(self, family: int, address: Address) -> None:
         """:raises PermissionError: TPROXY needs CAP_NET_RAW or CAP_NET_ADMIN. :raises OSError: it cannot be bound."""
@@ -75,13 +112,17 @@ class UdpListener:
         except BaseException:
             sock.close()
             raise
+        self._port = sock.getsockname()[1]
         self._host.net.loop.add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
-        """Take no more datagrams; idempotent. Flows under way may still be answered."""
+        """Take no more datagrams; idempotent. Flows under way may still be answered, unless NAT translates them."""
         if self._sock.fileno() >= 0:
             self._host.net.loop.remove_reader(self._sock.fileno())
             self._sock.close()
+        if self._conntrack is not None:
+            self._conntrack.close()
+            self._conntrack = None
 
     # -- from the clients
 
@@ -102,33 +143,44 @@ class UdpListener:
     def _begin(self, key: Key) -> SharedDatagrams | None:
         """A flow for the first datagram of a client to a destination; None: it is not to be served."""
         peer = key[0]
-        wanted = original_destination(key[1])
-        if wanted is None or (wanted not in self._answering and is_local(wanted[0])):
+        if not self._room(peer[0]):
+            self.refused += 1
+            return None
+        wanted = here = original_destination(key[1])
+        nat = None
+        if here is not None and here not in self._answering and is_local(here[0]):
+            nat = self._before_nat(here, peer)
+            wanted = nat and nat.destination
+        if wanted is None or (nat is not None and is_local(wanted[0])):
             # Besides, a socket to answer from would take the datagrams of whoever really serves that address here.
             self._warn.log(
                 logging.WARNING,
-                wanted,
-                "%s: a datagram for this machine itself (%s), not through it: leave local addresses out of the rules, "
-                "and use TPROXY for UDP, as REDIRECT hides where it was going",
+                here,
+                "%s: a datagram for this machine itself (%s), not through it: leave local addresses out of the rules",
                 peer[0],
-                wanted and wanted[0],
+                here and here[0],
             )
             return None
-        if len(self.flows) >= MAX_FLOWS or self._host.full():
-            self.refused += 1
-            self._warn.log(logging.WARNING, "full", "%d UDP flows are open, no more are taken", len(self.flows))
-            return None
-        client = Client(peername=peer, sockname=wanted, timestamp_start=time.time(), transport_protocol="udp")
+        source = peer
+        if nat is not None:  # it gives another port where two destinations of one port meet in ours
+            source = (*nat.source, peer[2], peer[3]) if len(peer) == 4 else nat.source
+        client = Client(peername=source, sockname=wanted, timestamp_start=time.time(), transport_protocol="udp")
         client.state = ConnectionState.OPEN
         client.proxy_mode = self._spec
         loop = self._host.net.loop
-        flow = self.flows[key] = SharedDatagrams(
+        reply = self._answer if nat is None else self._answer_from_here
+        flow = (SharedDatagrams if nat is None else Redirected)(
             loop,
             client,
-            reply=lambda data: self._answer(key, wanted, data),
-            refuse=lambda: self._unreachable.tell(peer, wanted),
-            over=lambda why: self._over(key, wanted, why),
+            lambda data: reply(key, wanted, data),
+            lambda: self._unreachable.tell(source, wanted),
+            lambda why: self._over(key, wanted, why),
         )
+        if isinstance(flow, Redirected):
+            flow.moved = lambda data: self._moved(key, nat, data)
+        self.flows[key] = flow
+        self._held[peer[0]] = self._held.get(peer[0], 0) + 1
+        self._young[key] = loop.time()
         task = loop.create_task(self._run(Arrival(client, flow, wanted, self._spec.full_spec, self._top)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -137,6 +189,74 @@ class UdpListener:
     async def _run(self, arrival: Arrival) -> None:
         await self._arrive(arrival)
 
+    # -- who is served
+
+    def _room(self, client: str) -> bool:
+        """Whether one more flow of this client's may begin; made, when there is none and somebody should give way."""
+        most = min(MAX_FLOWS, max(8, self._host.limit() * 3 // 4))
+        if self._held.get(client, 0) >= max(8, most // CLIENT_SHARE):
+            self._warn.log(
+                logging.WARNING,
+                client,
+                "%s has %d UDP flows open, no more are taken from it; other clients are served",
+                client,
+                self._held[client],
+            )
+            return False
+        if len(self.flows) < most and not self._host.full():
+            return True
+        self._give_way()
+        if len(self.flows) < most and not self._host.full():
+            return True
+        self._warn.log(logging.WARNING, "full", "%d UDP flows are open, no more are taken", len(self.flows))
+        return False
+
+    def _give_way(self) -> None:
+        """End the oldest flow that may be, or none."""
+        now = self._host.net.loop.time()
+        for key in list(itertools.islice(self._young, 64)):
+            if now - self._young[key] < YOUNG_SECONDS:
+                return
+            del self._young[key]
+            flow = self.flows.get(key)
+            if flow is not None and flow.why is None and flow.received == 1:
+                flow.close(why=Reason("closed", "gave way to a new flow, as the table is full"))
+                return
+
+    def _forget(self, key: Key) -> None:
+        if self.flows.pop(key, None) is not None:
+            self._young.pop(key, None)
+            left = self._held[key[0][0]] - 1
+            if left:
+                self._held[key[0][0]] = left
+            else:
+                del self._held[key[0][0]]
+
+    # -- behind NAT
+
+    def _before_nat(self, here: Address, peer: Address) -> Tuple | None:
+        """How a datagram that is now for `here` was sent. None: just so, or nobody can tell (which is logged)."""
+        if here[1] != self._port:
+            return None
+        try:
+            if self._conntrack is None:
+                self._conntrack = Conntrack()
+            found = self._conntrack.original(socket.IPPROTO_UDP, (here[0], here[1]), (peer[0], peer[1]))
+        except CannotAsk as e:
+            self._warn.log(logging.WARNING, "nat", "UDP under REDIRECT is not intercepted: %s; or use TPROXY", e)
+            return None
+        return None if found is None or found.destination == here else found
+
+    def _moved(self, key: Key, nat: Tuple | None, data: bytes) -> bool:
+        here = original_destination(key[1])
+        now = here and self._before_nat(here, key[0])
+        if now is None or now == nat:
+            return False
+        self.flows[key].close(why=Reason("closed", "its addresses belong to another flow by now"))
+        if (flow := self.flows.get(key) or self._begin(key)) is not None:
+            flow.arrived(data)
+        return True
+
     # -- to them
 
     def _answer(self, key: Key, wanted: Address, data: bytes) -> None:
@@ -144,6 +264,16 @@ class UdpListener:
         sock, clients = self._answering.get(wanted) or self._open(wanted)
         clients.add(key)
         sock.sendto(data, key[0])
+
+    def _answer_from_here(self, key: Key, wanted: Address, data: bytes) -> None:
+        """:raises OSError: it cannot be sent."""
+        told = key[1]
+        if len(told) == 28:
+            scope = key[0][3] if len(key[0]) > 3 else 0
+            info = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, told[8:24] + struct.pack("=I", scope))
+        else:
+            info = (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=I4s4x", 0, told[4:8]))
+        self._sock.sendmsg((data,), (info,), 0, key[0])
 
     def _open(self, wanted: Address) -> tuple[socket.socket, set[Key]]:
         sock = None
@@ -166,9 +296,9 @@ class UdpListener:
                 del self._answering[wanted]
                 answering[0].close()
         if why.kind in ("killed", "blocked"):
-            self._host.net.loop.call_later(DEAF_SECONDS, self.flows.pop, key, None)
+            self._host.net.loop.call_later(DEAF_SECONDS, self._forget, key)
         else:
-            self.flows.pop(key, None)
+            self._forget(key)
 
 
 def original_destination(told: bytes) -> tuple[str, int] | None:

@@ -27,9 +27,13 @@ class Gateway(Host):
         self.net = Net(asyncio.get_running_loop())
         self.arrivals: list[Arrival] = []
         self.is_full = False
+        self.most = 1000
 
     def full(self) -> bool:
         return self.is_full
+
+    def limit(self) -> int:
+        return self.most
 
     async def arrive(self, arrival: Arrival) -> None:
         self.arrivals.append(arrival)

@@ -1,4 +1,4 @@
-"""Questions to the kernel's connection tracking, and its answers. What needs NAT is in tests/lab/test_udp_redirect.py."""
+"""Questions to the kernel's connection tracking, and its answers. NAT itself: tests/lab/test_udp_redirect.py."""
 
 from __future__ import annotations
 
