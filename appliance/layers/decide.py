@@ -21,6 +21,11 @@ Kind = Literal["tls", "http", "tcp", "dns", "pass", "block"]
 
 MAX_HEAD = 64 * 1024
 HTTP_ALPNS = frozenset({b"http/1.1", b"http/1.0", b"http/0.9", b"h2", b"h3"})
+SERVER_FIRST = frozenset(
+    {21, 22, 23, 25, 110, 119, 143, 587, 3306, 4190, 6667, *range(5900, 5910)}
+    # FTP, SSH, telnet, SMTP, POP3, NNTP, IMAP, submission, MySQL, ManageSieve, IRC, VNC
+)
+"""Ports where the server greets and the client waits for it: nothing is gained by waiting for the client first."""
 _REQUEST_START = re.compile(rb"[A-Za-z]{3}[!#$%&'*+.^_`|~0-9A-Za-z-]{0,29} [^\r\n]*+")
 _METHOD_SO_FAR = re.compile(rb"[A-Za-z]{1,32}")
 _HTTP_HEAD = re.compile(rb"[A-Za-z]{3,32} [^\r\n ]++ HTTP/")

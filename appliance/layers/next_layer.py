@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
-from appliance.layers.decide import MAX_HEAD, Facts, Kind, Proposal, decide, looks_like_http
+from appliance.layers.decide import MAX_HEAD, SERVER_FIRST, Facts, Kind, Proposal, decide, looks_like_http
 from appliance.layers.modes import HttpProxy
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import Gone, Reason, TimedOut
@@ -131,25 +131,28 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
 
 async def _race(context: Context, client: Stream, have: int, wait: float) -> bool:
     """Wait for more than `have` bytes of the client; when it is silent, dial the server and see whether that speaks.
+    To a port of `SERVER_FIRST` without waiting.
 
     False: both are silent, after the client has said something at least; while neither has, both may take their time.
     """
     loop = context.handler.worker.loop
     server = _server(context)
+    address = context.server.address
     if server is None:
-        timer = loop.call_later(wait, client.interrupt, Reason("timeout", "silent"))
-        try:
-            await client.peek(have + 1)
-            return True
-        except TimedOut:
-            pass
-        finally:
-            timer.cancel()
+        if have or address is None or address[1] not in SERVER_FIRST:
+            timer = loop.call_later(wait, client.interrupt, Reason("timeout", "silent"))
+            try:
+                await client.peek(have + 1)
+                return True
+            except TimedOut:
+                pass
+            finally:
+                timer.cancel()
         if have:
             return False
         upstreams = context.handler.upstreams
         try:
-            if context.server.address is not None and upstreams.fault(context.server) is None:
+            if address is not None and upstreams.fault(context.server) is None:
                 server = await upstreams.open(context.server)
         except CannotConnect as e:
             logger.info("%s: %s", context.client, e.text)

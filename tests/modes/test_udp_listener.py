@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -138,3 +139,61 @@ def test_original_destination() -> None:
     assert original_destination(six + bytes(4)) == ("2001:db8::1", 443)
     for odd in (b"", four[:15], six + bytes(5)):
         assert original_destination(odd) is None
+
+
+async def test_one_client_holds_a_share_of_the_table(
+    gateway: Gateway, listener: UdpListener, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes.udp, "MAX_FLOWS", 40)
+    with contextlib.ExitStack() as stack:
+
+        def ask(source: str) -> socket.socket:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.bind((source, 0))
+            sock.sendto(b"x", client.getpeername())
+            return sock
+
+        for _ in range(30):
+            ask("127.0.0.1")
+        await until(lambda: listener.refused == 20)
+        assert len(listener.flows) == 10
+        for i in range(5):
+            ask(f"127.0.0.{i + 2}")
+        await until(lambda: len(listener.flows) == 15)
+        for flow in range(10):
+            gateway.flow(flow).close()
+        ask("127.0.0.1")
+        await until(lambda: len(listener.flows) == 6)
+        assert listener.refused == 20
+    for number in range(len(gateway.arrivals)):
+        gateway.flow(number).close()
+    assert not listener.flows
+    assert not listener._held
+    assert not listener._young
+
+
+async def test_when_full_flows_of_one_old_datagram_give_way(
+    gateway: Gateway, listener: UdpListener, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spoofed sources: each is seen once."""
+    monkeypatch.setattr(modes.udp, "MAX_FLOWS", 20)
+    monkeypatch.setattr(modes.udp, "YOUNG_SECONDS", 0.3)
+    with contextlib.ExitStack() as stack:
+        socks = []
+        for i in range(30):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.bind((f"127.0.1.{i + 1}", 0))
+            socks.append(sock)
+        for sock in socks[:20]:
+            sock.sendto(b"x", client.getpeername())
+        socks[0].sendto(b"a second one", client.getpeername())
+        await until(lambda: len(listener.flows) == 20 and gateway.flow(0).received == 2)
+        socks[20].sendto(b"too early", client.getpeername())
+        await until(lambda: listener.refused == 1)
+        await asyncio.sleep(0.35)
+        for sock in socks[20:]:
+            sock.sendto(b"x", client.getpeername())
+        await until(lambda: len(gateway.arrivals) == 30)
+        assert len(listener.flows) == 20
+        gone = [i for i in range(30) if gateway.flow(i).why is not None]
+        assert gone == list(range(1, 11))  # the oldest, but not the one that was heard of again
