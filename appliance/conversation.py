@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .connection import Client, Server, State
+from .exceptions import ControlException
 from .flow import Flow, Live
 
 
@@ -49,6 +50,16 @@ class Conversation(Flow, Generic[M]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self.messages)} messages>"
+
+    def inject(self, to_client: bool, content: bytes) -> None:
+        """Say something to one side as if the other had said it. Hooks hear of it as of any message.
+
+        :raises ControlException: the flow, or that direction of it, is over, or is carried without messages.
+        """
+        inject = getattr(self._live, "inject", None)
+        if inject is None:
+            raise ControlException("nothing can be injected into a flow that is over")
+        inject(to_client, self._message(not to_client, content))
 
     def _get_content(self) -> State:
         return {"messages": [message.get_state() for message in self.messages]}

@@ -20,6 +20,15 @@ class Live(Protocol):
         """Abort both ends. Idempotent; may be called in a hook of this very flow."""
 
 
+class Injectable(Live, Protocol):
+    """The same of a flow of messages: TCP and UDP."""
+
+    def inject(self, to_client: bool, message: Any) -> None:
+        """Say `message` to one side as if the other had said it; its hook hears of it, and it keeps the order of what
+        is said there. :raises ControlException: not possible, with the cause and the remedy.
+        """
+
+
 class _Unattached:
     def kill(self) -> None:
         """Nothing to abort: a flow that was called live by hand, as tests do."""

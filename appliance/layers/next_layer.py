@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import MAX_HEAD, SERVER_FIRST, Facts, Kind, Proposal, decide, looks_like_http
 from appliance.layers.modes import HttpProxy
+from appliance.net.datagrams import Datagrams
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Stream
@@ -26,14 +28,15 @@ class NextLayer:
     """
 
     context: Context
-    client: Stream
+    client: Stream | Datagrams
     server: Stream | None
     layer: Layer | None = None
     verdict: Verdict | None = None
 
     def data_client(self) -> bytes:
-        """What the client has sent and no layer has read."""
-        return bytes(self.client.buf)
+        """What the client has sent and no layer has read; of UDP the datagrams so far, joined."""
+        client = self.client
+        return b"".join(client.waiting) if isinstance(client, Datagrams) else bytes(client.buf)
 
     def data_server(self) -> bytes:
         """The same of the server."""
@@ -112,9 +115,8 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             about.verdict = proposal.verdict if isinstance(proposal, Proposal) else None
             await handler.fire("next_layer", about)
             if about.layer is not None:
-                name = type(about.layer).__name__
                 client.deadline = 0.0
-                return about.layer, Verdict("decrypt", f"an add-on chose {name}", "next_layer", "hook")
+                return about.layer, chosen_by_addon(about.layer)
         if isinstance(proposal, Proposal):
             client.deadline = 0.0
             return proposal.kind, proposal.verdict
@@ -127,6 +129,12 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             await client.peek(have + 1)
         elif not await _race(context, client, have, settings.greeting_wait):
             silent = True
+
+
+def chosen_by_addon(layer: Layer) -> Verdict:
+    """The verdict that goes with a layer which a `next_layer` hook has set."""
+    action: Literal["decrypt", "pass"] = "pass" if getattr(layer, "ignore", False) else "decrypt"
+    return Verdict(action, f"an add-on chose {type(layer).__name__}", "next_layer", "hook")
 
 
 async def _race(context: Context, client: Stream, have: int, wait: float) -> bool:

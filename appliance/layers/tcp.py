@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING
 
+from appliance.exceptions import ControlException
 from appliance.flow import Error
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate, raise_if_killed
+from appliance.layers.kept import MAX_INJECTED, keep
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import KILLED, Gone, Killed, Reason
 from appliance.net.stream import Stream
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from appliance.net.datagrams import Datagrams
 
 logger = logging.getLogger(__name__)
+
+_INJECTED = Reason("protocol", "a message was injected")
+"""Wakes a reader; never seen by anybody else."""
 
 
 class TCPLayer(Layer):
@@ -53,6 +59,12 @@ class Conversation:
         self._flow = flow
         self._client = client
         self._server = upstream
+        self._kept = 0  # bytes in flow.messages
+        self._carried = False  # without messages being made
+        # By direction, [from the server, from the client]:
+        self._injected: tuple[deque[TCPMessage], deque[TCPMessage]] = (deque(), deque())
+        self._sources: list[Stream | None] = [None, None]
+        self._ended = [False, False]
         self.why: Reason | None = None
 
     async def run(self) -> None:
@@ -64,10 +76,11 @@ class Conversation:
                 await wait
             if self._server is None:
                 self._server = await handler.upstreams.open(self._context.server)
-            if handler.worker.hooks.table["tcp_message"]:
+            if handler.worker.hooks.table["tcp_message"] or any(self._injected):
                 await self._both(self._server)
             else:
                 # Nobody listens to the messages: the kernel may carry them.
+                self._carried = True
                 try:
                     await passthrough.carry(self._context, self._client, self._server, flow.server_conn)
                 finally:
@@ -100,16 +113,55 @@ class Conversation:
             await asyncio.gather(*ways, return_exceptions=True)
 
     async def _way(self, src: Stream, dst: Stream, from_client: bool) -> None:
-        flow, handler = self._flow, self._handler
-        while data := await src.read():
+        flow, injected = self._flow, self._injected[from_client]
+        self._sources[from_client] = src
+        while True:
+            while injected:
+                await self._say(injected.popleft(), dst)
+            try:
+                data = await src.read()
+            except Gone as e:
+                if e.reason is not _INJECTED:
+                    raise
+                continue
+            if not data:
+                break
             message = TCPMessage(from_client, data)
-            flow.messages.append(message)
-            if (wait := gate(handler, "tcp_message", flow, dst)) is not None:
+            self._kept = keep(flow.messages, message, self._kept)
+            # As _say, but inline: this is the hot path.
+            if (wait := gate(self._handler, "tcp_message", flow, dst)) is not None:
                 await wait
             if message.content and not dst.write(message.content):
                 await dst.drain()
+        while injected:
+            await self._say(injected.popleft(), dst)
+        self._ended[from_client] = True
         raise_if_killed(flow)
         dst.write_eof()
+
+    async def _say(self, message: TCPMessage, dst: Stream) -> None:
+        self._kept = keep(self._flow.messages, message, self._kept)
+        if (wait := gate(self._handler, "tcp_message", self._flow, dst)) is not None:
+            await wait
+        if message.content and not dst.write(message.content):
+            await dst.drain()
+
+    def inject(self, to_client: bool, message: TCPMessage) -> None:
+        """See flow.inject(). :raises ControlException: that direction has ended, or the kernel carries the bytes."""
+        from_client = not to_client
+        waiting = self._injected[from_client]
+        if self._carried:
+            raise ControlException(
+                "nothing can be injected where the kernel carries the bytes: load an add-on with a tcp_message hook "
+                "before the connection begins"
+            )
+        if self._ended[from_client]:
+            raise ControlException(f"the {'client' if from_client else 'server'} has ended this direction")
+        if len(waiting) >= MAX_INJECTED:
+            raise ControlException("too many messages wait in this flow already")
+        waiting.append(message)
+        if (source := self._sources[from_client]) is not None:
+            source.interrupt(_INJECTED)
 
     def kill(self) -> None:
         """See flow.kill()."""

@@ -6,10 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from appliance.exceptions import ControlException
 from appliance.flow import Error
 from appliance.layers import dns
 from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate, raise_if_killed
+from appliance.layers.kept import MAX_INJECTED, keep
+from appliance.layers.next_layer import NextLayer, chosen_by_addon
 from appliance.net.datagrams import Datagrams
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import CLOSED, KILLED, Gone, Killed, Reason
@@ -23,27 +26,44 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KEPT_MESSAGES = 10_000
-KEPT_BYTES = 16 << 20
-"""What a flow keeps in `messages` at most; beyond, the oldest quarter goes. The present datagram always stays."""
+
+class _Injected(bytes):
+    """A datagram that nobody sent: it waits in the inbox among those that were."""
+
+    message: UDPMessage
 
 
 async def next_layer(context: Context, client: Datagrams) -> None:
-    """What is done with a new UDP flow: passed when a rule says so of its address, else relayed with hooks."""
+    """What is done with a new UDP flow: what an add-on says, else passed when a rule says so of its address, else
+    DNS or relayed with hooks. :raises Gone: the client was lost before the first datagram was seen.
+    """
     handler, address = context.handler, context.server.address
-    settings = handler.worker.settings
+    worker = handler.worker
+    settings = worker.settings
+    context.server.transport_protocol = "udp"
     verdict: Verdict | None = None
     if settings.policy.active and address is not None:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         verdict = settings.policy.decide([(f"{host}:{address[1]}", "accept")], complete=True)
-    if verdict is None and address is not None and address[1] == dns.PORT:
-        batch = await client.receive()
-        client.unread(batch)
-        if batch and dns.is_query(batch[0]):
-            handler.decide(Verdict("decrypt", "DNS"))
-            await dns.DNSLayer(context).run(client)
+    asked = bool(worker.hooks.table["next_layer"])
+    port_of_dns = verdict is None and address is not None and address[1] == dns.PORT
+    if (asked or port_of_dns) and not client.waiting:
+        if not (first := await client.receive()):
             return
-    handler.decide(verdict or Verdict("decrypt", "UDP", at="accept"))
+        client.unread(first)
+    is_dns = port_of_dns and dns.is_query(client.waiting[0])
+    proposed = verdict or (Verdict("decrypt", "DNS") if is_dns else Verdict("decrypt", "UDP", at="accept"))
+    if asked:
+        about = NextLayer(context, client, None, verdict=proposed)
+        await handler.fire("next_layer", about)
+        if about.layer is not None:
+            handler.decide(chosen_by_addon(about.layer))
+            await about.layer.run(client)
+            return
+    handler.decide(proposed)
+    if is_dns:
+        await dns.DNSLayer(context).run(client)
+        return
     await UDPLayer(context, ignore=verdict is not None and not settings.show_ignored).run(client)
 
 
@@ -108,6 +128,7 @@ class Conversation:
         self._client = client
         self._server: Datagrams | None = None
         self._kept = 0  # bytes in flow.messages
+        self._early: list[_Injected] = []  # in the server's name, before it was dialled
 
     async def run(self) -> None:
         flow, handler = self._flow, self._handler
@@ -119,6 +140,9 @@ class Conversation:
             if (wait := gate(handler, "udp_start", flow)) is not None:
                 await wait
             self._server = server = await handler.upstreams.open_udp(self._context.server)
+            for data in self._early:
+                server.put(data)
+            self._early.clear()
             await _until_one_ends(self._way(self._client, server, True), self._way(server, self._client, False))
         except CannotConnect as e:
             why, error = Reason("reset", e.text), e.text
@@ -152,8 +176,8 @@ class Conversation:
 
     async def _shown(self, data: bytes, from_client: bool, dst: Datagrams) -> bytes | None:
         """The datagram as the hooks want it, None = not at all: they have emptied it."""
-        message = UDPMessage(from_client, data)
-        self._keep(message)
+        message = data.message if isinstance(data, _Injected) else UDPMessage(from_client, data)
+        self._kept = keep(self._flow.messages, message, self._kept)
         if (wait := gate(self._handler, "udp_message", self._flow, dst)) is not None:
             await wait
         content = message.content
@@ -165,23 +189,23 @@ class Conversation:
             return None
         return bytes(content) or None
 
-    def _keep(self, message: UDPMessage) -> None:
-        messages = self._flow.messages
-        messages.append(message)
-        self._kept += len(message.content)
-        if len(messages) > KEPT_MESSAGES or self._kept > KEPT_BYTES:
-            count = size = 0
-            for kept in reversed(messages):
-                more = size + len(kept.content)
-                if count and (count >= KEPT_MESSAGES * 3 // 4 or more > KEPT_BYTES * 3 // 4):
-                    break
-                count, size = count + 1, more
-            del messages[:-count]
-            self._kept = size
-
     def _unreachable(self) -> bool:
         server = self._server
         return server is not None and server.why is not None and server.why.kind == "reset" and not server.received
+
+    def inject(self, to_client: bool, message: UDPMessage) -> None:
+        """See flow.inject(). :raises ControlException: too much is waiting already."""
+        data = _Injected(message.content)
+        data.message = message
+        source = self._server if to_client else self._client
+        if source is None:
+            if len(self._early) >= MAX_INJECTED:
+                raise ControlException("too many messages wait for this flow's server already")
+            self._early.append(data)
+        elif source.why is not None or not source.put(data):
+            raise ControlException(
+                "the flow has ended" if source.why else "too many datagrams wait in this flow already"
+            )
 
     def kill(self) -> None:
         """See flow.kill()."""

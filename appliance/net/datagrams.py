@@ -83,6 +83,16 @@ class Datagrams:
         if self._waiter is not None:
             self._wake()
 
+    def put(self, data: bytes) -> bool:
+        """As if the peer had sent it. False: there is no room."""
+        received, dropped = self.received, self.dropped
+        self.arrived(data)
+        self.received = received
+        if self.dropped > dropped:
+            self.dropped = dropped
+            return False
+        return True
+
     def ended(self) -> None:
         """The peer says nothing more, in good order."""
         self._ended = True
@@ -117,6 +127,11 @@ class Datagrams:
             await waiter
         batch, self._inbox, self._held = self._inbox, [], 0
         return batch
+
+    @property
+    def waiting(self) -> Sequence[bytes]:
+        """What has arrived and was not received yet. Do not keep or change it."""
+        return self._inbox
 
     def unread(self, batch: Sequence[bytes]) -> None:
         """Put back, at the front, what was received and only looked at."""

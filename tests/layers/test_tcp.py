@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from appliance.exceptions import ControlException
+from appliance.layers import kept
 from appliance.tcp import TCPFlow
 from tests.harness import Events, Make, Peer, Rig, echo, until
 
@@ -212,3 +214,86 @@ async def test_rawtcp_off(rigs: Make) -> None:
         await client.rest()
     assert rig.served == 0
     assert rig.worker.totals.blocked == 1
+
+
+async def test_inject_both_ways_through_the_hook(rigs: Make) -> None:
+    def edit(flow: TCPFlow) -> None:
+        flow.messages[-1].content = flow.messages[-1].content.upper()
+
+    events = all_events(tcp_message=edit)
+    client = await pair(await rigs(events))
+    await client.say(b"\x00one")
+    assert await client.exactly(4) == b"\x00ONE"
+    flow = events.of("tcp_start")[0]
+    flow.inject(True, b"to client")
+    assert await client.exactly(9) == b"TO CLIENT"
+    flow.inject(False, b"to server")
+    assert await client.exactly(9) == b"TO SERVER"
+    await client.say(b"two")
+    assert await client.exactly(3) == b"TWO"
+    assert [m.content for m in flow.messages if not m.from_client] == [b"\x00ONE", b"TO CLIENT", b"TO SERVER", b"TWO"]
+    client.eof()
+    assert await client.rest() == b""
+    await events.wait("tcp_end")
+    with pytest.raises(ControlException, match="over"):
+        flow.inject(True, b"late")
+
+
+async def test_inject_from_hooks_keeps_the_order(rigs: Make) -> None:
+    async def slow(flow: TCPFlow) -> None:
+        message = flow.messages[-1]
+        if message.content == b"\x00a":
+            flow.inject(False, b"b")
+            await asyncio.sleep(0.01)
+
+    events = all_events(tcp_message=slow, tcp_start=lambda flow: flow.inject(False, b"first "))
+    heard: list[bytes] = []
+
+    async def collect(peer: Peer) -> None:
+        heard.append(await peer.exactly(9))
+        peer.eof()
+
+    client = await pair(await rigs(events), collect)
+    await client.say(b"\x00a")
+    assert await client.rest() == b""
+    await until(lambda: heard)
+    assert heard == [b"first \x00ab"]
+
+
+async def test_inject_where_it_cannot_be(rigs: Make) -> None:
+    events = Events("tcp_start", "tcp_end")
+    client = await pair(await rigs(events))
+    await client.say(GREETING)
+    await client.exactly(len(GREETING))
+    flow = events.of("tcp_start")[0]
+    with pytest.raises(ControlException, match="tcp_message hook"):
+        flow.inject(True, b"x")
+
+
+async def test_inject_into_a_half_closed_connection(rigs: Make) -> None:
+    events = all_events()
+
+    async def wait(peer: Peer) -> None:
+        await peer.rest()
+        await asyncio.sleep(0.2)
+
+    client = await pair(await rigs(events), wait)
+    await client.say(GREETING)
+    client.eof()
+    await events.wait("tcp_start")
+    flow = events.of("tcp_start")[0]
+    await until(lambda: flow._live._ended[True])
+    with pytest.raises(ControlException, match="client has ended"):
+        flow.inject(False, b"x")
+    flow.inject(True, b"still open")
+    assert await client.exactly(10) == b"still open"
+
+
+async def test_messages_kept_are_bounded(rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT_MESSAGES", 20)
+    events = all_events()
+    client = await pair(await rigs(events))
+    for i in range(60):
+        await client.say(b"\x00%02d" % i)
+        await client.exactly(3)
+    assert len(events.of("tcp_start")[0].messages) <= 20

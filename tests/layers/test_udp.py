@@ -12,8 +12,10 @@ import pytest
 
 from appliance.arrival import Arrival
 from appliance.connection import Address, Client, ConnectionState
-from appliance.layers import udp
+from appliance.exceptions import ControlException
+from appliance.layers import kept, udp
 from appliance.layers.modes import TransparentProxy
+from appliance.layers.next_layer import NextLayer
 from appliance.net.datagrams import MAX_DATAGRAMS, MemoryDatagrams
 from appliance.net.reasons import Reset
 from appliance.udp import UDPFlow, UDPMessage
@@ -321,8 +323,8 @@ async def test_client_blocked_by_a_hook(rigs: Make, origin: Origin) -> None:
 
 
 async def test_messages_kept_are_bounded(rigs: Make, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udp, "KEPT_MESSAGES", 100)
-    monkeypatch.setattr(udp, "KEPT_BYTES", 50_000)
+    monkeypatch.setattr(kept, "KEPT_MESSAGES", 100)
+    monkeypatch.setattr(kept, "KEPT_BYTES", 50_000)
     most = [0, 0]
 
     def look(flow: UDPFlow, message: UDPMessage) -> None:
@@ -378,3 +380,107 @@ async def test_shutdown_ends_flows_and_leaves_nothing_open(rigs: Make, origin: O
     assert descriptors() == before
     assert len(events.of("udp_end")) == len(events.of("server_disconnected")) == 10
     assert not events.of("udp_error")
+
+
+async def test_next_layer_sees_the_first_datagrams_and_may_choose(rigs: Make, origin: Origin) -> None:
+    seen: list[tuple[bytes, bytes, str, str]] = []
+
+    def choose(about: NextLayer) -> None:
+        seen.append((about.data_client(), about.data_server(), str(about.verdict), str(about.context.server.address)))
+        if about.data_client().startswith(b"pass"):
+            about.layer = udp.UDPLayer(about.context, ignore=True)
+
+    events = Events("udp_start", "udp_end", next_layer=choose)
+    rig = await rigs(events)
+    for first, verdict in ((b"pass me", "pass (an add-on chose UDPLayer"), (b"other", "decrypt (UDP")):
+        client, task = arrive(rig, origin.address)
+        await asyncio.sleep(0)
+        handler = next(iter(rig.worker.handlers))
+        client.send([first, b"2"])
+        assert await receive(client, 2) == [first, b"2"]
+        assert str(handler.client.verdict).startswith(verdict)
+        client.close()
+        await asyncio.wait_for(task, 5)
+    where = str(origin.address)
+    assert seen == [(b"pass me2", b"", "decrypt (UDP)", where), (b"other2", b"", "decrypt (UDP)", where)]
+    assert events.names.count("udp_start") == 1
+
+
+async def test_next_layer_goes_before_the_rules(rigs: Make, origin: Origin) -> None:
+    def choose(about: NextLayer) -> None:
+        assert about.verdict is not None
+        if about.verdict.action == "pass":
+            about.layer = udp.UDPLayer(about.context)
+
+    events = Events("udp_start", "udp_end", next_layer=choose)
+    rig = await rigs(events, ignore_hosts=[r"127\.0\.0\.1"])
+    client, task = arrive(rig, origin.address)
+    client.send([b"x"])
+    assert await receive(client) == [b"x"]
+    client.close()
+    await asyncio.wait_for(task, 5)
+    assert events.names.count("udp_start") == 1
+
+
+async def test_a_client_that_is_gone_before_its_first_datagram(rigs: Make, origin: Origin) -> None:
+    rig = await rigs(events := Events("udp_start", "next_layer"))
+    client, task = arrive(rig, origin.address)
+    client.close()
+    await asyncio.wait_for(task, 5)
+    assert events.names == []
+
+
+async def test_inject_both_ways(rigs: Make, origin: Origin) -> None:
+    def edit(flow: UDPFlow, message: UDPMessage) -> None:
+        message.content = message.content.upper()
+
+    events = messages(edit)
+    rig = await rigs(events)
+    client, task = arrive(rig, origin.address)
+    client.send([b"one"])
+    assert await receive(client) == [b"ONE"]
+    flow = events.of("udp_start")[0]
+    flow.inject(True, b"to client")
+    assert await receive(client) == [b"TO CLIENT"]
+    flow.inject(False, b"to server")
+    assert await receive(client) == [b"TO SERVER"]  # its echo
+    assert [(m.from_client, m.content) for m in flow.messages] == [
+        (True, b"ONE"),
+        (False, b"ONE"),
+        (False, b"TO CLIENT"),
+        (True, b"TO SERVER"),
+        (False, b"TO SERVER"),
+    ]
+    for _ in range(MAX_DATAGRAMS):
+        flow.inject(True, b"x")
+    with pytest.raises(ControlException, match="too many"):
+        flow.inject(True, b"x")
+    client.close()
+    await asyncio.wait_for(task, 5)
+    with pytest.raises(ControlException, match="over"):
+        flow.inject(True, b"late")
+
+
+async def test_inject_before_the_server_is_dialled_and_without_message_hooks(rigs: Make, origin: Origin) -> None:
+    def greet(flow: UDPFlow) -> None:
+        flow.inject(True, b"from nobody")
+
+    rig = await rigs(Events("udp_end", udp_start=greet))
+    client, task = arrive(rig, origin.address)
+    client.send([b"hello"])
+    assert sorted(await receive(client, 2)) == [b"from nobody", b"hello"]
+    client.close()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_an_injected_datagram_is_no_answer_of_the_server(rigs: Make, origin: Origin) -> None:
+    """So the server that refuses later was never reached."""
+    address = origin.address
+    origin.close()
+    events = Events("udp_end", "udp_error", udp_start=lambda flow: flow.inject(True, b"x"))
+    rig = await rigs(events)
+    client, task = arrive(rig, address)
+    client.send([b"hello"])
+    await asyncio.wait_for(task, 5)
+    assert "udp_error" in events.names
+    assert "udp_end" not in events.names
