@@ -218,6 +218,11 @@ class OptionTable:
     connect_addr: str | None = option(
         None, "Local address that connections to servers come from.", example="192.168.1.1"
     )
+    spoof_source_address: bool = option(
+        False,
+        "Come to servers from the client's own address instead of the gateway's. The firewall must hand the answers to "
+        "the gateway: see docs/decisions/spoofing.md.",
+    )
     stream_large_bodies: str | None = option(
         "1m", "Bodies over this size are not held for add-ons but streamed.", kind="size", example="10m"
     )

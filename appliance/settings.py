@@ -39,6 +39,7 @@ class Settings:
         "policy",
         "rawtcp",
         "show_ignored",
+        "spoof",
         "stream_over",
         "strict",
         "udp_timeout",
@@ -67,6 +68,7 @@ class Settings:
         self.rawtcp = options.rawtcp
         self.show_ignored = options.show_ignored_hosts
         self.connect_addr = options.connect_addr
+        self.spoof = options.spoof_source_address
         self.allow_metadata = options.allow_metadata_addresses
         self.policy = HostPolicy(options.ignore_hosts, options.allow_hosts)
         self.name_servers = tuple(parse_server(text) for text in options.dns_name_servers)

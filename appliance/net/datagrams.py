@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from appliance.net.dial import DialError, Refused, literal_family
 from appliance.net.reasons import CLOSED, Reason
+from appliance.net.spoof import open_as
 
 if TYPE_CHECKING:
     from appliance.connection import Address, Connection
@@ -277,11 +278,18 @@ class MemoryDatagrams(Datagrams):
 
 
 async def dial_udp(
-    loop: asyncio.AbstractEventLoop, address: Address, guard: LoopGuard, seconds: float, source: str | None = None
+    loop: asyncio.AbstractEventLoop,
+    address: Address,
+    guard: LoopGuard,
+    seconds: float,
+    source: str | None = None,
+    client: Address | None = None,
 ) -> socket.socket:
     """A non-blocking UDP socket connected to `address` (host name or literal, port); no packet leaves.
 
-    seconds: for resolving a name. source: local address to bind. :raises DialError: it cannot be had.
+    seconds: for resolving a name. source: local address to bind. client: bind to its address instead.
+
+    :raises DialError: it cannot be had.
     """
     host, port = address[0], address[1]
     infos: Sequence[tuple[int, Address]]
@@ -309,18 +317,20 @@ async def dial_udp(
             fault = Refused(why)
             continue
         try:
-            return connected(number, target, source)
+            return connected(number, target, source, client)
         except OSError as e:
             where = f"[{target[0]}]:{port}" if ":" in target[0] else f"{target[0]}:{port}"
             fault = DialError(f"{where}: {e.strerror or os.strerror(e.errno or errno.EIO)}")
     raise fault
 
 
-def connected(family: int, target: Address, source: str | None) -> socket.socket:
-    """A non-blocking UDP socket. :raises OSError: no route, or `source` is not ours."""
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+def connected(family: int, target: Address, source: str | None, client: Address | None = None) -> socket.socket:
+    if client is not None:
+        sock = open_as(client, family, socket.SOCK_DGRAM)
+    else:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        if source:
+        if source and client is None:
             sock.bind((source, 0))
         sock.connect(target)
     except BaseException:

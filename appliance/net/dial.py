@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import aiohappyeyeballs
 
 from appliance.net.guard import LoopGuard
+from appliance.net.spoof import literal, open_as
 
 if TYPE_CHECKING:
     from appliance.connection import Address
@@ -52,10 +53,13 @@ async def dial(
     seconds: float,
     source: str | None = None,
     attempt: Attempt | None = None,
+    client: Address | None = None,
 ) -> socket.socket:
     """A connected, non-blocking socket to `address` (host name or literal, port) within `seconds`.
 
-    source: local address to bind. :raises DialError: it cannot be had, or `attempt` was abandoned.
+    source: local address to bind. client: bind to its address instead, and take only its IP version.
+
+    :raises DialError: it cannot be had, or `attempt` was abandoned.
     """
     host, port = address[0], address[1]
     if attempt is not None and attempt.why:
@@ -66,7 +70,7 @@ async def dial(
     if family is not None:
         if why := guard.refuse(host, port):
             raise Refused(why)
-        return await _connect(loop, family, host, port, seconds, source, attempt)
+        return await _connect(loop, family, host, port, seconds, source, attempt, client)
     try:
         async with asyncio.timeout(seconds) as clock:
             if attempt is not None:
@@ -75,8 +79,11 @@ async def dial(
             allowed = [info for info in infos if not guard.refuse(str(info[4][0]), port)]
             if not allowed:
                 raise Refused(guard.refuse(str(infos[0][4][0]), port) or f"{host}: no address")
+            if client is not None:
+                allowed = [info for info in allowed if info[0] == literal(client)[0]][:1] or allowed[:1]
             if len(allowed) == 1:
-                return await _connect(loop, allowed[0][0], str(allowed[0][4][0]), port, seconds, source, attempt)
+                found = allowed[0]
+                return await _connect(loop, found[0], str(found[4][0]), port, seconds, source, attempt, client)
             local = await loop.getaddrinfo(source, 0, type=socket.SOCK_STREAM) if source else None
             sock = await aiohappyeyeballs.start_connection(
                 allowed, local_addr_infos=local, happy_eyeballs_delay=0.25, interleave=1, loop=loop
@@ -123,17 +130,21 @@ async def _connect(
     seconds: float,
     source: str | None,
     attempt: Attempt | None,
+    client: Address | None,
 ) -> socket.socket:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        if client is not None:
+            sock = open_as(client, family, socket.SOCK_STREAM)
+        else:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as e:
         raise DialError(f"{where}: {e.strerror}") from None
     try:
         _no_delay(sock)
         if family == socket.AF_INET6:
             socket.inet_pton(family, host.partition("%")[0])  # else connect() would go and ask the resolver, blocking
-        if source:
+        if source and client is None:
             sock.bind((source, 0))
         scope = socket.if_nametoindex(host.partition("%")[2]) if "%" in host else 0
         error = sock.connect_ex((host.partition("%")[0], port, 0, scope) if family == socket.AF_INET6 else (host, port))

@@ -168,12 +168,14 @@ class Upstreams:
                 raise CannotConnect(f"Connection killed: {server.error}", "killed")
             try:
                 # What an add-on has set; not what the kernel chose for an earlier connection.
-                source = server.sockname[0] if server.sockname and not server.peername else settings.connect_addr
+                asked = server.sockname[0] if server.sockname and not server.peername else None
+                source = asked or settings.connect_addr
+                client = handler.client.peername if settings.spoof and asked is None else None
                 loop, guard, seconds = handler.worker.loop, handler.worker.guard, settings.connect_timeout
                 if server.transport_protocol == "udp":
-                    sock = await dial_udp(loop, server.address, guard, seconds, source)
+                    sock = await dial_udp(loop, server.address, guard, seconds, source, client)
                 else:
-                    sock = await dial(loop, server.address, guard, seconds, source, attempt)
+                    sock = await dial(loop, server.address, guard, seconds, source, attempt, client)
             except DialError as e:
                 raise CannotConnect(str(e), "gone" if attempt is not None and attempt.why else "dial") from None
             try:

@@ -153,7 +153,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-# -- in the thread; pyroute2 takes a fifth of a second to import, so not before it is needed
+# -- in the thread; pyroute2 takes a third of a second to import, so not before it is needed
 
 
 async def _links() -> list[Link]:
