@@ -68,15 +68,32 @@ class Transparent(TcpMode):
 
     def wanted(self, sock: socket.socket, peer: Address) -> Address | None:
         own = sock.getsockname()
-        found = original_destination(sock, own) or (unmapped(own[0]), own[1])
+        plain = unmapped(own[0]), own[1]
+        found = original_destination(sock, own) or plain
+        if found != plain:
+            _not_transparent(sock)
         ours = {address[1] for address in self.addresses}
         # Under TPROXY it is the same too where the destination's port happens to be ours; but then not the address.
-        if found[1] in ours and found == (unmapped(own[0]), own[1]) and is_local(found[0]):
+        if found[1] in ours and found == plain and is_local(found[0]):
             raise Unwanted(
                 f"connected to the transparent listener {own[0]}:{own[1]} itself, so there is no original destination: "
                 "redirect its traffic here with nftables, or use the regular mode for explicit proxying"
             )
         return found
+
+
+def _not_transparent(sock: socket.socket) -> None:
+    """Undo what a redirected connection inherits from the listener, which has it for TPROXY.
+
+    A client may use one port towards two destinations. Behind REDIRECT both are for one place, so NAT changes the
+    second one's port; but by then the kernel has looked its socket up (early demux), found the first one's, and looks
+    again only if that is not transparent (nf_nat_ipv4_local_in). The second connection would hang.
+    """
+    with contextlib.suppress(OSError):
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(_SOL_IPV6, _IPV6_TRANSPARENT, 0)
+        else:
+            sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 0)
 
 
 def original_destination(sock: socket.socket, own: Address) -> tuple[str, int] | None:

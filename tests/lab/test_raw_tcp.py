@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -10,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab.bytes_on_wire import read_all
+from tests.lab.bytes_on_wire import get, read_all
 from tests.lab.gateway_proc import Gateway
-from tests.lab.labkit import ECHO, ECHO_TLS, GREETER, SILENT, Lab
-from tests.lab.netns import BLACKHOLE_PORT
+from tests.lab.labkit import ECHO, ECHO_TLS, GREETER, HTTP, SILENT, Lab
+from tests.lab.netns import BLACKHOLE_PORT, resolve
 from tests.lab.origins import pattern
 from tests.lab.recorder import Origins
 from tests.lab.witness import Witness, both_modes, server, tunnel
@@ -222,3 +223,24 @@ def test_one_line_each_on_the_terminal(lab: Lab, origins: Origins) -> None:
             sock.recv(10)
         gateway.wait_output(rf"10\.61\.1\.2 .*:{ECHO}")
     assert re.search("1 connection, 1 flow", gateway.output)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_one_client_port_and_many_destinations(lab: Lab, running: Running, family: int) -> None:
+    """NAT makes them differ again; the kernel must not give the second one's SYN to the first one's socket."""
+    with contextlib.ExitStack() as stack:
+        socks: list[socket.socket] = []
+        for name, port in (("origin.test", ECHO), ("alt.test", ECHO), ("origin.test", SILENT), ("alt.test", HTTP)):
+            with lab.client.inside():
+                sock = stack.enter_context(socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET))
+            sock.settimeout(5)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", socks[0].getsockname()[1] if socks else 0))
+            sock.connect((resolve(name, family), port))
+            socks.append(sock)
+        for i, sock in enumerate(socks[:2]):
+            sock.sendall(b"\x00%d" % i)
+        for i, sock in enumerate(socks[:2]):
+            assert sock.recv(10) == b"\x00%d" % i
+        socks[3].sendall(get("/bytes/5"))
+        assert socks[3].recv(1000).startswith(b"HTTP/1.1 200")
