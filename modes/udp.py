@@ -41,7 +41,7 @@ MAX_FLOWS = 8192
 """At once on one listener (and three quarters of what the gateway may hold); further ones are dropped."""
 CLIENT_SHARE = 4
 """One client address holds at most this part (1/n) of them, and eight at least: a flood of its own locks out itself."""
-YOUNG_SECONDS = 1.0
+YOUNG_SECONDS = 0.1
 """When the table is full, a flow of this age and of one single datagram gives way to a new one (spoofed sources)."""
 ASK_AGAIN_SECONDS = 5.0
 """Connection tracking may have forgotten a redirected flow, and the client's port may by now mean another one."""

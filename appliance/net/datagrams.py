@@ -190,7 +190,18 @@ class SocketDatagrams(Datagrams):
         except ConnectionRefusedError:
             self.lost(REFUSED)
         except OSError as e:
-            self.lost(Reason("reset", e.strerror or str(e)))
+            if e.errno == errno.EMSGSIZE:
+                self._loop.call_soon(self._narrower)
+            else:
+                self.lost(Reason("reset", e.strerror or str(e)))
+
+    def _narrower(self) -> None:
+        """The path takes smaller packets than thought (RFC 1191); the kernel fragments what comes next. libuv has
+        stopped looking at the socket for the error, so begin anew.
+        """
+        if self.why is None:
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def send(self, batch: Sequence[bytes]) -> None:
         if self.why is not None:
@@ -202,8 +213,10 @@ class SocketDatagrams(Datagrams):
             except ConnectionRefusedError:  # the answer to an earlier one
                 self.lost(REFUSED)
                 return
-            except OSError:  # no room in the send queue, no route for now, too long
+            except OSError as e:  # no room in the send queue, no route for now, too long
                 self.dropped += 1
+                if e.errno == errno.EMSGSIZE:  # perhaps of an earlier one
+                    self._loop.call_soon(self._narrower)
 
     def reject(self) -> None:
         """Nothing to do: the kernel answers so itself for a socket that is closed."""
