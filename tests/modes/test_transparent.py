@@ -21,6 +21,12 @@ class Fake:
     def __init__(self, own: tuple[Any, ...], original: tuple[str, int] | None) -> None:
         self.own = own
         self.original = original
+        self.family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
+        self.transparent = True
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        assert (level, name) in ((41, 75), (socket.SOL_IP, 19))
+        self.transparent = bool(value)
 
     def getsockname(self) -> tuple[Any, ...]:
         return self.own
@@ -65,6 +71,7 @@ PEER = ("198.51.100.7", 5555)
 async def test_destination(rigs: Make, own: tuple[Any, ...], original: Any, wanted: tuple[str, int]) -> None:
     sock: Any = Fake(own, original)
     assert mode(await rigs()).wanted(sock, PEER) == wanted
+    assert sock.transparent == (original is None)  # a redirected one must not be
 
 
 @pytest.mark.parametrize("own", [("127.0.0.1", 8081), ("::1", 8081, 0, 0)])
