@@ -338,6 +338,7 @@ async def dial_udp(
 
 
 def connected(family: int, target: Address, source: str | None, client: Address | None = None) -> socket.socket:
+    """A non-blocking UDP socket. client: bind to its address. :raises OSError: no route, or `source` is not ours."""
     if client is not None:
         sock = open_as(client, family, socket.SOCK_DGRAM)
     else:
