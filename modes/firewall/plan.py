@@ -15,7 +15,7 @@ _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """What is wanted. listeners: family (4, 6) and address ("": any). number: which gateway of this host it is (1...)."""
+    """What is wanted. listeners: family (4, 6) and address ("": any). number: which gateway of the host (1...)."""
 
     number: int
     interfaces: tuple[str, ...]

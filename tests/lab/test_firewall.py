@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.gateway_proc import LOCKGATE, Gateway
+from tests.lab.gateway_proc import LOCKGATE, ROOT, Gateway
 from tests.lab.labkit import ECHO, HTTPS, Lab
-from tests.lab.netns import wait_for
+from tests.lab.netns import end_process, wait_for
 from tests.lab.recorder import Origins
 
 ADDON = """
@@ -103,11 +105,54 @@ def test_nothing_is_left_at_any_ending(lab: Lab, backend: str, method: str, endi
 
 
 def test_nothing_is_left_when_the_start_fails(lab: Lab) -> None:
+    """The second mode's redirect cannot be laid, when the first one's lies already."""
     before = state(lab)
-    taken = lab.gateway.v4, PORT + 1
-    with lab.gateway_proc("-m", f"regular@{taken[0]}:{taken[1]}"), pytest.raises(RuntimeError, match="is in use"):
-        lab.gateway_proc("-m", f"transparent:lan0@{PORT}", "-m", f"regular@{taken[0]}:{taken[1]}", ports=[PORT])
+    modes = ("-m", f"transparent:lan0@{PORT}", "-m", f"transparent:lan0@{lab.gateway.v4}:{PORT + 1}")
+    with pytest.raises(RuntimeError, match="leave HOST out"):
+        lab.gateway_proc(*modes, options={"firewall_method": "redirect"}, ports=[PORT + 9])
     assert state(lab) == before
+
+
+def test_killed_under_traffic_no_private_source_leaves(lab: Lab) -> None:
+    """A UDP client on a fixed source port, before and after the kill; judged on the server's side of the wire."""
+    before = state(lab)
+    wan = lab.server.popen(
+        ["tcpdump", "-l", "-n", "-i", "eth0", "ip and udp port 7000"], output=subprocess.PIPE, errors=subprocess.DEVNULL
+    )
+    assert wan.stdout is not None
+    try:
+        with gateway(lab, "nftables", "tproxy", masquerade="wan0") as running, lab.client.inside():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with sock:
+                sock.bind((lab.client.v4, 40000))
+                sock.connect((lab.server.v4, ECHO))
+                sock.settimeout(3)
+                sock.send(b"client")
+                assert sock.recv(100) == b"gateway"
+                running.process.kill()
+                intercepted = "table inet lockgate_1 {"
+                wait_for(lambda: intercepted not in state(lab) and "fwmark" not in state(lab), 5, "interception ends")
+                sock.settimeout(0.3)
+                answers = []
+                for _ in range(10):
+                    sock.send(b"client")
+                    with contextlib.suppress(OSError):
+                        answers.append(sock.recv(100))
+                assert answers[-1:] == [b"client"], "traffic flows by, unchanged"
+                running.process.wait(5)
+        time.sleep(0.3)
+        assert "masquerade" in state(lab), "routing survives a kill"
+        shown = lab.gateway.run([*LOCKGATE, "firewall", "show"], cwd=ROOT).stdout
+        assert "no longer runs" in shown
+    finally:
+        end_process(wan)
+        cleaned = lab.gateway.run([*LOCKGATE, "firewall", "clean"], cwd=ROOT)
+    assert "removed" in cleaned.stdout, cleaned.stderr
+    lines = wan.stdout.read().decode().splitlines()
+    assert sum(f"> {lab.server.v4}.{ECHO}" in line for line in lines) >= 2, lines
+    assert not [line for line in lines if lab.client.v4 in line]
+    assert state(lab) == before
+    assert lab.gateway.run(["cat", "/proc/sys/net/ipv4/ip_forward"]).stdout.strip() == "0"
 
 
 def test_flush_ruleset_does_not_touch_the_owned_table(lab: Lab) -> None:
