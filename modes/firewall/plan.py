@@ -86,6 +86,10 @@ def nftables(want: Redirect) -> Plan:
     text = f"add table inet {nat}\n"
     text += f"add chain inet {nat} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n"
     text += f'add rule inet {nat} postrouting iifname {{ {names} }} oifname "{want.masquerade}" masquerade\n'
+    # What was delivered here is marked, and has "no source NAT" for life: between our end and the guardian's flush of
+    # such entries it would be forwarded with its private source. While we run, nothing that is marked is forwarded.
+    text += f"add chain inet {nat} forward {{ type filter hook forward priority filter; policy accept; }}\n"
+    text += f"add rule inet {nat} forward ct mark {want.mark:#x} drop\n"
     return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),))
 
 
@@ -112,6 +116,10 @@ def iptables(want: Redirect, flavour: str = "") -> Plan:
         if want.masquerade:
             jumps = [f"POSTROUTING -o {want.masquerade} -j {chain}_NAT"]
             routing.append(_restore(f"ip{six}tables{flavour}", "nat", f"{chain}_NAT", ["-j MASQUERADE"], jumps))
+            drop = [f"-m connmark --mark {want.mark:#x} -j DROP"]  # why: see nftables() above
+            routing.append(
+                _restore(f"ip{six}tables{flavour}", "filter", f"{chain}_GAP", drop, [f"FORWARD -j {chain}_GAP"])
+            )
     return Plan(tuple(steps), tuple(routing))
 
 

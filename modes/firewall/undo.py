@@ -76,6 +76,7 @@ def replay(path: str, routing: bool) -> None:
         data = {}
     for argv in data.get("interception", ()):
         _run(argv)
+    # After the rules: before, a datagram could still mark a new entry.
     if data.get("mark"):
         with contextlib.suppress(OSError):
             flush_conntrack(data["mark"])
