@@ -118,6 +118,7 @@ class Gateway:
                     backend=options.firewall,
                     method=options.firewall_method,
                     masquerade=options.masquerade,
+                    probe=mode.probe,
                 )
                 self.firewalls.append(laid)
                 await laid.lay()

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.exceptions import ModeError
+from appliance.log import RateLimited
 from modes.firewall import undo
-from modes.firewall.plan import FORWARDING, Method, Plan, Redirect, Step, iptables, nftables
+from modes.firewall.plan import FORWARDING, Method, Plan, Redirect, Step, beat, iptables, nftables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
 _COMMAND_SECONDS = 10
+BEAT_SECONDS = 0.5
 _NET_ADMIN = 12
 WITHOUT = "or lay the rules yourself and use the bare listener (--set firewall=none, or transparent@PORT)"
 
@@ -43,8 +45,11 @@ class Firewall:
         backend: str = "auto",
         method: str = "auto",
         masquerade: str = "",
+        probe: Callable[[], Awaitable[bool]],
         folder: str = undo.FOLDER,
     ) -> None:
+        self._probe = probe
+        self._beating: asyncio.Task[None] | None = None
         self.backend = chosen(backend)
         self._method = method
         self._folder = folder
@@ -59,8 +64,30 @@ class Firewall:
         """:raises ModeError: it cannot be; then nothing is left."""
         await self._work(self._lay)
 
+        if self._nft is not None:
+            self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    async def _beat(self) -> None:
+        """As long as the loop accepts and answers a connection to its own listener, say to the kernel that it does."""
+        lost = RateLimited(logger, 1)
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if not await self._probe():
+                continue
+            error = await asyncio.get_running_loop().run_in_executor(self._thread, self._renew)
+            if error:
+                lost.log(logging.ERROR, error, "the firewall table does not take the heartbeat: %s", error)
+
+    def _renew(self) -> str:
+        if self._nft is None:
+            return ""
+        code, _, error = self._nft.cmd(beat(self._want))
+        return str(error).strip().partition("\n")[0] if code else ""
+
     async def remove(self) -> None:
         """In good order: interception and routing. Idempotent."""
+        if self._beating is not None:
+            self._beating.cancel()
         await self._work(self._remove)
         self._thread.shutdown(wait=False)
 
@@ -90,6 +117,7 @@ class Firewall:
                 want = replace(self._want, number=number, method=method, owned=owned)
                 if method == "redirect" and any(address for _, address in self._listeners):
                     raise ModeError("the redirect method reaches listeners on every address only: leave HOST out of @")
+                self._want = want
                 try:
                     self._carry_out(want)
                 except _Failed as e:

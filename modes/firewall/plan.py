@@ -8,6 +8,8 @@ from typing import Literal
 Method = Literal["tproxy", "redirect"]
 MARK = 0x6C670000
 TABLE = 6700
+BEAT_TIMEOUT = 2
+"""Seconds after the last beat in which traffic is still intercepted."""
 """Of the gateway numbered n: mark MARK + n and routing table TABLE + n."""
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
@@ -66,7 +68,8 @@ def nftables(want: Redirect) -> Plan:
         kind, flags = "filter hook prerouting priority mangle", "{ tcp, udp }"
     else:
         kind, flags = "nat hook prerouting priority dstnat", "tcp"
-    lines = [f"iifname != {{ {names} }} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
+    which = "@alive" if want.owned else f"{{ {names} }}"
+    lines = [f"iifname != {which} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
     for family, address in want.listeners:
         ip = "ip" if family == 4 else "ip6"
         lines.append(f"{ip} daddr {_LINK_LOCAL[family]} return")
@@ -77,6 +80,9 @@ def nftables(want: Redirect) -> Plan:
         else:
             lines.append(f"{match} ct mark set {want.mark:#x} redirect to :{want.port}")
     text = f"add table inet {name}" + (" { flags owner; }" if want.owned else "") + "\n"
+    if want.owned:
+        text += f"add set inet {name} alive {{ type ifname; flags timeout; timeout {BEAT_TIMEOUT}s; }}\n"
+        text += f"add element inet {name} alive {{ {names} }}\n"
     text += f"add chain inet {name} prerouting {{ type {kind}; policy accept; }}\n"
     text += "".join(f"add rule inet {name} prerouting {line}\n" for line in lines)
     steps = (*_policy_routing(want), Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", name),)))
@@ -91,6 +97,13 @@ def nftables(want: Redirect) -> Plan:
     text += f"add chain inet {nat} forward {{ type filter hook forward priority filter; policy accept; }}\n"
     text += f"add rule inet {nat} forward ct mark {want.mark:#x} drop\n"
     return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),))
+
+
+def beat(want: Redirect) -> str:
+    """The interfaces are intercepted for another BEAT_TIMEOUT. Before Linux 6.12 adding alone does not renew it."""
+    names = ", ".join(f'"{interface}"' for interface in want.interfaces)
+    words = f"element inet lockgate_{want.number} alive {{ {names} }}\n"
+    return f"add {words}delete {words}add {words}"
 
 
 def iptables(want: Redirect, flavour: str = "") -> Plan:

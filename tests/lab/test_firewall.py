@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +40,7 @@ def state(lab: Lab) -> str:
     commands += [f"ip{six}tables-legacy-save" for six in ("", "6")]
     texts = [lab.gateway.run(command.split(), check=True).stdout for command in commands]
     # Comments carry the time, counters of built-in chains count.
+    texts = [re.sub(r"expires \S+", "", text) for text in texts]
     lines = [line.partition(" [")[0] for text in texts for line in text.splitlines() if not line.startswith("#")]
     return "\n".join(lines)
 
@@ -229,3 +232,26 @@ def test_without_the_right_the_error_names_it(lab: Lab) -> None:
     command = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *LOCKGATE)
     with pytest.raises(RuntimeError, match="CAP_NET_ADMIN"):
         lab.gateway_proc("-m", f"transparent:lan0@{PORT}", ports=[PORT + 9], command=command)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stopped_process_lets_traffic_flow_by(lab: Lab, method: str) -> None:
+    """SIGSTOP: the owned table stays, but nothing beats. New connections flow; when it runs again it intercepts."""
+    with gateway(lab, "nftables", method, masquerade="wan0") as running:
+        time.sleep(3)  # longer than the timeout: it is renewed
+        assert echoed(lab) == b"gateway"
+        running.signal(signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            wait_for(lambda: echoed(lab) == b"client", 6, "new connections flow by")
+            assert time.monotonic() - stopped < 3.5
+        finally:
+            running.signal(signal.SIGCONT)
+        wait_for(lambda: echoed(lab) == b"gateway", 5, "it intercepts again")
+
+
+def echoed(lab: Lab) -> bytes:
+    with contextlib.suppress(OSError), lab.connect("origin.test", ECHO, family=4, timeout=0.4) as sock:
+        sock.sendall(b"client")
+        return sock.recv(100)
+    return b""

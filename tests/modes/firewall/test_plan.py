@@ -18,8 +18,10 @@ def test_nftables_text() -> None:
     step = plan("nftables", "tproxy").interception[-1]
     assert step.input == (
         "add table inet lockgate_3 { flags owner; }\n"
+        "add set inet lockgate_3 alive { type ifname; flags timeout; timeout 2s; }\n"
+        'add element inet lockgate_3 alive { "lan0", "lan1" }\n'
         "add chain inet lockgate_3 prerouting { type filter hook prerouting priority mangle; policy accept; }\n"
-        'add rule inet lockgate_3 prerouting iifname != { "lan0", "lan1" } return\n'
+        "add rule inet lockgate_3 prerouting iifname != @alive return\n"
         "add rule inet lockgate_3 prerouting fib daddr type { local, broadcast, multicast, anycast } return\n"
         "add rule inet lockgate_3 prerouting ip daddr 169.254.0.0/16 return\n"
         "add rule inet lockgate_3 prerouting meta nfproto ipv4 meta l4proto { tcp, udp } "
