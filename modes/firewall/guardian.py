@@ -1,6 +1,7 @@
 """Outlives the gateway by a moment: woken by its end, whatever that was, it replays the undo list.
 
-Run as `python -I -S guardian.py LIST` in a session of its own. Standard input is a pipe that the gateway holds open.
+Run as `python -I -S guardian.py LIST` in a session of its own. Standard input is a pipe that the gateway
+holds open, and writes a byte to at each beat.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import os
 import select
 import signal
 import sys
+
+HANG_MS = 2500
+"""After the last beat: more than the table's own timeout (plan.BEAT_TIMEOUT), or new entries would be marked again."""
 
 
 def main(path: str) -> None:
@@ -24,7 +28,17 @@ def main(path: str) -> None:
     with contextlib.suppress(OSError):
         poll.register(os.pidfd_open(os.getppid()), select.POLLIN)
     os.write(1, b"ready\n")
-    poll.poll()
+    patience = None  # until the first beat
+    while True:
+        ready = poll.poll(patience)
+        if not ready:
+            # It hangs, and its table has let go: what it had been delivered must flow by translated.
+            undo.forget_intercepted(path)
+            patience = None
+        elif all(descriptor == 0 for descriptor, _ in ready) and os.read(0, 512):
+            patience = HANG_MS
+        else:
+            break
     if os.path.exists(path):
         undo.replay(path, routing=False)
 

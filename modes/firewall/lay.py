@@ -76,13 +76,21 @@ class Firewall:
                 continue
             error = await asyncio.get_running_loop().run_in_executor(self._thread, self._renew)
             if error:
-                lost.log(logging.ERROR, error, "the firewall table does not take the heartbeat: %s", error)
+                lost.log(logging.ERROR, error, "the firewall's heartbeat: %s", error)
 
     def _renew(self) -> str:
         if self._nft is None:
             return ""
         code, _, error = self._nft.cmd(beat(self._want))
-        return str(error).strip().partition("\n")[0] if code else ""
+        if code:
+            return str(error).strip().partition("\n")[0] or str(code)
+        assert self._guardian is not None
+        assert self._guardian.stdin is not None
+        try:
+            os.write(self._guardian.stdin.fileno(), b".")
+        except OSError:
+            return "the guardian process is gone: ip rules would outlive a crash until `lockgate firewall clean`"
+        return ""
 
     async def remove(self) -> None:
         """In good order: interception and routing. Idempotent."""

@@ -94,6 +94,15 @@ def replay(path: str, routing: bool) -> None:
         os.unlink(path)
 
 
+def forget_intercepted(path: str) -> None:
+    """Flush the connection tracking of the list's gateway. No error."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open(path, encoding="utf-8") as file:
+            mark = json.load(file)["mark"]
+        if mark:
+            flush_conntrack(mark)
+
+
 def stale(folder: str = FOLDER) -> list[str]:
     """Lists of this network namespace whose process is gone."""
     found = []

@@ -240,18 +240,31 @@ def test_a_stopped_process_lets_traffic_flow_by(lab: Lab, method: str) -> None:
     with gateway(lab, "nftables", method, masquerade="wan0") as running:
         time.sleep(3)  # longer than the timeout: it is renewed
         assert echoed(lab) == b"gateway"
+        sock = lab.client.udp("origin.test", ECHO, family=4, timeout=0.1)
+        if method == "tproxy":
+            sock.send(b"client")
+            assert sock.recv(100) == b"gateway"
         running.signal(signal.SIGSTOP)
         try:
             stopped = time.monotonic()
             wait_for(lambda: echoed(lab) == b"client", 6, "new connections flow by")
             assert time.monotonic() - stopped < 3.5
+            wait_for(lambda: answered(sock) == b"client", 5, "a UDP flow begun before flows by")
         finally:
             running.signal(signal.SIGCONT)
+            sock.close()
         wait_for(lambda: echoed(lab) == b"gateway", 5, "it intercepts again")
 
 
 def echoed(lab: Lab) -> bytes:
     with contextlib.suppress(OSError), lab.connect("origin.test", ECHO, family=4, timeout=0.4) as sock:
         sock.sendall(b"client")
+        return sock.recv(100)
+    return b""
+
+
+def answered(sock: socket.socket) -> bytes:
+    with contextlib.suppress(OSError):
+        sock.send(b"client")
         return sock.recv(100)
     return b""
