@@ -22,6 +22,7 @@ from appliance.net.ca_store import CERTIFICATE_FILE
 from appliance.net.certs import CertificateAuthority, Minter
 from appliance.net.tls_context import TlsContexts
 from appliance.worker import Worker
+from modes.firewall import Firewall
 from modes.spec import DEFAULT_PORTS
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Gateway:
         self.hooks = Hooks()
         self.addons = AddonManager(self, options, self.hooks)
         self.modes: list[modes.Mode] = []
+        self.firewalls: list[Firewall] = []
         self.worker: Worker
         self._stop = asyncio.Event()
         self._since = time.monotonic()
@@ -81,6 +83,7 @@ class Gateway:
             mode = modes.make(spec, worker, host, options.listen_port)
             self.modes.append(mode)
             await mode.start(worker.arrive)
+        await self._lay_firewall()
         await self.addons.running()
         # What is loaded stays; the collector need not look at it again and again while connections come and go.
         gc.collect()
@@ -104,6 +107,22 @@ class Gateway:
             seen.add(place)
         return [(spec, options.bind_host) for spec in specs]
 
+    async def _lay_firewall(self) -> None:
+        """The redirect of each mode that names interfaces, once it listens. :raises ModeError: it cannot be laid."""
+        options = self.options
+        for mode in self.modes:
+            if mode.spec.interfaces and options.firewall != "none":
+                laid = Firewall(
+                    mode.spec.interfaces,
+                    mode.addresses,
+                    backend=options.firewall,
+                    method=options.firewall_method,
+                    masquerade=options.masquerade,
+                    probe=mode.probe,
+                )
+                self.firewalls.append(laid)
+                await laid.lay()
+
     def _greet(self) -> None:
         ca = self.worker.ca
         listening = [Listening(mode.spec.full_spec, at[0], at[1]) for mode in self.modes for at in mode.addresses]
@@ -118,6 +137,8 @@ class Gateway:
         worker = self.worker
         if "mode" in updated or "listen_host" in updated or "listen_port" in updated:
             raise OptionsError("mode, listen_host and listen_port need a restart in this release")
+        if {"firewall", "firewall_method", "masquerade"} & updated:
+            raise OptionsError("firewall, firewall_method and masquerade need a restart in this release")
         worker.tls.reload()
         if CERTIFICATE_OPTIONS & updated:
             worker.minter.use_custom(options.certs, options.cert_passphrase)
@@ -135,6 +156,8 @@ class Gateway:
         self._stop.set()
 
     async def _end(self) -> None:
+        for firewall in self.firewalls:
+            await firewall.remove()
         for mode in self.modes:
             await mode.stop()
         if hasattr(self, "worker"):

@@ -86,6 +86,11 @@ def _name_servers(value: Sequence[str]) -> None:
         parse_server(text)
 
 
+def _interface(value: str) -> None:
+    if value and re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,14}", value) is None:
+        raise ValueError(f"{value!r} is not the name of an interface, such as wan0 (`ip link` lists them)")
+
+
 def _some_mode(value: Sequence[str]) -> None:
     if not value:
         raise ValueError("no mode is left: name at least one, such as regular@8080")
@@ -125,6 +130,22 @@ class OptionTable:
         short="-p",
         check=_port,
         example="8080",
+    )
+    firewall: str = option(
+        "auto",
+        "What lays the redirect of transparent:IFACE; none: you do.",
+        choices=("auto", "nftables", "iptables", "iptables-nft", "iptables-legacy", "none"),
+    )
+    firewall_method: str = option(
+        "auto",
+        "tproxy takes TCP and UDP; redirect takes TCP where the kernel has no TPROXY.",
+        choices=("auto", "tproxy", "redirect"),
+    )
+    masquerade: str = option(
+        "",
+        "Interface towards the servers: forward what is not intercepted, and hide the clients behind its address.",
+        check=_interface,
+        example="wan0",
     )
     scripts: Sequence[str] = option(
         (),

@@ -28,6 +28,7 @@ ACCEPTS_AT_ONCE = 64
 """Connections accepted in one turn of the loop, so that a flood of new ones does not starve the old."""
 _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 RETRY_SECONDS = 0.5
+PROBE_SECONDS = 1.0
 
 
 class Mode(ABC):
@@ -49,6 +50,10 @@ class Mode(ABC):
     async def stop(self) -> None:
         """Accept no more; idempotent."""
 
+    async def probe(self) -> bool:
+        """Whether new connections are accepted and answered: a connection to the own listener says so."""
+        return True
+
 
 class TcpMode(Mode):
     """Accepts TCP connections and hands each over with `top` as the bottom of its stack."""
@@ -58,6 +63,7 @@ class TcpMode(Mode):
         self._listeners: list[socket.socket] = []
         self._arrive: Arrive | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._probing: set[tuple[str, int]] = set()  # whence probe() connects
         self._coming = 0  # accepted in this turn of the loop; their tasks have not begun
         self._exhausted = RateLimited(logger, 2)
 
@@ -174,6 +180,9 @@ class TcpMode(Mode):
     def _take(self, sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._probing and peer[:2] in self._probing:
+            sock.close()
+            return
         try:
             wanted = self.wanted(sock, peer)
         except Unwanted as e:
@@ -189,6 +198,27 @@ class TcpMode(Mode):
         self._coming += 1
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def probe(self) -> bool:
+        if self.host.full():
+            return True  # new ones wait, as max_connections says; that is not a hang
+        host, port = self.addresses[0][:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        loop = self.host.net.loop
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    sock.bind((host, 0))
+                    source = sock.getsockname()[:2]
+                    self._probing.add(source)
+                    try:
+                        await loop.sock_connect(sock, (host, port))
+                        return await loop.sock_recv(sock, 1) == b""
+                    finally:
+                        self._probing.discard(source)
+            except (OSError, TimeoutError):
+                return False
 
     async def _run(self, arrival: Arrival) -> None:
         assert self._arrive is not None

@@ -13,6 +13,8 @@ NOT_YET = ("upstream", "reverse", "socks5", "wireguard", "local", "tun", "osprox
 DEFAULT_PORT = 8080
 DEFAULT_PORTS = {"dns": 53}
 """Of modes with a port of their own."""
+_INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,14}")
+"""Of what the kernel allows (15 bytes without / and white space), what needs no quoting anywhere."""
 _LISTEN = re.compile(r"(?:(?P<host>\[[^\]]*\]|[^:\[\]]*|[0-9a-fA-F:.%]*::?[0-9a-fA-F:.%]*):)?(?P<port>\d+)")
 
 
@@ -25,6 +27,11 @@ class ModeSpec:
     data: str = ""
     host: str | None = None
     port: int | None = None
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Of `transparent:IFACE[,IFACE...]`; none of the bare listener. They need not exist yet."""
+        return _interfaces(self.data) if self.type_name == "transparent" and self.data else ()
 
     @classmethod
     def parse(cls, text: str) -> ModeSpec:
@@ -40,7 +47,9 @@ class ModeSpec:
             near = difflib.get_close_matches(name, MODES, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(MODES)}"
             raise ModeError(f"mode {name or text!r} is unknown{hint}")
-        if data:
+        if data and name == "transparent":
+            _interfaces(data)
+        elif data:
             raise ModeError(f"mode {name} takes nothing behind the colon, but was given {data!r}")
         host: str | None = None
         port: int | None = None
@@ -52,3 +61,15 @@ class ModeSpec:
             if match["host"] is not None:
                 host = match["host"].strip("[]")
         return cls(text, name, data, host, port)
+
+
+def _interfaces(data: str) -> tuple[str, ...]:
+    """:raises ModeError: one cannot be the name of a network interface."""
+    names = tuple(dict.fromkeys(name.strip() for name in data.split(",")))
+    for name in names:
+        if _INTERFACE.fullmatch(name) is None or name in (".", ".."):
+            raise ModeError(
+                f"mode transparent: {name!r} is not the name of an interface; write transparent:lan0 or "
+                "transparent:lan0,lan1@8081 (`ip link` lists them)"
+            )
+    return names

@@ -57,7 +57,10 @@ def first_screen(
         ]
     elif any(_name(at.mode) == "transparent" for at in listening):
         port = next(at.port for at in listening if _name(at.mode) == "transparent")
-        lines += [f"  Redirect    nft add rule ip nat prerouting tcp dport '{{80, 443}}' redirect to :{port}"]
+        if any(at.mode.partition("@")[0].partition(":")[2] for at in listening):
+            lines += ["  Redirect    laid, and removed at the end: `lockgate firewall show`"]
+        else:
+            lines += [f"  Redirect    nft add rule ip nat prerouting tcp dport '{{80, 443}}' redirect to :{port}"]
     if (server := next((at for at in listening if _name(at.mode) == "dns"), None)) is not None:
         host = server.host if server.host not in ("", "0.0.0.0", "::") else own_address or "127.0.0.1"
         lines += [f"  DNS         dig @{host} -p {server.port} example.com"]

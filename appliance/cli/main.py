@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.ca import main as ca
 
             return ca(args)
+        if args.command == "firewall":
+            from appliance.cli.firewall import main as firewall
+
+            return firewall(args)
         if args.command == "options":
             from appliance.cli.options import show
 

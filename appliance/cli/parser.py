@@ -24,6 +24,7 @@ _EXAMPLES = """\
 examples:
   lockgate run                                    a proxy for this computer on 127.0.0.1:8080
   lockgate run -m regular@8080                    a proxy for the network, on every address
+  lockgate run -m transparent:lan0                whatever comes in on lan0; lays and removes the rules itself
   lockgate run -m transparent@8081                connections redirected here by the firewall
   lockgate run -s addon.py                        with your own hooks, reloaded when the file changes
   lockgate run --ignore-hosts '\\.bank\\.example:443$'  pass these untouched, decrypt the rest
@@ -44,6 +45,15 @@ examples:
   lockgate ca show
   lockgate ca export -o lockgate.crt --format der      for Android and Windows
   lockgate ca import corporate-ca.pem corporate-ca.key  use a CA that devices trust already
+"""
+
+_FIREWALL = """\
+`lockgate run -m transparent:lan0` lays its rules itself and removes them at its end, however it ends.
+examples:
+  lockgate firewall plan --set mode=transparent:lan0      the rules as text, to read or to lay by hand
+  lockgate firewall plan --set mode=transparent:lan0 --set firewall=iptables --set firewall_method=redirect
+  lockgate firewall show
+  lockgate firewall clean                                 forwarding and masquerade that a killed gateway left
 """
 
 _OPTIONS = """\
@@ -163,6 +173,13 @@ def build() -> Parser:
     take.add_argument("files", nargs="+", metavar="PEM", help="file with the certificate, the key, or both")
     take.add_argument("--passphrase-file", metavar="FILE", help="file whose first line is the key's passphrase")
     _settable(take)
+    firewall = _command(commands, "firewall", "show or remove the rules that bring traffic here", _FIREWALL)
+    todo = firewall.add_subparsers(
+        dest="firewall_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
+    )
+    _settable(_command(todo, "plan", "print what would be laid for the modes of the configuration; change nothing"))
+    _settable(_command(todo, "show", "what gateways have laid here, and whether they still run"))
+    _settable(_command(todo, "clean", "remove what a gateway that no longer runs has left"))
     options = _command(commands, "options", "list all options", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)

@@ -77,3 +77,11 @@ def test_own_address_is_one_that_we_can_bind_or_none() -> None:
     else:
         with pytest.raises(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("192.0.2.1", 9))
+
+
+def test_who_lays_the_redirect_is_said() -> None:
+    bare, laid = Listening("transparent@8081", "0.0.0.0", 8081), Listening("transparent:lan0@8081", "0.0.0.0", 8081)
+    assert "redirect to :8081" in screen(bare)
+    assert "redirect to" not in screen(laid, Listening("dns", "0.0.0.0", 53))
+    assert screen(laid, Listening("dns", "0.0.0.0", 53)).count("Redirect ") == 1
+    assert "Redirect" not in screen(Listening("dns", "0.0.0.0", 53))

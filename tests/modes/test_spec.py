@@ -22,6 +22,8 @@ from modes.spec import ModeSpec
         ("transparent@:8080", "transparent", "", 8080),
         ("Transparent", "transparent", None, None),
         ("transparent@0.0.0.0:65535", "transparent", "0.0.0.0", 65535),
+        ("transparent:lan0", "transparent", None, None),
+        ("transparent:lan0,br-lab.7@8081", "transparent", None, 8081),
     ],
 )
 def test_good(text: str, name: str, host: str | None, port: int | None) -> None:
@@ -44,6 +46,10 @@ def test_good(text: str, name: str, host: str | None, port: int | None) -> None:
         ("regular@[::1]", "PORT"),
         ("regular@80 80", "PORT"),
         ("regular:data", "takes nothing"),
+        ("transparent:lan 0", "not the name of an interface"),
+        ("transparent:lan0,", "not the name of an interface"),
+        ("transparent:sixteen-letters0", "not the name of an interface"),
+        ('transparent:lan"0', "not the name of an interface"),
         ("reverse:http://example.com", "not yet"),
         ("wireguard", "not yet"),
         ("socks5@1080", "not yet"),
@@ -61,3 +67,8 @@ def test_any_text_is_a_spec_or_a_mode_error(text: str) -> None:
     except ModeError:
         return
     assert spec.port is None or 0 <= spec.port <= 65535
+
+
+def test_interfaces() -> None:
+    assert ModeSpec.parse("transparent:lan0,lan1,lan0@8081").interfaces == ("lan0", "lan1")
+    assert ModeSpec.parse("transparent@8081").interfaces == ()

@@ -1,0 +1,47 @@
+"""Outlives the gateway by a moment: woken by its end, whatever that was, it replays the undo list.
+
+Run as `python -I -S guardian.py LIST` in a session of its own. Standard input is a pipe that the gateway
+holds open, and writes a byte to at each beat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+
+HANG_MS = 2500
+"""After the last beat: more than the table's own timeout (plan.BEAT_TIMEOUT), or new entries would be marked again."""
+
+
+def main(path: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import undo  # type: ignore[import-not-found]  # by path: -I -S knows no packages
+
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    # The pipe may have been inherited by a fork of an add-on; the process itself cannot be.
+    with contextlib.suppress(OSError):
+        poll.register(os.pidfd_open(os.getppid()), select.POLLIN)
+    os.write(1, b"ready\n")
+    patience = None  # until the first beat
+    while True:
+        ready = poll.poll(patience)
+        if not ready:
+            # It hangs, and its table has let go: what it had been delivered must flow by translated.
+            undo.forget_intercepted(path)
+            patience = None
+        elif all(descriptor == 0 for descriptor, _ in ready) and os.read(0, 512):
+            patience = HANG_MS
+        else:
+            break
+    if os.path.exists(path):
+        undo.replay(path, routing=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

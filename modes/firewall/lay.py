@@ -1,0 +1,255 @@
+"""Lays the redirect and takes it away. Everything that blocks runs in one worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.exceptions import ModeError
+from appliance.log import RateLimited
+from modes.firewall import undo
+from modes.firewall.plan import FORWARDING, Method, Plan, Redirect, Step, beat, iptables, nftables
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+
+_COMMAND_SECONDS = 10
+BEAT_SECONDS = 0.5
+_NET_ADMIN = 12
+WITHOUT = "or lay the rules yourself and use the bare listener (--set firewall=none, or transparent@PORT)"
+
+
+class _Failed(Exception):
+    """A step that did not work, and what its program said."""
+
+
+class Firewall:
+    """The redirect of one mode. backend: the option `firewall`; method: `firewall_method`."""
+
+    def __init__(
+        self,
+        interfaces: tuple[str, ...],
+        addresses: list[Any],
+        *,
+        backend: str = "auto",
+        method: str = "auto",
+        masquerade: str = "",
+        probe: Callable[[], Awaitable[bool]],
+        folder: str = undo.FOLDER,
+    ) -> None:
+        self._probe = probe
+        self._beating: asyncio.Task[None] | None = None
+        self.backend = chosen(backend)
+        self._method = method
+        self._folder = folder
+        self._listeners = tuple((6 if ":" in a[0] else 4, "" if a[0] in ("0.0.0.0", "::") else a[0]) for a in addresses)
+        self._want = Redirect(1, interfaces, addresses[0][1], self._listeners, masquerade=masquerade)
+        self._thread = ThreadPoolExecutor(1, "firewall")
+        self._nft: Any = None  # its netlink socket owns the table
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._list = ""
+
+    async def lay(self) -> None:
+        """:raises ModeError: it cannot be; then nothing is left."""
+        await self._work(self._lay)
+
+        if self._nft is not None:
+            self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    async def _beat(self) -> None:
+        """As long as the loop accepts and answers a connection to its own listener, say to the kernel that it does."""
+        lost = RateLimited(logger, 1)
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if not await self._probe():
+                continue
+            error = await asyncio.get_running_loop().run_in_executor(self._thread, self._renew)
+            if error:
+                lost.log(logging.ERROR, error, "the firewall's heartbeat: %s", error)
+
+    def _renew(self) -> str:
+        if self._nft is None:
+            return ""
+        code, _, error = self._nft.cmd(beat(self._want))
+        if code:
+            return str(error).strip().partition("\n")[0] or str(code)
+        assert self._guardian is not None
+        assert self._guardian.stdin is not None
+        try:
+            os.write(self._guardian.stdin.fileno(), b".")
+        except OSError:
+            return "the guardian process is gone: ip rules would outlive a crash until `lockgate firewall clean`"
+        return ""
+
+    async def remove(self) -> None:
+        """In good order: interception and routing. Idempotent."""
+        if self._beating is not None:
+            self._beating.cancel()
+        await self._work(self._remove)
+        self._thread.shutdown(wait=False)
+
+    async def _work(self, call: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    # -- in the worker thread
+
+    def _lay(self) -> None:
+        if not _may_administer():
+            raise ModeError(f"laying firewall rules needs root or CAP_NET_ADMIN: run lockgate with it, {WITHOUT}")
+        for path in undo.stale(self._folder):
+            logger.info("an earlier run has left its rules: removed (%s)", path)
+            undo.replay(path, routing=True)
+        try:
+            number, self._list = undo.reserve(self._folder)
+        except OSError as e:
+            raise ModeError(f"{self._folder}: the list of what is to be undone cannot be kept: {e.strerror}") from None
+        methods: tuple[Method, ...] = ("tproxy", "redirect")
+        if self._method != "auto":
+            methods = ("tproxy",) if self._method == "tproxy" else ("redirect",)
+        owned = self.backend == "nftables" and _library() is not None
+        said = ""
+        try:
+            self._guard()
+            for method in methods:
+                want = replace(self._want, number=number, method=method, owned=owned)
+                if method == "redirect" and any(address for _, address in self._listeners):
+                    raise ModeError("the redirect method reaches listeners on every address only: leave HOST out of @")
+                self._want = want
+                try:
+                    self._carry_out(want)
+                except _Failed as e:
+                    said = str(e)
+                    undo.replay(self._list, routing=True)
+                    self._nft = None
+                    continue
+                if method == "redirect":
+                    because = f" (no TPROXY: {said})" if said else ""
+                    logger.warning("method redirect: UDP is not intercepted, only TCP%s", because)
+                return
+            raise ModeError(f"the redirect cannot be laid with {self.backend}: {said}; {WITHOUT}")
+        except BaseException:
+            self._remove()
+            raise
+
+    def _carry_out(self, want: Redirect) -> None:
+        plan = made(self.backend, want)
+        sysctls: dict[str, str] = {}
+        for name in FORWARDING if want.masquerade else ():
+            with contextlib.suppress(OSError):
+                sysctls[name] = undo.sysctl(name)
+        undo.write(
+            self._list,
+            os.getpid(),
+            want.mark,
+            [list(argv) for step in reversed(plan.interception) for argv in step.undo],
+            [list(argv) for step in reversed(plan.routing) for argv in step.undo],
+            sysctls,
+        )
+        for step in plan.routing:
+            _run(step)
+        for name in sysctls:
+            try:
+                undo.sysctl(name, "1")
+            except OSError as e:
+                raise _Failed(f"sysctl {name}=1: {e.strerror}") from None
+        for step in plan.interception:
+            if want.owned and step.argv[0] == "nft":
+                self._own(step.input)
+            else:
+                _run(step)
+
+    def _own(self, text: str) -> None:
+        self._nft = _library()
+        code, _, error = self._nft.cmd(text)
+        if code:
+            raise _Failed(f"nftables: {error.strip().splitlines()[0] if error.strip() else code}")
+
+    def _guard(self) -> None:
+        script = Path(__file__).with_name("guardian.py")
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(script), self._list],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True, cwd="/",
+        )  # fmt: skip
+        assert self._guardian.stdout is not None
+        if self._guardian.stdout.readline() != b"ready\n":
+            raise ModeError("the guardian process, which cleans up after a crash, does not start")
+
+    def _remove(self) -> None:
+        if self._nft is not None:
+            self._nft.cmd(f"delete table inet lockgate_{Path(self._list).stem.partition('-')[2]}")
+            self._nft = None
+        if self._list:
+            undo.replay(self._list, routing=True)
+            self._list = ""
+        if self._guardian is not None:
+            for pipe in (self._guardian.stdin, self._guardian.stdout):
+                assert pipe is not None
+                pipe.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._guardian.wait(_COMMAND_SECONDS)
+            self._guardian = None
+
+
+def chosen(backend: str) -> str:
+    """The firewall to use. :raises ModeError: there is none."""
+    if backend == "auto":
+        if _library() is not None or shutil.which("nft"):
+            return "nftables"
+        if shutil.which("iptables-restore"):
+            return "iptables"
+        raise ModeError(f"neither nftables nor iptables is installed: apt install nftables, {WITHOUT}")
+    if backend == "nftables":
+        if _library() is None and not shutil.which("nft"):
+            raise ModeError(f"nftables is not installed: apt install nftables, {WITHOUT}")
+    elif not shutil.which(f"{backend}-restore"):
+        raise ModeError(f"{backend}-restore is not installed: apt install iptables, {WITHOUT}")
+    return backend
+
+
+def made(backend: str, want: Redirect) -> Plan:
+    """The plan of a backend."""
+    return nftables(want) if backend == "nftables" else iptables(want, backend.removeprefix("iptables"))
+
+
+def _library() -> Any:
+    """A new context of libnftables, None where it is missing."""
+    try:
+        import nftables as bindings
+
+        return bindings.Nftables()
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def _may_administer() -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> _NET_ADMIN & 1)
+    return False
+
+
+def _run(step: Step) -> None:
+    try:
+        done = subprocess.run(
+            step.argv, input=step.input, capture_output=True, text=True, errors="replace", timeout=_COMMAND_SECONDS
+        )
+    except FileNotFoundError:
+        raise _Failed(f"{step.argv[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise _Failed(f"{' '.join(step.argv)}: no answer within {_COMMAND_SECONDS} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise _Failed(f"{' '.join(step.argv)}: {lines[0]}")

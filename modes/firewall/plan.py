@@ -1,0 +1,162 @@
+"""What is laid for a redirect, and how it is taken away: pure text and commands, nothing here touches the system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["tproxy", "redirect"]
+MARK = 0x6C670000
+TABLE = 6700
+BEAT_TIMEOUT = 2
+"""Seconds after the last beat in which traffic is still intercepted."""
+"""Of the gateway numbered n: mark MARK + n and routing table TABLE + n."""
+FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+_LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """What is wanted. listeners: family (4, 6) and address ("": any). number: which gateway of the host (1...)."""
+
+    number: int
+    interfaces: tuple[str, ...]
+    port: int
+    listeners: tuple[tuple[int, str], ...]
+    method: Method = "tproxy"
+    masquerade: str = ""
+    owned: bool = True
+
+    @property
+    def mark(self) -> int:
+        return MARK + self.number
+
+    @property
+    def table(self) -> int:
+        return TABLE + self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command: its words, what it reads from standard input, and the commands that undo it (in this order)."""
+
+    argv: tuple[str, ...]
+    input: str = ""
+    undo: tuple[tuple[str, ...], ...] = ()
+
+    def __str__(self) -> str:
+        shown = "# " + " ".join(self.argv)
+        return f"{shown} <<END\n{self.input}END" if self.input else shown
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in order. interception goes at every ending; routing is the box's, and goes at an orderly stop or clean."""
+
+    interception: tuple[Step, ...]
+    routing: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(str(step) for step in (*self.routing, *self.interception))
+
+
+def nftables(want: Redirect) -> Plan:
+    """By nft: one table, laid in one transaction; with `owned`, the kernel removes it when its process is gone."""
+    name = f"lockgate_{want.number}"
+    names = ", ".join(f'"{interface}"' for interface in want.interfaces)
+    if want.method == "tproxy":
+        kind, flags = "filter hook prerouting priority mangle", "{ tcp, udp }"
+    else:
+        kind, flags = "nat hook prerouting priority dstnat", "tcp"
+    which = "@alive" if want.owned else f"{{ {names} }}"
+    lines = [f"iifname != {which} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
+    for family, address in want.listeners:
+        ip = "ip" if family == 4 else "ip6"
+        lines.append(f"{ip} daddr {_LINK_LOCAL[family]} return")
+        at = (f"[{address}]" if family == 6 and address else address) + f":{want.port}"
+        match = f"meta nfproto ipv{family} meta l4proto {flags}"
+        if want.method == "tproxy":
+            lines.append(f"{match} ct mark set {want.mark:#x} tproxy {ip} to {at} meta mark set {want.mark:#x} accept")
+        else:
+            lines.append(f"{match} ct mark set {want.mark:#x} redirect to :{want.port}")
+    text = f"add table inet {name}" + (" { flags owner; }" if want.owned else "") + "\n"
+    if want.owned:
+        text += f"add set inet {name} alive {{ type ifname; flags timeout; timeout {BEAT_TIMEOUT}s; }}\n"
+        text += f"add element inet {name} alive {{ {names} }}\n"
+    text += f"add chain inet {name} prerouting {{ type {kind}; policy accept; }}\n"
+    text += "".join(f"add rule inet {name} prerouting {line}\n" for line in lines)
+    steps = (*_policy_routing(want), Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", name),)))
+    if not want.masquerade:
+        return Plan(steps, ())
+    nat = f"lockgate_nat_{want.number}"
+    text = f"add table inet {nat}\n"
+    text += f"add chain inet {nat} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n"
+    text += f'add rule inet {nat} postrouting iifname {{ {names} }} oifname "{want.masquerade}" masquerade\n'
+    # What was delivered here is marked, and has "no source NAT" for life: between our end and the guardian's flush of
+    # such entries it would be forwarded with its private source. While we run, nothing that is marked is forwarded.
+    text += f"add chain inet {nat} forward {{ type filter hook forward priority filter; policy accept; }}\n"
+    text += f"add rule inet {nat} forward ct mark {want.mark:#x} drop\n"
+    return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),))
+
+
+def beat(want: Redirect) -> str:
+    """The interfaces are intercepted for another BEAT_TIMEOUT. Before Linux 6.12 adding alone does not renew it."""
+    names = ", ".join(f'"{interface}"' for interface in want.interfaces)
+    words = f"element inet lockgate_{want.number} alive {{ {names} }}\n"
+    return f"add {words}delete {words}add {words}"
+
+
+def iptables(want: Redirect, flavour: str = "") -> Plan:
+    """By iptables. flavour: "", "-nft" or "-legacy". One chain for each family, put in by one iptables-restore."""
+    steps, routing = list(_policy_routing(want)), []
+    chain = f"LOCKGATE_{want.number}"
+    for family, address in want.listeners:
+        six = "6" if family == 6 else ""
+        table = "mangle" if want.method == "tproxy" else "nat"
+        rules = [f"-m addrtype --dst-type {kind} -j RETURN" for kind in ("LOCAL", "MULTICAST", "ANYCAST")]
+        if family == 4:
+            rules.append("-m addrtype --dst-type BROADCAST -j RETURN")
+        rules.append(f"-d {_LINK_LOCAL[family]} -j RETURN")
+        for protocol in ("tcp", "udp") if want.method == "tproxy" else ("tcp",):
+            if want.method == "tproxy":
+                on = f" --on-ip {address}" if address else ""
+                rules.append(f"-p {protocol} -j CONNMARK --set-mark {want.mark:#x}")
+                rules.append(f"-p {protocol} -j TPROXY --on-port {want.port}{on} --tproxy-mark {want.mark:#x}")
+            else:
+                rules.append(f"-p {protocol} -j REDIRECT --to-ports {want.port}")
+        jumps = [f"PREROUTING -i {interface} -j {chain}" for interface in want.interfaces]
+        steps.append(_restore(f"ip{six}tables{flavour}", table, chain, rules, jumps))
+        if want.masquerade:
+            jumps = [f"POSTROUTING -o {want.masquerade} -j {chain}_NAT"]
+            routing.append(_restore(f"ip{six}tables{flavour}", "nat", f"{chain}_NAT", ["-j MASQUERADE"], jumps))
+            drop = [f"-m connmark --mark {want.mark:#x} -j DROP"]  # why: see nftables() above
+            routing.append(
+                _restore(f"ip{six}tables{flavour}", "filter", f"{chain}_GAP", drop, [f"FORWARD -j {chain}_GAP"])
+            )
+    return Plan(tuple(steps), tuple(routing))
+
+
+def _restore(program: str, table: str, chain: str, rules: list[str], jumps: list[str]) -> Step:
+    text = f"*{table}\n:{chain} - [0:0]\n"
+    text += "".join(f"-A {chain} {rule}\n" for rule in rules) + "".join(f"-I {jump}\n" for jump in jumps) + "COMMIT\n"
+    base = (program, "-w", "-t", table)
+    undo = [(*base, "-D", *jump.split()) for jump in jumps]
+    undo += [(*base, "-F", chain), (*base, "-X", chain)]
+    name, dash, flavour = program.partition("-")
+    return Step((f"{name}{dash}{flavour}-restore", "-w", "--noflush"), text, tuple(undo))
+
+
+def _policy_routing(want: Redirect) -> tuple[Step, ...]:
+    """TPROXY only chooses the socket; that the marked packet is delivered here at all, a routing table must say."""
+    if want.method != "tproxy":
+        return ()
+    steps = []
+    for family, _ in want.listeners:
+        ip, table = ("ip", f"-{family}"), str(want.table)
+        rule = ("fwmark", f"{want.mark:#x}", "lookup", table)
+        steps.append(
+            Step((*ip, "route", "add", "local", "default", "dev", "lo", "table", table),
+                 undo=((*ip, "route", "flush", "table", table),))
+        )  # fmt: skip
+        steps.append(Step((*ip, "rule", "add", *rule), undo=((*ip, "rule", "del", *rule),)))
+    return tuple(steps)

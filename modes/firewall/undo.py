@@ -1,0 +1,156 @@
+"""The undo list: written before the first change, replayed at whatever ending. Standard library only, for guardian.py
+runs it by path in an interpreter of its own.
+
+One file of JSON a gateway in /run/lockgate, which is empty after a boot, as the firewall is. Its name says which
+network namespace and which number; making it reserves the number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+from typing import Any
+
+FOLDER = "/run/lockgate"
+_COMMAND_SECONDS = 10
+
+
+def birth(pid: int) -> str:
+    """When a process began, in ticks after boot ("" if there is none): with the pid, unique until the next boot."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return ""
+
+
+def namespace() -> str:
+    return str(os.stat("/proc/self/ns/net").st_ino)
+
+
+def reserve(folder: str = FOLDER) -> tuple[int, str]:
+    """The number of this gateway and the path of its list. :raises OSError: the folder cannot be written."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    for number in range(1, 1000):
+        path = f"{folder}/{namespace()}-{number}.json"
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            write(path, os.getpid(), 0, [], [], {})
+            return number, path
+    raise OSError(f"{folder} is full of undo lists: `lockgate firewall clean`")
+
+
+def write(
+    path: str,
+    pid: int,
+    mark: int,
+    interception: list[list[str]],
+    routing: list[list[str]],
+    sysctls: dict[str, str],
+) -> None:
+    """Replace the list, and have it on disk before this returns. sysctls: what they were before."""
+    data = {"pid": pid, "birth": birth(pid), "mark": mark, "interception": interception, "routing": routing,
+            "sysctls": sysctls}  # fmt: skip
+    _save(path, data)
+
+
+def _save(path: str, data: dict[str, Any]) -> None:
+    new = f"{path}.new"
+    with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
+def replay(path: str, routing: bool) -> None:
+    """Undo what the list says; with `routing` that too, else it stays listed. Idempotent, and no error stops it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except (OSError, ValueError):
+        data = {}
+    for argv in data.get("interception", ()):
+        _run(argv)
+    # After the rules: before, a datagram could still mark a new entry.
+    if data.get("mark"):
+        with contextlib.suppress(OSError):
+            flush_conntrack(data["mark"])
+    left = data.get("routing") or data.get("sysctls")
+    if routing:
+        for argv in data.get("routing", ()):
+            _run(argv)
+        for name, value in data.get("sysctls", {}).items():
+            with contextlib.suppress(OSError):
+                sysctl(name, value)
+    elif left:
+        _save(path, {**data, "interception": [], "mark": 0})
+        return
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def forget_intercepted(path: str) -> None:
+    """Flush the connection tracking of the list's gateway. No error."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open(path, encoding="utf-8") as file:
+            mark = json.load(file)["mark"]
+        if mark:
+            flush_conntrack(mark)
+
+
+def stale(folder: str = FOLDER) -> list[str]:
+    """Lists of this network namespace whose process is gone."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            if name.startswith(f"{namespace()}-") and name.endswith(".json"):
+                path = f"{folder}/{name}"
+                try:
+                    with open(path, encoding="utf-8") as file:
+                        data = json.load(file)
+                    alive = birth(data["pid"]) == data["birth"] != ""
+                except (OSError, ValueError, KeyError, TypeError):
+                    continue  # being written this moment
+                if not alive:
+                    found.append(path)
+    return found
+
+
+def sysctl(name: str, value: str | None = None) -> str:
+    """Read it, or write it. :raises OSError: there is none, or it cannot be written."""
+    path = "/proc/sys/" + name.replace(".", "/")
+    if value is not None:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+        return value
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def flush_conntrack(mark: int) -> None:
+    """Forget every connection of this mark, IPv4 and IPv6: what was delivered here carries "no source NAT" for life,
+    so a datagram of the same flow that is forwarded later would leave with its private source. :raises OSError:
+    """
+    attributes = struct.pack("=HH", 8, 8) + struct.pack("!I", mark)  # CTA_MARK
+    attributes += struct.pack("=HH", 8, 21) + struct.pack("!I", 0xFFFFFFFF)  # CTA_MARK_MASK
+    body = struct.pack("=BBH", 0, 0, 0) + attributes  # nfgenmsg: every family
+    kind = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as sock:
+        sock.settimeout(_COMMAND_SECONDS)
+        sock.send(struct.pack("=IHHII", 16 + len(body), kind, 5, 1, 0) + body)  # REQUEST | ACK
+        number = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def _run(argv: list[str]) -> None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=_COMMAND_SECONDS,
+        )  # fmt: skip

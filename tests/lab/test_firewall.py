@@ -1,0 +1,270 @@
+"""`transparent:lan0` lays its own redirect: each firewall and method, an unconfigured client, IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.gateway_proc import LOCKGATE, ROOT, Gateway
+from tests.lab.labkit import ECHO, HTTPS, Lab
+from tests.lab.netns import end_process, wait_for
+from tests.lab.recorder import Origins
+
+ADDON = """
+def request(flow):
+    flow.request.headers["x-lab"] = "1"
+
+def tcp_message(flow):
+    flow.messages[-1].content = flow.messages[-1].content.replace(b"client", b"gateway")
+
+udp_message = tcp_message
+"""
+BACKENDS = ("nftables", "iptables-nft", "iptables-legacy")
+METHODS = ("tproxy", "redirect")
+ENDINGS = ("SIGTERM", "SIGINT", "SIGKILL", "group")
+PORT = 8085
+
+
+def state(lab: Lab) -> str:
+    """Everything that a redirect may change in the gateway's namespace."""
+    commands = ["nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"]
+    commands += [f"ip{six}tables-legacy-save" for six in ("", "6")]
+    texts = [lab.gateway.run(command.split(), check=True).stdout for command in commands]
+    # Comments carry the time, counters of built-in chains count.
+    texts = [re.sub(r"expires \S+", "", text) for text in texts]
+    lines = [line.partition(" [")[0] for text in texts for line in text.splitlines() if not line.startswith("#")]
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def primed(lab: Lab) -> None:
+    """iptables makes its built-in chains at the first use, and leaves them: here, before anything is compared."""
+    for flavour in ("nft", "legacy"):
+        for six in ("", "6"):
+            if not shutil.which(f"ip{six}tables-{flavour}"):
+                pytest.fail(f"ip{six}tables-{flavour} is not installed: apt install iptables")
+            for table, base in (
+                ("mangle", "PREROUTING"),
+                ("nat", "PREROUTING"),
+                ("nat", "POSTROUTING"),
+                ("filter", "FORWARD"),
+            ):
+                rule = [f"ip{six}tables-{flavour}", "-w", "-t", table]
+                for verb in ("-A", "-D"):
+                    lab.gateway.run([*rule, verb, base, "-j", "RETURN"], check=True)
+
+
+@contextlib.contextmanager
+def gateway(lab: Lab, backend: str, method: str, *more: str, port: int = PORT, **options: object) -> Iterator[Gateway]:
+    settings = {"firewall": backend, "firewall_method": method, **options}
+    with lab.gateway_proc("-m", f"transparent:lan0@{port}", *more, addon=ADDON, options=settings) as running:
+        running.wait_output("SHA-256")  # the first screen, printed when all is laid
+        yield running
+
+
+def udp(lab: Lab, family: int) -> bytes:
+    with lab.client.udp("origin.test", ECHO, family=family, timeout=3) as sock:
+        sock.send(b"client")
+        return sock.recv(100)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_unconfigured_client(lab: Lab, origins: Origins, backend: str, method: str) -> None:
+    before = state(lab)
+    with gateway(lab, backend, method) as running:
+        for family in (4, 6):
+            reply = lab.curl(f"https://origin.test:{HTTPS}/", f"-{family}", ca=running.ca)
+            assert reply.status == 200, reply.error
+            with lab.connect("origin.test", ECHO, family=family) as sock:
+                sock.sendall(b"client")
+                assert sock.recv(100) == b"gateway"
+            if method == "tproxy":
+                assert udp(lab, family) == b"gateway"
+        assert [request.values("x-lab") for request in origins.requests()] == [["1"], ["1"]]
+        assert state(lab) != before
+        assert ("UDP is not intercepted" in running.output) == (method == "redirect")
+    assert state(lab) == before
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(("backend", "method"), [("nftables", "tproxy"), ("iptables-nft", "tproxy"),
+                                                 ("iptables-legacy", "redirect")])  # fmt: skip
+def test_nothing_is_left_at_any_ending(lab: Lab, backend: str, method: str, ending: str) -> None:
+    before = state(lab)
+    with gateway(lab, backend, method) as running:
+        assert state(lab) != before
+        if ending == "group":
+            running.kill()
+        else:
+            running.signal(signal.Signals[ending])
+            running.process.wait(10)
+        wait_for(lambda: state(lab) == before, 5, f"nothing is left after {ending}")
+
+
+def test_nothing_is_left_when_the_start_fails(lab: Lab) -> None:
+    """The second mode's redirect cannot be laid, when the first one's lies already."""
+    before = state(lab)
+    modes = ("-m", f"transparent:lan0@{PORT}", "-m", f"transparent:lan0@{lab.gateway.v4}:{PORT + 1}")
+    with pytest.raises(RuntimeError, match="leave HOST out"):
+        lab.gateway_proc(*modes, options={"firewall_method": "redirect"}, ports=[PORT + 9])
+    assert state(lab) == before
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables-nft"])
+def test_killed_under_traffic_no_private_source_leaves(lab: Lab, backend: str) -> None:
+    """A UDP client on a fixed source port, before and after the kill; judged on the server's side of the wire."""
+    before = state(lab)
+    wan = lab.server.popen(
+        ["tcpdump", "-l", "-n", "-i", "eth0", "ip and udp port 7000"], output=subprocess.PIPE, errors=subprocess.DEVNULL
+    )
+    assert wan.stdout is not None
+    try:
+        with gateway(lab, backend, "tproxy", masquerade="wan0") as running, lab.client.inside():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with sock:
+                sock.bind((lab.client.v4, 40000))
+                sock.connect((lab.server.v4, ECHO))
+                sock.settimeout(3)
+                sock.send(b"client")
+                assert sock.recv(100) == b"gateway"
+                running.process.kill()
+                sock.settimeout(0.01)
+                answers: list[bytes] = []
+
+                def flows_by() -> bool:
+                    sock.send(b"client")
+                    with contextlib.suppress(OSError):
+                        answers.append(sock.recv(100))
+                    return answers[-1:] == [b"client"]
+
+                wait_for(flows_by, 5, "the client's datagrams flow by, unchanged")
+                running.process.wait(5)
+        wait_for(lambda: "fwmark" not in state(lab), 5, "interception ends")
+        assert "masquerade" in state(lab).lower(), "routing survives a kill"
+        shown = lab.gateway.run([*LOCKGATE, "firewall", "show"], cwd=ROOT).stdout
+        assert "no longer runs" in shown
+    finally:
+        end_process(wan)
+        cleaned = lab.gateway.run([*LOCKGATE, "firewall", "clean"], cwd=ROOT)
+    assert "removed" in cleaned.stdout, cleaned.stderr
+    lines = wan.stdout.read().decode().splitlines()
+    assert sum(f"> {lab.server.v4}.{ECHO}" in line for line in lines) >= 2, lines
+    assert not [line for line in lines if lab.client.v4 in line]
+    assert state(lab) == before
+    assert lab.gateway.run(["cat", "/proc/sys/net/ipv4/ip_forward"]).stdout.strip() == "0"
+
+
+def test_flush_ruleset_does_not_touch_the_owned_table(lab: Lab) -> None:
+    with gateway(lab, "nftables", "tproxy") as running:
+        lab.gateway.run(["nft", "flush", "ruleset"])
+        assert lab.curl(f"https://origin.test:{HTTPS}/", ca=running.ca).status == 200
+
+
+def test_two_gateways_have_their_own(lab: Lab) -> None:
+    before = state(lab)
+    with gateway(lab, "nftables", "tproxy"):
+        one = state(lab)
+        with gateway(lab, "nftables", "tproxy", port=PORT + 1):
+            assert state(lab).count("table inet lockgate_") == 2
+        assert state(lab) == one
+    assert state(lab) == before
+
+
+def test_an_interface_that_goes_and_returns(lab: Lab) -> None:
+    """The rules match by name: it is theirs again when it is back."""
+    away = "link set lan0 down", "link set lan0 name gone0"
+    back = "link set gone0 name lan0", "link set lan0 up", f"addr add {lab.gateway.v6}/64 dev lan0 nodad"
+    with gateway(lab, "nftables", "tproxy") as running:
+        try:
+            for words in away:
+                lab.gateway.run(["ip", *words.split()], check=True)
+        finally:
+            for words in back:
+                lab.gateway.run(["ip", *words.split()], check=True)
+        for family in (4, 6):
+            reply = lab.curl(f"https://origin.test:{HTTPS}/", f"-{family}", ca=running.ca)
+            assert reply.status == 200, reply.error
+
+
+def test_dhcp_and_mdns_still_reach_the_box(lab: Lab) -> None:
+    server = """
+import socket, sys
+socks = []
+for port in (67, 5353):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("", port))
+    s.settimeout(5)
+    socks.append(s)
+group = socket.inet_aton("224.0.0.251") + socket.inet_aton(sys.argv[1])
+socks[1].setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+print("ready", flush=True)
+print(*(s.recv(100) for s in socks), flush=True)
+"""
+    with gateway(lab, "nftables", "tproxy"):
+        process = lab.gateway.popen([sys.executable, "-c", server, lab.gateway.v4], output=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        client = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("{lab.client.v4}"))
+s.sendto(b"dhcp", ("255.255.255.255", 67))
+s.sendto(b"mdns", ("224.0.0.251", 5353))
+"""
+        assert lab.client.python(client).returncode == 0
+        assert process.stdout.readline() == b"b'dhcp' b'mdns'\n"
+        process.wait(5)
+
+
+def test_without_the_right_the_error_names_it(lab: Lab) -> None:
+    command = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *LOCKGATE)
+    with pytest.raises(RuntimeError, match="CAP_NET_ADMIN"):
+        lab.gateway_proc("-m", f"transparent:lan0@{PORT}", ports=[PORT + 9], command=command)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stopped_process_lets_traffic_flow_by(lab: Lab, method: str) -> None:
+    """SIGSTOP: the owned table stays, but nothing beats. New connections flow; when it runs again it intercepts."""
+    with gateway(lab, "nftables", method, masquerade="wan0") as running:
+        time.sleep(3)  # longer than the timeout: it is renewed
+        assert echoed(lab) == b"gateway"
+        sock = lab.client.udp("origin.test", ECHO, family=4, timeout=0.1)
+        if method == "tproxy":
+            sock.send(b"client")
+            assert sock.recv(100) == b"gateway"
+        running.signal(signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            wait_for(lambda: echoed(lab) == b"client", 6, "new connections flow by")
+            assert time.monotonic() - stopped < 3.5
+            wait_for(lambda: answered(sock) == b"client", 5, "a UDP flow begun before flows by")
+        finally:
+            running.signal(signal.SIGCONT)
+            sock.close()
+        wait_for(lambda: echoed(lab) == b"gateway", 5, "it intercepts again")
+
+
+def echoed(lab: Lab) -> bytes:
+    with contextlib.suppress(OSError), lab.connect("origin.test", ECHO, family=4, timeout=0.4) as sock:
+        sock.sendall(b"client")
+        return sock.recv(100)
+    return b""
+
+
+def answered(sock: socket.socket) -> bytes:
+    with contextlib.suppress(OSError):
+        sock.send(b"client")
+        return sock.recv(100)
+    return b""

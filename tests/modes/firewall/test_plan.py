@@ -1,0 +1,67 @@
+"""The plan as text: what is excluded comes first, and what is done can be undone."""
+
+from __future__ import annotations
+
+import pytest
+
+from modes.firewall.plan import Method, Plan, Redirect, iptables, nftables
+
+BOTH = ((4, ""), (6, ""))
+
+
+def plan(backend: str, method: Method, masquerade: str = "") -> Plan:
+    want = Redirect(3, ("lan0", "lan1"), 8081, BOTH, method, masquerade)
+    return nftables(want) if backend == "nftables" else iptables(want, backend.removeprefix("iptables"))
+
+
+def test_nftables_text() -> None:
+    step = plan("nftables", "tproxy").interception[-1]
+    assert step.input == (
+        "add table inet lockgate_3 { flags owner; }\n"
+        "add set inet lockgate_3 alive { type ifname; flags timeout; timeout 2s; }\n"
+        'add element inet lockgate_3 alive { "lan0", "lan1" }\n'
+        "add chain inet lockgate_3 prerouting { type filter hook prerouting priority mangle; policy accept; }\n"
+        "add rule inet lockgate_3 prerouting iifname != @alive return\n"
+        "add rule inet lockgate_3 prerouting fib daddr type { local, broadcast, multicast, anycast } return\n"
+        "add rule inet lockgate_3 prerouting ip daddr 169.254.0.0/16 return\n"
+        "add rule inet lockgate_3 prerouting meta nfproto ipv4 meta l4proto { tcp, udp } "
+        "ct mark set 0x6c670003 tproxy ip to :8081 meta mark set 0x6c670003 accept\n"
+        "add rule inet lockgate_3 prerouting ip6 daddr fe80::/10 return\n"
+        "add rule inet lockgate_3 prerouting meta nfproto ipv6 meta l4proto { tcp, udp } "
+        "ct mark set 0x6c670003 tproxy ip6 to :8081 meta mark set 0x6c670003 accept\n"
+    )
+
+
+def test_an_address_to_listen_on_is_in_the_rule() -> None:
+    want = Redirect(1, ("lan0",), 8081, ((6, "fd00::1"),))
+    assert "tproxy ip6 to [fd00::1]:8081" in nftables(want).interception[-1].input
+    assert "--on-ip fd00::1" in iptables(want).interception[-1].input
+
+
+@pytest.mark.parametrize("method", ["tproxy", "redirect"])
+@pytest.mark.parametrize("backend", ["iptables", "iptables-nft", "iptables-legacy"])
+def test_iptables_excludes_first(backend: str, method: Method) -> None:
+    steps = [step for step in plan(backend, method).interception if "restore" in step.argv[0]]
+    assert [step.argv[0] for step in steps] == [
+        backend.replace("iptables", program) + "-restore" for program in ("iptables", "ip6tables")
+    ]
+    for step in steps:
+        rules = [line for line in step.input.splitlines() if line.startswith("-A")]
+        returns = [line.endswith("RETURN") for line in rules]
+        assert returns == sorted(returns, reverse=True)
+        assert any("LOCAL" in line for line in rules)
+        assert any("MULTICAST" in line for line in rules)
+        assert ("-p udp" in step.input) == (method == "tproxy")
+
+
+@pytest.mark.parametrize("method", ["tproxy", "redirect"])
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_every_step_can_be_undone(backend: str, method: Method) -> None:
+    made = plan(backend, method, "wan0")
+    assert made.routing
+    assert all(step.undo for step in (*made.interception, *made.routing))
+    assert "wan0" in str(made)
+
+
+def test_redirect_needs_no_policy_routing() -> None:
+    assert not [step for step in plan("nftables", "redirect").interception if step.argv[0] == "ip"]
