@@ -143,7 +143,11 @@ def _located(entry: Option | None, value: Any, folder: Path) -> Any:
         return value
     if isinstance(value, str):
         domain, equals, path = value.rpartition("=") if entry.kind == "certs" else ("", "", value)
-        return domain + equals + str(folder.absolute() / Path(path).expanduser()) if path else value
+        if path in ("", "-"):
+            return value
+        if entry.kind == "path" and path.startswith("+"):  # append to it
+            domain, path = "+", path[1:]
+        return domain + equals + str(folder.absolute() / Path(path).expanduser())
     if isinstance(value, Sequence):
         return [_located(entry, item, folder) for item in value]
     return value

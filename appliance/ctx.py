@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     class Master(Protocol):
         """The gateway, as add-ons see it."""
 
+        exit_code: int
+        """Of the process, once it has ended in good order."""
+
         @property
         def addons(self) -> AddonManager: ...
         @property

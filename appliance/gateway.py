@@ -51,6 +51,7 @@ class Gateway:
         self.modes: list[modes.Mode] = []
         self.firewalls: list[Firewall] = []
         self.worker: Worker
+        self.exit_code = 0
         self._stop = asyncio.Event()
         self._since = time.monotonic()
         self._quiet = True  # until all has started
@@ -62,7 +63,7 @@ class Gateway:
         try:
             await self._start(loop)
             await self._stop.wait()
-            return 0
+            return self.exit_code
         finally:
             await self._end()
             add_log.uninstall()
@@ -79,7 +80,7 @@ class Gateway:
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
         options.subscribe(self._changed)
         worker.start()
-        for spec, host in specs:
+        for spec, host in specs if options.server else ():
             mode = modes.make(spec, worker, host, options.listen_port)
             self.modes.append(mode)
             await mode.start(worker.arrive)
@@ -89,7 +90,7 @@ class Gateway:
         gc.collect()
         gc.freeze()
         self._quiet = options.termlog_verbosity == "error"  # -q
-        if not self._quiet:
+        if not self._quiet and options.server:
             self._greet()
 
     def _confdir(self) -> Path:

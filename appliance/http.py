@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from . import cookies, encoding, multipart, status_codes, url
 from .connection import State
 from .cookies import CookieAttrs
@@ -13,6 +11,7 @@ from .message import Message
 from .multidict import MultiDict, MultiDictView
 from .request import Request
 from .response import Response
+from .websocket import WebSocketData
 
 __all__ = [
     "CookieAttrs",
@@ -40,7 +39,7 @@ class HTTPFlow(Flow):
     type = "http"
     request: Request = None  # type: ignore[assignment]
     response: Response | None = None
-    websocket: Any = None  # messages after an upgrade, in a release that takes WebSocket apart
+    websocket: WebSocketData | None = None  # messages after an upgrade
 
     _content_keys = frozenset({"request", "response", "websocket"})
 
@@ -64,8 +63,6 @@ class HTTPFlow(Flow):
         }
 
     def _set_content(self, state: State) -> None:
-        if state["websocket"]:
-            raise ValueError("flows with WebSocket messages cannot be read by this release")
         self.request = Request.from_state(state["request"])
         self.response = Response.from_state(state["response"]) if state["response"] else None
-        self.websocket = None
+        self.websocket = WebSocketData.from_state(state["websocket"]) if state["websocket"] else None

@@ -292,7 +292,87 @@ class OptionTable:
     )
     uvloop: bool = option(True, "Use uvloop's event loop when it is installed.")
 
+    # -- who may come
+    block_global: bool = option(
+        True,
+        "Refuse clients with a public address (not in modes where routing brings them, such as transparent).",
+    )
+    block_private: bool = option(False, "Refuse clients with a private address.")
+
+    # -- what is changed
+    block_list: Sequence[str] = option(
+        (),
+        "/FILTER/STATUS: answer matching requests with this status, 444: with nothing. Repeatable.",
+        example="/~u tracker/404",
+    )
+    anticache: bool = option(False, "Strip what could make servers answer 304 Not Modified.", flag="--anticache")
+    anticomp: bool = option(False, "Ask servers for bodies without compression.", flag="--anticomp")
+    map_remote: Sequence[str] = option(
+        (),
+        "[/FILTER]/URL-REGEX/REPLACEMENT: send requests elsewhere. Any separator. Repeatable.",
+        flag="--map-remote",
+        short="-M",
+        example="|//cloud.example/|//lab.example/",
+    )
+    map_local: Sequence[str] = option(
+        (),
+        "[/FILTER]/URL-REGEX/PATH: answer requests from a file or folder. Any separator. Repeatable.",
+        flag="--map-local",
+        example="|example.com/js|~/js",
+    )
+    modify_body: Sequence[str] = option(
+        (),
+        "[/FILTER]/REGEX/[@]REPLACEMENT: replace in bodies; @ names a file. Any separator. Repeatable.",
+        flag="--modify-body",
+        short="-B",
+        example="/~q/foo/bar",
+    )
+    modify_headers: Sequence[str] = option(
+        (),
+        "[/FILTER]/NAME/[@]VALUE: set a header field, remove it if VALUE is empty. Any separator. Repeatable.",
+        flag="--modify-headers",
+        short="-H",
+        example="/~q/Host/example.org",
+    )
+    stickyauth: str | None = option(
+        None, "Repeat Authorization in requests that match this filter.", flag="--stickyauth", example="~d api.example"
+    )
+    stickycookie: str | None = option(
+        None, "Repeat cookies in requests that match this filter.", flag="--stickycookie", example="~d api.example"
+    )
+    intercept: str | None = option(
+        None, "Hold flows that match this filter until they are resumed.", flag="--intercept", example="~m POST"
+    )
+    intercept_active: bool = option(False, "Whether intercept does anything; setting intercept turns it on.")
+
+    # -- what is kept
+    save_stream_file: str | None = option(
+        None,
+        "Write flows to this file as they end: + in front appends, %Y%m%d and the like (strftime) rotate.",
+        flag="--save-stream-file",
+        short="-w",
+        kind="path",
+        example="flows-%Y%m%d",
+    )
+    save_stream_filter: str | None = option(None, "Write only flows that match this filter.", example="~d device")
+    hardump: str = option(
+        "", "Write HTTP flows as HAR to this file; .zhar: deflated, -: standard output.", example="traffic.har"
+    )
+    rfile: str | None = option(
+        None,
+        "Read flows from this flow file or HAR (-: standard input), then end.",
+        flag="--rfile",
+        short="-r",
+        kind="path",
+        example="flows",
+    )
+    readfile_filter: str | None = option(None, "Read only flows that match this filter.", example="~d device")
+    keepserving: bool = option(False, "Go on after rfile is read.")
+    server: bool = option(True, "Listen; off (with rfile): only read.", flag="--server", short="-n")
+    export_preserve_original_ip: bool = option(False, "Exports for curl name the address the server had.")
+
     # -- what is shown
+    dumper_filter: str | None = option(None, "Show only flows that match this filter.", example="~d device")
     onboarding: bool = option(True, "Serve the page with the CA certificate at onboarding_host.")
     onboarding_host: str = option("lockgate.internal", "Name of that page; only reachable through the gateway.")
     flow_detail: int = option(

@@ -38,7 +38,7 @@ def test_state_round_trip(request: Request, response: Response | None) -> None:
     assert request.copy().get_state() == state["request"]
 
 
-def test_websocket_states_are_refused() -> None:
+def test_odd_websocket_states_are_refused() -> None:
     flow = make()
     flow.request = Request.make("GET", "http://a/")
     with pytest.raises(ValueError, match="WebSocket"):

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+from appliance.addons.anticache import AntiCache
+from appliance.addons.anticomp import AntiComp
+from appliance.addons.block import Block
+from appliance.addons.blocklist import BlockList
 from appliance.addons.dumper import Dumper
+from appliance.addons.export import Export
+from appliance.addons.intercept import Intercept
+from appliance.addons.maplocal import MapLocal
+from appliance.addons.mapremote import MapRemote
+from appliance.addons.modifybody import ModifyBody
+from appliance.addons.modifyheaders import ModifyHeaders
 from appliance.addons.portal import Portal
+from appliance.addons.readfile import ReadFile
+from appliance.addons.save import Save
+from appliance.addons.savehar import SaveHar
 from appliance.addons.script import ScriptLoader
+from appliance.addons.stickyauth import StickyAuth
+from appliance.addons.stickycookie import StickyCookie
 
 
 def default_addons() -> list[object]:
-    """A new instance of each, the user's scripts among them: what they did is what the terminal shows."""
-    return [Portal(), ScriptLoader(), Dumper()]
+    """A new instance of each, in mitmproxy's order. Those that are off have no hooks, and cost nothing."""
+    return [
+        Block(),
+        BlockList(),
+        AntiCache(),
+        AntiComp(),
+        Export(),
+        Portal(),
+        ScriptLoader(),
+        MapRemote(),
+        MapLocal(),
+        ModifyBody(),
+        ModifyHeaders(),
+        StickyAuth(),
+        StickyCookie(),
+        Save(),
+        SaveHar(),
+        # What users see is what all of them did.
+        Dumper(),
+        ReadFile(),
+        Intercept(),
+    ]

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from appliance import ctx
+from appliance.addons.filters import option_filter
 from appliance.addons.switch import Switch
 from appliance.connection import Client
 from appliance.conversation import ContentMessage
 from appliance.dns import DNSFlow, response_codes, types
+from appliance.flowfilter import FlowFilter
 from appliance.hooks import body_not_needed
 from appliance.http import Headers, HTTPFlow, Message
 from appliance.human import pretty_duration, pretty_size
@@ -49,8 +51,9 @@ class Dumper(Switch):
         self._screen = Screen(out if out is not None else sys.stdout, color)
 
     def configure(self, updated: frozenset[str]) -> None:
-        if "flow_detail" not in updated:
+        if "flow_detail" not in updated and "dumper_filter" not in updated:
             return
+        self._screen.filter = option_filter("dumper_filter")
         detail = ctx.options.flow_detail
         kind = None if detail <= 0 else Contents if detail >= CONTENTS else Lines
         if [type(addon) for addon in self.addons] != ([kind] if kind else []):
@@ -62,6 +65,7 @@ class Screen:
 
     def __init__(self, out: TextIO, color: bool | None) -> None:
         self._out = out
+        self.filter: FlowFilter | None = None
         self._encoding = getattr(out, "encoding", None) or "utf-8"
         self._color = out.isatty() and not os.environ.get("NO_COLOR") if color is None else color
 
@@ -99,6 +103,8 @@ class Lines:
         self._http(flow)
 
     def _http(self, flow: HTTPFlow) -> None:
+        if (flt := self._screen.filter) is not None and not flt(flow):
+            return
         request, response, error = flow.request, flow.response, flow.error
         style, detail = self._screen.style, ctx.options.flow_detail
         url = escape(request.pretty_url if ctx.options.showhost else request.url)
@@ -145,6 +151,8 @@ class Lines:
         self._conversation(flow)
 
     def _conversation(self, flow: TCPFlow | UDPFlow) -> None:
+        if (flt := self._screen.filter) is not None and not flt(flow):
+            return
         messages: list[ContentMessage] = [*flow.messages]
         up, down = flow.moved or _moved(messages)
         words = [_client(flow.client_conn), flow.type, _host(flow.server_conn.address)]
@@ -171,6 +179,8 @@ class Lines:
         self._dns(flow)
 
     def _dns(self, flow: DNSFlow) -> None:
+        if (flt := self._screen.filter) is not None and not flt(flow):
+            return
         style, detail = self._screen.style, ctx.options.flow_detail
         words = [_client(flow.client_conn), "dns"]
         words += [f"{types.to_str(q.type)} {escape(q.name or '.')}" for q in flow.request.questions]

@@ -20,6 +20,9 @@ NOT_YET_TEXT = f"not yet in lockgate {__version__}"
 
 _MODES = frozenset({"regular", "transparent", "upstream", "reverse", "socks5", "dns", "wireguard", "local"})
 
+_FILTERED = ("save_stream_filter", "readfile_filter", "dumper_filter")
+"""Options that the filter at the end of the command line stands for."""
+
 _EXAMPLES = """\
 examples:
   lockgate run                                    a proxy for this computer on 127.0.0.1:8080
@@ -28,6 +31,8 @@ examples:
   lockgate run -m transparent@8081                connections redirected here by the firewall
   lockgate run -s addon.py                        with your own hooks, reloaded when the file changes
   lockgate run --ignore-hosts '\\.bank\\.example:443$'  pass these untouched, decrypt the rest
+  lockgate run -w flows '~d device.example'       keep and show what matches this filter (docs/filters.md)
+  lockgate run -n -r flows '~c 500'               show flows from a file, here those with status 500
   lockgate run --set body_size_limit=10m          any option; `lockgate options` lists them
 """
 
@@ -83,7 +88,9 @@ class _Set(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if self.nargs == 0:
-            values = "false" if option_string is not None and option_string.startswith("--no-") else "true"
+            # -n is short for --no-server, as it is elsewhere
+            off = option_string is not None and (option_string.startswith("--no-") or option_string == "-n")
+            values = "false" if off else "true"
         _specs(namespace).append(values if self.dest == "set" else f"{self.dest}={values}")
 
 
@@ -140,7 +147,8 @@ class Parser(argparse.ArgumentParser):
         if args.command == "run" and (words := [*args.filter, *rest]):
             if words[0].partition("@")[0].partition(":")[0].lower() in _MODES:
                 refuse(chosen, f"{words[0]}: a mode is given with -m, as in `lockgate run -m {words[0]}`")
-            refuse(chosen, f"flow filter {words[0]!r}: {NOT_YET_TEXT}")
+            text = " ".join(words)
+            _specs(args)[:0] = [f"{name}={text}" for name in _FILTERED]
         if rest:
             refuse(chosen, f"{rest[0]!r} is one word too many")
         return args
@@ -232,7 +240,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action=_Several, nargs=0, const=loud, help="Print everything the log has.")
     for flags in NOT_YET_FLAGS:
         parser.add_argument(*flags, action=_NotYet, nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("filter", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")
 
 
 def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
@@ -250,5 +258,14 @@ def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
         "certs": "[DOMAIN=]PEM",
         "listen_port": "PORT",
         "listen_host": "HOST",
+        "rfile": "FILE",
+        "save_stream_file": "[+]FILE",
+        "intercept": "FILTER",
+        "stickyauth": "FILTER",
+        "stickycookie": "FILTER",
+        "map_remote": "SPEC",
+        "map_local": "SPEC",
+        "modify_body": "SPEC",
+        "modify_headers": "SPEC",
     }.get(entry.name, "REGEX" if typespec.sequence else "LEVEL" if typespec.base is int else "TEXT")
     parser.add_argument(*names, action=_Set, dest=entry.name, metavar=metavar, help=help)

@@ -108,6 +108,17 @@ def test_quiet_and_verbose_give_way_to_a_flag_of_its_own() -> None:
     assert (both.termlog_verbosity, both.flow_detail) == ("error", 3)
 
 
+def test_a_filter_at_the_end_is_for_what_is_kept_read_and_shown() -> None:
+    options = options_of("-q", "~c 500 |", "~e")
+    assert options.save_stream_filter == options.readfile_filter == options.dumper_filter == "~c 500 | ~e"
+    assert options_of("~e", "--set", "dumper_filter=~c 1").dumper_filter == "~c 1"
+
+
+def test_n_means_no_server() -> None:
+    assert options_of("-n").server is options_of("--no-server").server is False
+    assert options_of("-n", "--server").server is True
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -137,8 +148,6 @@ def test_not_yet_flags(capsys: pytest.CaptureFixture[str], flag: str) -> None:
         ("run --ignore-host x", "unknown flag --ignore-host; did you mean --ignore-hosts?"),
         ("run --listen", "unknown flag --listen"),
         ("run --flow-detal=1", "did you mean --flow-detail?"),
-        ("run ~q", "flow filter '~q': not yet in lockgate"),
-        ("run -q ~q", "flow filter '~q': not yet in lockgate"),
         ("run transparent@80", "a mode is given with -m"),
         ("run -p", "expected one argument"),
         ("runn", "invalid choice: 'runn'"),
@@ -172,7 +181,7 @@ def test_help(capsys: pytest.CaptureFixture[str], words: str) -> None:
         parse(*words.split(), "--help")
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert "usage: lockgate" in out and "anticache" not in out
+    assert "usage: lockgate" in out and "proxyauth" not in out
 
 
 def test_version_needs_nothing_heavy() -> None:
