@@ -27,6 +27,7 @@ from modes.spec import DEFAULT_PORTS
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from appliance.command import CommandManager
     from appliance.options import Options
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class Gateway:
         self._stop = asyncio.Event()
         self._since = time.monotonic()
         self._quiet = True  # until all has started
+
+    @property
+    def commands(self) -> CommandManager:
+        return self.addons.commands
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()

@@ -25,6 +25,9 @@ __all__ = ["EVENTS", "Event", "Hooks", "Listener", "body_not_needed", "check", "
 
 logger = logging.getLogger(__name__)
 
+all_hooks = EVENTS
+"""The older name."""
+
 #: An add-on's fault. A CancelledError out of a sync call, or without anybody having cancelled us, is one too.
 _FAULTS: Final = (Exception, asyncio.CancelledError)
 #: Modules whose leading frames say nothing to an add-on's author.
