@@ -20,33 +20,13 @@ from appliance import __version__
 ROOT: Final = "mitmproxy"
 
 #: Modules with the same name on both sides, below `mitmproxy` and `appliance`.
-_SAME: Final = [
-    "addonmanager",
-    "addons",
-    "certs",
-    "command",
-    "connection",
-    "contentviews",
-    "ctx",
-    "dns",
-    "eventsequence",
-    "exceptions",
-    "flow",
-    "flowfilter",
-    "hooks",
-    "http",
-    "io",
-    "log",
-    "options",
-    "script",
-    "tcp",
-    "test",
-    "tls",
-    "types",
-    "udp",
-    "version",
-    "websocket",
-]
+# fmt: off
+_SAME: Final = (
+    "addonmanager", "addons", "certs", "command", "connection", "contentviews", "ctx", "dns", "eventsequence",
+    "exceptions", "flow", "flowfilter", "hooks", "http", "io", "log", "options", "script", "tcp", "test",
+    "tls", "types", "udp", "version", "websocket",
+)
+# fmt: on
 
 #: The others, from the older path to ours. What lies below them follows.
 _MOVED: Final = {

@@ -98,7 +98,7 @@ class Hooks:
         for event in hooks:
             if not EVENTS[event].yet:
                 logger.warning("add-on %s: the event %s is not fired by this release yet", name, event)
-        for attribute, near in _misspelt(addon):
+        for attribute, near in misspelt(addon):
             logger.warning("add-on %s: %s is not an event; did you mean %s?", name, attribute, near)
         listeners = {event: Listener(name, event, call) for event, call in hooks.items()}
         self._admitted[id(addon)] = (addon, listeners)
@@ -365,14 +365,14 @@ def _takes(function: Callable[..., object], event: Event) -> bool:
     return True
 
 
-def _misspelt(addon: object) -> Iterator[tuple[str, str]]:
+def misspelt(addon: object) -> Iterator[tuple[str, str]]:
     """Functions that nearly have an event's name and could be called as its hook."""
     plain = {event.replace("_", ""): event for event in EVENTS}
     for name, function in _own_functions(addon):
         if name in EVENTS or name.startswith("_"):
             continue
         letters = name.lower().removeprefix("on_").replace("_", "")
-        for match in difflib.get_close_matches(letters, plain, n=1, cutoff=0.88):
+        for match in difflib.get_close_matches(letters, plain, n=1, cutoff=0.87):
             if _takes(function, EVENTS[plain[match]]):
                 yield name, plain[match]
 

@@ -163,6 +163,12 @@ def build() -> Parser:
     take.add_argument("files", nargs="+", metavar="PEM", help="file with the certificate, the key, or both")
     take.add_argument("--passphrase-file", metavar="FILE", help="file whose first line is the key's passphrase")
     _settable(take)
+    addons = _command(commands, "addons", "what add-ons a file has, and what is wrong with them")
+    todo = addons.add_subparsers(
+        dest="addons_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
+    )
+    for name, help in (("list", "hooks, options and commands"), ("check", "faults, with their lines, before traffic")):
+        _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help="a script, as for `run -s`")
     options = _command(commands, "options", "list all options", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)
