@@ -158,7 +158,7 @@ def test_registry_names() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(registry))
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(data=st.binary(max_size=300))
 def test_nothing_escapes(name: str, data: bytes) -> None:
     for char in shown(data, "application/json", name).text:
@@ -168,18 +168,18 @@ def test_nothing_escapes(name: str, data: bytes) -> None:
 HOSTILE = {
     "deep json": b"[" * 900 + b"1," * 40_000,
     "deeper json": b'{"a":' * 40_000,
-    "deep but whole": b"[" * 400 + b"1" + b",1" * 60_000 + b"]" * 400,
-    "comments": b"/*" * 100_000,
-    "markup": b"<!--" * 60_000,
-    "open tags": b"<a>" * 60_000,
-    "quotes": b'\\"' * 100_000,
+    "deep but whole": b"[" * 400 + b"1" + b",1" * 20_000 + b"]" * 400,
+    "comments": b"/*" * 40_000,
+    "markup": b"<!--" * 20_000,
+    "open tags": b"<a>" * 20_000,
+    "quotes": b'\\"' * 40_000,
     "cdata": b"<![CDATA[" * 20_000,
-    "msgpack": b"\x91" * 200_000,
+    "msgpack": b"\x91" * 80_000,
     "proto": b"\x0a\x84\x80\x80\x00" * 40_000,
-    "proto pairs": b"\x08\x01" * 100_000,
-    "scripts": b"<script" * 30_000,
-    "zeros": bytes(200_000),
-    "newlines": b"\n" * 200_000,
+    "proto pairs": b"\x08\x01" * 40_000,
+    "scripts": b"<script" * 8_000,
+    "zeros": bytes(80_000),
+    "newlines": b"\n" * 80_000,
 }
 
 
