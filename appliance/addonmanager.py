@@ -190,6 +190,8 @@ class AddonManager:
             return
         if "hook_budget_ms" in updated:
             self.hooks.budget = options.hook_budget_ms / 1000
+        if "hook_profile" in updated:
+            self.hooks.profile = options.hook_profile
         self.hooks.fire("configure", updated)
 
     def _tell(self, addon: object, event: str) -> None:

@@ -149,5 +149,9 @@ class Gateway:
                 await self.addons.done()
         except TimeoutError:
             logger.warning("an add-on's done hook did not end within %g s", FAREWELL_SECONDS)
+        if self.options.hook_profile:
+            from appliance.hookprofile import table
+
+            logger.info("what hooks cost:\n%s", table(self.hooks))
         if not self._quiet:
             print(totals_line(self.worker.totals, time.monotonic() - self._since), file=sys.stdout, flush=True)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 def table(hooks: Hooks) -> str:
     """A line for each hook that was called, dearest first; times are the event loop's, as held by the hook."""
+    if not hooks.profile:
+        return "nothing was counted: switch it on with `--set hook_profile` or the command `set hook_profile true`"
     called = sorted((one for one in hooks.listeners() if one.count or one.errors), key=lambda one: -one.total)
     if not called:
         return "no hook was called yet"
