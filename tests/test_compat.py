@@ -56,6 +56,8 @@ from mitmproxy.utils.strutils import always_bytes, always_str, bytes_to_escaped_
 from mitmproxy.version import VERSION
 from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.addons.dumper import Dumper
+from mitmproxy.dns import DNSFlow, DNSMessage, Question, ResourceRecord
+from mitmproxy.net.dns import classes, op_codes, response_codes, types as dns_types
 import mitmproxy.http
 import mitmproxy
 """
