@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from appliance import ctx
+from appliance.command import CommandManager
 from appliance.exceptions import AddonHalt, AddonManagerError
 from appliance.hooks import Hooks, name_of
 
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Loader:
     """What `load` is given."""
 
-    def __init__(self, manager: AddonManager) -> None:
+    def __init__(self, manager: AddonManager, addon: object = None) -> None:
         self.manager = manager
+        self._addon = addon
 
     @property
     def master(self) -> ctx.Master:
@@ -44,7 +46,8 @@ class Loader:
         options.add_option(name, typespec, default, help, choices)
 
     def add_command(self, path: str, func: Callable[..., object]) -> None:
-        self.manager.commands[path] = func
+        """Register a command. Raises CommandError: an argument has no type, or one that commands cannot have."""
+        self.manager.commands.add(path, func, self._addon)
 
 
 class AddonManager:
@@ -59,7 +62,7 @@ class AddonManager:
         self.hooks = hooks
         self.chain: list[object] = []
         self.lookup: dict[str, object] = {}
-        self.commands: dict[str, Callable[..., object]] = {}
+        self.commands = CommandManager(master)
         self.is_configured = False
         self.is_running = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +99,8 @@ class AddonManager:
                 self.lookup[name] = member
                 entered.append(member)
             for member in members:
-                self.hooks.call(member, "load", Loader(self))
+                self.hooks.call(member, "load", Loader(self, member))
+                self.commands.collect_commands(member)
             if self.is_configured:
                 for member in members:
                     self.hooks.call(member, "configure", frozenset(self.options.keys()))
@@ -146,6 +150,7 @@ class AddonManager:
     def _forget(self, addon: object) -> None:
         self.lookup = {name: member for name, member in self.lookup.items() if member is not addon}
         self.hooks.dismiss(addon)
+        self.commands.forget(addon)
 
     # -- what they hear ------------------------------------------------------------------------------------------------
 
@@ -185,6 +190,8 @@ class AddonManager:
             return
         if "hook_budget_ms" in updated:
             self.hooks.budget = options.hook_budget_ms / 1000
+        if "hook_profile" in updated:
+            self.hooks.profile = options.hook_profile
         self.hooks.fire("configure", updated)
 
     def _tell(self, addon: object, event: str) -> None:

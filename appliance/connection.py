@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from .ids import new_id
 
 if TYPE_CHECKING:
+    from .certs import Cert
     from .verdict import Verdict
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # IPv6 socket names also have flow info and scope
@@ -58,7 +59,7 @@ class Attributes(TypedDict, total=False):
     transport_protocol: TransportProtocol
     error: str | None
     tls: bool
-    certificate_list: Sequence[x509.Certificate]
+    certificate_list: Sequence[Cert | x509.Certificate]
     alpn: bytes | None
     alpn_offers: Sequence[bytes]
     cipher: str | None
@@ -92,7 +93,7 @@ class Connection:
     transport_protocol: TransportProtocol = "tcp"
     error: str | None = None
     tls: bool = False
-    certificate_list: Sequence[x509.Certificate] = ()
+    chain: Sequence[x509.Certificate] = ()  # what the peer showed, its own first
     alpn: bytes | None = None
     alpn_offers: Sequence[bytes] = ()
     cipher: str | None = None
@@ -103,6 +104,7 @@ class Connection:
     timestamp_end: float | None = None
     timestamp_tls_setup: float | None = None
     _id: str | None = None
+    _certs: tuple[Sequence[x509.Certificate], tuple[Cert, ...]] | None = None
 
     # Every attribute that goes into a flow file as it is. `state` does not: what was read from a file is closed.
     _stored: tuple[str, ...] = (
@@ -139,6 +141,20 @@ class Connection:
         self._id = value
 
     @property
+    def certificate_list(self) -> Sequence[Cert]:
+        """`chain` as add-ons read it."""
+        kept = self._certs
+        if kept is None or kept[0] is not self.chain:
+            from .certs import Cert
+
+            kept = self._certs = self.chain, tuple(Cert(cert) for cert in self.chain)
+        return kept[1]
+
+    @certificate_list.setter
+    def certificate_list(self, certs: Sequence[Cert | x509.Certificate]) -> None:
+        self.chain = tuple(cert if isinstance(cert, x509.Certificate) else cert.to_cryptography() for cert in certs)
+
+    @property
     def connected(self) -> bool:
         return self.state is ConnectionState.OPEN
 
@@ -171,7 +187,7 @@ class Connection:
         state = {name: getattr(self, name) for name in self._stored}
         state["alpn_offers"] = list(self.alpn_offers)
         state["cipher_list"] = list(self.cipher_list)
-        state["certificate_list"] = [cert.public_bytes(Encoding.PEM) for cert in self.certificate_list]
+        state["certificate_list"] = [cert.public_bytes(Encoding.PEM) for cert in self.chain]
         return state
 
     def set_state(self, state: State) -> None:
@@ -185,7 +201,7 @@ class Connection:
         self.sockname = _address(state["sockname"])
         self.alpn_offers = tuple(state["alpn_offers"])
         self.cipher_list = tuple(state["cipher_list"])
-        self.certificate_list = tuple(x509.load_pem_x509_certificate(pem) for pem in state["certificate_list"])
+        self.chain = tuple(x509.load_pem_x509_certificate(pem) for pem in state["certificate_list"])
 
     @classmethod
     def from_state(cls, state: State) -> Self:
@@ -232,7 +248,7 @@ class Client(Connection):
         return self.peername
 
     @property
-    def clientcert(self) -> x509.Certificate | None:
+    def clientcert(self) -> Cert | None:
         """The certificate that the client showed, if any."""
         return self.certificate_list[0] if self.certificate_list else None
 
@@ -299,7 +315,7 @@ class Server(Connection):
         return self.peername
 
     @property
-    def cert(self) -> x509.Certificate | None:
+    def cert(self) -> Cert | None:
         """The certificate that the server showed, if any."""
         return self.certificate_list[0] if self.certificate_list else None
 

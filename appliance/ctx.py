@@ -12,6 +12,7 @@ from appliance.log import Log
 
 if TYPE_CHECKING:
     from appliance.addonmanager import AddonManager
+    from appliance.command import CommandManager
     from appliance.options import Options
     from appliance.worker import Worker
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
         @property
         def addons(self) -> AddonManager: ...
+        @property
+        def commands(self) -> CommandManager: ...
         @property
         def options(self) -> Options: ...
         @property

@@ -41,3 +41,7 @@ class ModeError(LockgateError):
 
 class CertificateError(LockgateError):
     """A certificate, key or CA file is missing, unreadable, of the wrong kind or unsafe to use."""
+
+
+MitmproxyException = LockgateError
+"""The base class under the name that scripts catch."""

@@ -28,6 +28,7 @@ from modes.spec import DEFAULT_PORTS
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from appliance.command import CommandManager
     from appliance.options import Options
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ class Gateway:
         self._stop = asyncio.Event()
         self._since = time.monotonic()
         self._quiet = True  # until all has started
+
+    @property
+    def commands(self) -> CommandManager:
+        return self.addons.commands
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -168,5 +173,9 @@ class Gateway:
                 await self.addons.done()
         except TimeoutError:
             logger.warning("an add-on's done hook did not end within %g s", FAREWELL_SECONDS)
+        if self.options.hook_profile:
+            from appliance.hookprofile import table
+
+            logger.info("what hooks cost:\n%s", table(self.hooks))
         if not self._quiet:
             print(totals_line(self.worker.totals, time.monotonic() - self._since), file=sys.stdout, flush=True)

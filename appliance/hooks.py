@@ -25,6 +25,9 @@ __all__ = ["EVENTS", "Event", "Hooks", "Listener", "body_not_needed", "check", "
 
 logger = logging.getLogger(__name__)
 
+all_hooks = EVENTS
+"""The older name."""
+
 #: An add-on's fault. A CancelledError out of a sync call, or without anybody having cancelled us, is one too.
 _FAULTS: Final = (Exception, asyncio.CancelledError)
 #: Modules whose leading frames say nothing to an add-on's author.
@@ -57,7 +60,7 @@ class Listener:
         self.errors = 0
         self.total = 0.0
         self.longest = 0.0  # without giving the loop back
-        self.mark = 0.0
+        self.mark = -1.0  # what takes longer is looked at
 
     def __repr__(self) -> str:
         return f"<{self.addon}.{self.event}: {self.count} calls, {self.total * 1e3:.1f} ms>"
@@ -70,12 +73,13 @@ class Hooks:
     ``heard[event]`` whether anybody notices: a listener, or one of `update` when it is about a flow.
     """
 
-    def __init__(self, *addons: object, budget: float = 0.1) -> None:
-        """Raises AddonManagerError when an add-on's hooks are unusable (see `admit`)."""
+    def __init__(self, *addons: object, budget: float = 0.1, profile: bool = True) -> None:
+        """`profile`: see there. Raises AddonManagerError when an add-on's hooks are unusable (see `admit`)."""
         self.table: dict[str, tuple[Listener, ...]] = {name: () for name in EVENTS}
         self.holds: dict[str, bool] = dict.fromkeys(EVENTS, False)
         self.heard: dict[str, bool] = dict.fromkeys(EVENTS, False)
         self._budget = budget
+        self._profile = profile
         # By id(); the object is held, so that its id stays its own.
         self._admitted: dict[int, tuple[object, dict[str, Listener]]] = {}
         self._slow = RateLimited(logger, per_minute=1)
@@ -95,7 +99,7 @@ class Hooks:
         for event in hooks:
             if not EVENTS[event].yet and not type(addon).__module__.startswith("appliance.addons."):
                 logger.warning("add-on %s: the event %s is not fired by this release yet", name, event)
-        for attribute, near in _misspelt(addon):
+        for attribute, near in misspelt(addon):
             logger.warning("add-on %s: %s is not an event; did you mean %s?", name, attribute, near)
         listeners = {event: Listener(name, event, call) for event, call in hooks.items()}
         self._admitted[id(addon)] = (addon, listeners)
@@ -117,6 +121,16 @@ class Hooks:
             self.heard[event] = bool(listeners or (table["update"] and EVENTS[event].flow))
 
     @property
+    def profile(self) -> bool:
+        """Whether calls and their time are counted for each listener; without it only the longest is known."""
+        return self._profile
+
+    @profile.setter
+    def profile(self, on: bool) -> None:
+        self._profile = on
+        self.budget = self._budget
+
+    @property
     def budget(self) -> float:
         """Seconds. A listener that holds the loop longer is named in the log, once a minute for each event."""
         return self._budget
@@ -125,7 +139,7 @@ class Hooks:
     def budget(self, seconds: float) -> None:
         self._budget = seconds
         for listener in self.listeners():
-            listener.mark = min(listener.longest, seconds)
+            listener.mark = -1.0 if self._profile else min(listener.longest, seconds)
 
     def listeners(self) -> Iterator[Listener]:
         """All listeners of admitted add-ons, with their counts."""
@@ -163,8 +177,6 @@ class Hooks:
             after = perf_counter()
             took = after - before
             before = after
-            listener.count += 1
-            listener.total += took
             if took > listener.mark:
                 self._remarkable(listener, took)
         return None
@@ -212,15 +224,19 @@ class Hooks:
             listener, pending = next(rest, None), None
 
     def _account(self, listener: Listener, took: float) -> None:
-        listener.count += 1
-        listener.total += took
         if took > listener.mark:
             self._remarkable(listener, took)
 
     def _remarkable(self, listener: Listener, took: float) -> None:
-        """Longer than ever, or than the budget. `mark` is one comparison for both."""
+        """Longer than ever, or than the budget, or to be counted. `mark` is one comparison for all three."""
+        if self._profile:
+            listener.count += 1
+            listener.total += took
+        self._longer(listener, took)
+
+    def _longer(self, listener: Listener, took: float) -> None:
         listener.longest = max(listener.longest, took)
-        listener.mark = min(listener.longest, self._budget)
+        listener.mark = -1.0 if self._profile else min(listener.longest, self._budget)
         if took > self._budget:
             self._over_budget(listener, took)
 
@@ -300,10 +316,11 @@ class _Timed:
         except StopIteration:
             return
         finally:
-            listener.count += 1
-            listener.total += took
             if longest > listener.mark:
-                self.hooks._remarkable(listener, longest)
+                if self.hooks.profile:
+                    listener.count += 1
+                    listener.total += took
+                self.hooks._longer(listener, longest)
 
 
 async def _coroutine(waiting: Awaitable[object]) -> object:
@@ -362,14 +379,14 @@ def _takes(function: Callable[..., object], event: Event) -> bool:
     return True
 
 
-def _misspelt(addon: object) -> Iterator[tuple[str, str]]:
+def misspelt(addon: object) -> Iterator[tuple[str, str]]:
     """Functions that nearly have an event's name and could be called as its hook."""
     plain = {event.replace("_", ""): event for event in EVENTS}
     for name, function in _own_functions(addon):
         if name in EVENTS or name.startswith("_"):
             continue
         letters = name.lower().removeprefix("on_").replace("_", "")
-        for match in difflib.get_close_matches(letters, plain, n=1, cutoff=0.88):
+        for match in difflib.get_close_matches(letters, plain, n=1, cutoff=0.87):
             if _takes(function, EVENTS[plain[match]]):
                 yield name, plain[match]
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Any
+
 
 def pretty_size(size: int) -> str:
     """Bytes in at most four characters and a unit of 1024: ``0b``, ``1.2k``, ``34k``, ``2.0m``."""
@@ -22,3 +27,34 @@ def pretty_duration(seconds: float) -> str:
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     return f"{seconds:.0f}s" if seconds < 600 else f"{seconds / 60:.0f}min"
+
+
+def parse_size(text: str | None) -> int | None:
+    """``1m`` -> 1048576; None for None. Raises ValueError."""
+    from appliance.optiontable import parse_size as read
+
+    return None if text is None else read(text)
+
+
+def format_timestamp(seconds: float) -> str:
+    """Local time, to the second."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_timestamp_with_milli(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
+
+
+def format_address(address: Sequence[Any] | None) -> str:
+    """``host:port``, IPv6 in brackets, an IPv4 address in an IPv6 one as itself; ``<no address>`` for None."""
+    if address is None:
+        return "<no address>"
+    try:
+        host = ip_address(str(address[0]).partition("%")[0])
+    except ValueError:
+        return f"{address[0]}:{address[1]}"
+    if host.version == 6 and host.ipv4_mapped:
+        host = host.ipv4_mapped
+    if host.is_unspecified:
+        return f"*:{address[1]}"
+    return f"[{host}]:{address[1]}" if host.version == 6 else f"{host}:{address[1]}"

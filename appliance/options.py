@@ -346,3 +346,7 @@ def _at(source: Source) -> str:
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+OptManager = Options
+"""The older name."""

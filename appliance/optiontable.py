@@ -290,6 +290,7 @@ class OptionTable:
     hook_budget_ms: int = option(
         100, "Milliseconds after which a hook that holds up everything is named in the log.", check=_positive
     )
+    hook_profile: bool = option(False, "Count calls and time of every hook; a table is logged at the end.")
     uvloop: bool = option(True, "Use uvloop's event loop when it is installed.")
 
     # -- who may come

@@ -330,8 +330,11 @@ def test_registering_an_option_again(manager: AddonManager, caplog: pytest.LogCa
 
 
 def test_commands_are_kept(manager: AddonManager) -> None:
-    Loader(manager).add_command("greet", len)
-    assert manager.commands == {"greet": len}
+    def greet(name: str) -> str:
+        return f"hello {name}"
+
+    Loader(manager).add_command("greet", greet)
+    assert manager.commands.execute("greet you") == "hello you"
 
 
 @pytest.mark.parametrize(("milliseconds", "seconds"), [(100, 0.1), (5, 0.005)])

@@ -118,7 +118,7 @@ def test_older_names() -> None:
     cert = certificate()
     c, s = client(certificate_list=[cert], cipher="X", alpn=b"h2"), Server(address=None, certificate_list=[cert])
     assert (c.address, c.cipher_name, c.clientcert, c.alpn_proto_negotiated) == (c.peername, "X", cert, b"h2")
-    assert s.cert is cert
+    assert s.cert == cert
     assert s.ip_address is None
     assert client().clientcert is None
 

@@ -6,6 +6,7 @@ from appliance.addons.anticache import AntiCache
 from appliance.addons.anticomp import AntiComp
 from appliance.addons.block import Block
 from appliance.addons.blocklist import BlockList
+from appliance.addons.core import Core
 from appliance.addons.dumper import Dumper
 from appliance.addons.export import Export
 from appliance.addons.intercept import Intercept
@@ -25,6 +26,7 @@ from appliance.addons.stickycookie import StickyCookie
 def default_addons() -> list[object]:
     """A new instance of each, in mitmproxy's order. Those that are off have no hooks, and cost nothing."""
     return [
+        Core(),
         Block(),
         BlockList(),
         AntiCache(),

@@ -12,6 +12,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
+from appliance import compat
 from appliance.addonmanager import AddonManager, Loader, walk
 from appliance.exceptions import LockgateError, OptionsError
 from appliance.hooks import check, name_of
@@ -203,6 +204,7 @@ def read_script(path: Path) -> ModuleType:
         source = path.read_bytes()
     except OSError as exc:
         raise OptionsError(f"script {path}: {(exc.strerror or str(exc)).lower()}") from None
+    compat.install()
     name = f"{_PACKAGE}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
     assert spec is not None

@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.firewall import main as firewall
 
             return firewall(args)
+        if args.command == "addons":
+            from appliance.cli.addons import main as addons
+
+            return addons(args.addons_command, args.files)
         if args.command == "options":
             from appliance.cli.options import show
 

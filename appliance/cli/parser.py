@@ -188,6 +188,12 @@ def build() -> Parser:
     _settable(_command(todo, "plan", "print what would be laid for the modes of the configuration; change nothing"))
     _settable(_command(todo, "show", "what gateways have laid here, and whether they still run"))
     _settable(_command(todo, "clean", "remove what a gateway that no longer runs has left"))
+    addons = _command(commands, "addons", "what add-ons a file has, and what is wrong with them")
+    todo = addons.add_subparsers(
+        dest="addons_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
+    )
+    for name, help in (("list", "hooks, options and commands"), ("check", "faults, with their lines, before traffic")):
+        _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help="a script, as for `run -s`")
     options = _command(commands, "options", "list all options", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)

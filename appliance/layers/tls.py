@@ -202,8 +202,8 @@ class ClientTLSLayer(Layer):
         """Names of the leaf: the server's own when its certificate was seen, and what the client asked for."""
         server = self.context.server
         key: LeafKeyKind = "rsa" if hello.wants_rsa else "ec"
-        if server.certificate_list and (server.tls_established or self._fault):
-            return self.context.handler.worker.mirror(server.certificate_list, asked, key, self._fault)
+        if server.chain and (server.tls_established or self._fault):
+            return self.context.handler.worker.mirror(server.chain, asked, key, self._fault)
         return LeafSpec.mirroring(None, *asked, key=key, fault=self._fault)
 
     def _offers(self, hello: ClientHello) -> tuple[bytes, ...]:

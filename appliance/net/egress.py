@@ -239,7 +239,7 @@ class Upstreams:
             conn = data.ssl_conn  # an add-on may have set it to anything
             if isinstance(conn, SSL.Connection) and (verify := tls_context.verify_fault(conn)):
                 fault, kind, wrong = f"the certificate of {server.sni} {verify.text}", "certificate", verify.kind
-                server.certificate_list = tls_context.certificates(conn)
+                server.chain = tls_context.certificates(conn)
             server.error = fault
             if worker.hooks.table["tls_failed_server"]:
                 await handler.fire("tls_failed_server", data)

@@ -252,7 +252,7 @@ def describe(conn: SSL.Connection, connection: Connection) -> None:
     connection.tls_version = conn.get_protocol_version_name()
     connection.cipher = conn.get_cipher_name()
     connection.alpn = conn.get_alpn_proto_negotiated()
-    connection.certificate_list = certificates(conn)
+    connection.chain = certificates(conn)
     connection.timestamp_tls_setup = time.time()
 
 

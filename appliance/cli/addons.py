@@ -1,0 +1,41 @@
+"""`lockgate addons list|check FILE`: what add-ons a file has, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.addons.inspection import Report, inspect_file
+from appliance.log import escape
+
+
+def main(what: str, files: Sequence[str]) -> int:
+    """0: nothing would keep the files from loading. 1: something would."""
+    bad = False
+    for name in files:
+        report = inspect_file(Path(name).expanduser().absolute())
+        bad |= any(one.fatal for one in report.findings)
+        print("\n".join(_listed(name, report) if what == "list" else _checked(name, report)))
+    return int(bad)
+
+
+def _listed(name: str, report: Report) -> list[str]:
+    lines = [name]
+    for addon, hooks in report.hooks.items():
+        if hooks:
+            lines.append(f"  {escape(Path(addon).name)}: {', '.join(hooks)}")
+    if report.options:
+        lines.append(f"  options: {', '.join(report.options)}")
+    if report.commands:
+        lines.append(f"  commands: {', '.join(report.commands)}")
+    return lines + [line for line in _checked(name, report) if report.findings]
+
+
+def _checked(name: str, report: Report) -> list[str]:
+    if not report.findings:
+        return [f"{name}: no fault found"]
+    return [
+        f"{name}{f':{one.line}' if one.line else ''}: {'error' if one.fatal else 'warning'}: "
+        + "\n".join(map(escape, one.text.split("\n")))
+        for one in report.findings
+    ]

@@ -1,0 +1,1 @@
+"""What scripts import from `mitmproxy.proxy`, gathered from where it lives here."""
