@@ -124,6 +124,7 @@ class Gateway:
                     backend=options.firewall,
                     method=options.firewall_method,
                     masquerade=options.masquerade,
+                    fail=options.firewall_fail,
                     probe=mode.probe,
                 )
                 self.firewalls.append(laid)
@@ -143,8 +144,8 @@ class Gateway:
         worker = self.worker
         if "mode" in updated or "listen_host" in updated or "listen_port" in updated:
             raise OptionsError("mode, listen_host and listen_port need a restart in this release")
-        if {"firewall", "firewall_method", "masquerade"} & updated:
-            raise OptionsError("firewall, firewall_method and masquerade need a restart in this release")
+        if {"firewall", "firewall_method", "firewall_fail", "masquerade"} & updated:
+            raise OptionsError("firewall, firewall_method, firewall_fail and masquerade need a restart in this release")
         worker.tls.reload()
         if CERTIFICATE_OPTIONS & updated:
             worker.minter.use_custom(options.certs, options.cert_passphrase)

@@ -138,8 +138,14 @@ class OptionTable:
     )
     firewall_method: str = option(
         "auto",
-        "tproxy takes TCP and UDP; redirect takes TCP where the kernel has no TPROXY.",
+        "tproxy keeps destinations in the packets; redirect, for kernels without it, asks connection tracking.",
         choices=("auto", "tproxy", "redirect"),
+    )
+    firewall_fail: str = option(
+        "open",
+        "When the gateway is down or hangs: open, traffic flows by as the box routes it; closed, nothing passes until "
+        "one runs again, or `lockgate firewall clean`.",
+        choices=("open", "closed"),
     )
     masquerade: str = option(
         "",

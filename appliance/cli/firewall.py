@@ -37,7 +37,8 @@ def plan(options: Options) -> int:
         port = spec.port or options.listen_port or DEFAULT_PORT
         method: Method = "redirect" if options.firewall_method == "redirect" else "tproxy"
         backend = "nftables" if options.firewall in ("auto", "none") else options.firewall
-        want = Redirect(number, spec.interfaces, port, families, method, options.masquerade)
+        closed = options.firewall_fail == "closed"
+        want = Redirect(number, spec.interfaces, port, families, method, options.masquerade, closed=closed)
         print(f"# {spec.full_spec}: {backend}, {method}")
         print(made(backend, want))
     return 0
@@ -60,7 +61,7 @@ def show() -> int:
         found = True
         state = "no longer runs: lockgate firewall clean" if path in gone else "runs"
         print(f"{path}: process {data['pid']} {state}")
-        for argv in (*data["interception"], *data["routing"]):
+        for argv in (*data["interception"], *data["routing"], *data["closed"]):
             print("  undone by  " + " ".join(argv))
         for key, value in data["sysctls"].items():
             print(f"  was  {key}={value}")
@@ -75,7 +76,7 @@ def clean() -> int:
         raise ModeError("removing firewall rules needs root: sudo lockgate firewall clean")
     left = undo.stale()
     for path in left:
-        undo.replay(path, routing=True)
+        undo.replay(path, routing=True, closed=True)
         print(f"removed what {path} lists")
     if not left:
         print("nothing was left behind")

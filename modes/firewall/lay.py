@@ -45,6 +45,7 @@ class Firewall:
         backend: str = "auto",
         method: str = "auto",
         masquerade: str = "",
+        fail: str = "open",
         probe: Callable[[], Awaitable[bool]],
         folder: str = undo.FOLDER,
     ) -> None:
@@ -54,11 +55,14 @@ class Firewall:
         self._method = method
         self._folder = folder
         self._listeners = tuple((6 if ":" in a[0] else 4, "" if a[0] in ("0.0.0.0", "::") else a[0]) for a in addresses)
-        self._want = Redirect(1, interfaces, addresses[0][1], self._listeners, masquerade=masquerade)
+        self._want = Redirect(
+            1, interfaces, addresses[0][1], self._listeners, masquerade=masquerade, closed=fail == "closed"
+        )
         self._thread = ThreadPoolExecutor(1, "firewall")
         self._nft: Any = None  # its netlink socket owns the table
         self._guardian: subprocess.Popen[bytes] | None = None
         self._list = ""
+        self._closed: list[list[str]] = []  # what undoes firewall_fail=closed
 
     async def lay(self) -> None:
         """:raises ModeError: it cannot be; then nothing is left."""
@@ -107,9 +111,7 @@ class Firewall:
     def _lay(self) -> None:
         if not _may_administer():
             raise ModeError(f"laying firewall rules needs root or CAP_NET_ADMIN: run lockgate with it, {WITHOUT}")
-        for path in undo.stale(self._folder):
-            logger.info("an earlier run has left its rules: removed (%s)", path)
-            undo.replay(path, routing=True)
+        stale = undo.stale(self._folder)
         try:
             number, self._list = undo.reserve(self._folder)
         except OSError as e:
@@ -121,6 +123,11 @@ class Firewall:
         said = ""
         try:
             self._guard()
+            if self._want.closed:  # first, so that nothing passes between an earlier run's and ours
+                self._shut(replace(self._want, number=number, owned=owned))
+            for path in stale:
+                logger.info("an earlier run has left its rules: removed (%s)", path)
+                undo.replay(path, routing=True, closed=True)
             for method in methods:
                 want = replace(self._want, number=number, method=method, owned=owned)
                 if method == "redirect" and any(address for _, address in self._listeners):
@@ -132,15 +139,28 @@ class Firewall:
                     said = str(e)
                     undo.replay(self._list, routing=True)
                     self._nft = None
+                    if not os.path.exists(self._list):
+                        undo.write(self._list, os.getpid(), 0, [], [], {}, [])
                     continue
-                if method == "redirect":
-                    because = f" (no TPROXY: {said})" if said else ""
-                    logger.warning("method redirect: UDP is not intercepted, only TCP%s", because)
+                if method == "redirect" and said:
+                    logger.warning("no TPROXY (%s): redirect takes its place, and connection tracking is asked", said)
                 return
             raise ModeError(f"the redirect cannot be laid with {self.backend}: {said}; {WITHOUT}")
         except BaseException:
             self._remove()
             raise
+
+    def _shut(self, want: Redirect) -> None:
+        """Lay what keeps traffic from being forwarded. :raises ModeError: it cannot be laid."""
+        closed = made(self.backend, want).closed
+        self._closed = [list(argv) for step in reversed(closed) for argv in step.undo]
+        undo.write(self._list, os.getpid(), 0, [], [], {}, self._closed)
+        try:
+            for step in closed:
+                _run(step)
+        except _Failed as e:
+            undo.replay(self._list, routing=True, closed=True)
+            raise ModeError(f"firewall_fail=closed cannot be laid with {self.backend}: {e}") from None
 
     def _carry_out(self, want: Redirect) -> None:
         plan = made(self.backend, want)
@@ -155,6 +175,7 @@ class Firewall:
             [list(argv) for step in reversed(plan.interception) for argv in step.undo],
             [list(argv) for step in reversed(plan.routing) for argv in step.undo],
             sysctls,
+            self._closed,
         )
         for step in plan.routing:
             _run(step)

@@ -17,7 +17,11 @@ _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """What is wanted. listeners: family (4, 6) and address ("": any). number: which gateway of the host (1...)."""
+    """What is wanted. listeners: family (4, 6) and address ("": any). number: which gateway of the host (1...).
+
+    owned: the table goes with the process, and the interfaces are matched by a set that must be renewed (`beat`).
+    closed: without a gateway that works nothing of these interfaces is forwarded.
+    """
 
     number: int
     interfaces: tuple[str, ...]
@@ -26,6 +30,7 @@ class Redirect:
     method: Method = "tproxy"
     masquerade: str = ""
     owned: bool = True
+    closed: bool = False
 
     @property
     def mark(self) -> int:
@@ -51,13 +56,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order. interception goes at every ending; routing is the box's, and goes at an orderly stop or clean."""
+    """Steps in order. interception goes at every ending; routing is the box's, and goes at an orderly stop or clean;
+    closed stays until `clean`, or until the next gateway has laid its own.
+    """
 
     interception: tuple[Step, ...]
     routing: tuple[Step, ...]
+    closed: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(str(step) for step in (*self.routing, *self.interception))
+        return "\n".join(str(step) for step in (*self.closed, *self.routing, *self.interception))
 
 
 def nftables(want: Redirect) -> Plan:
@@ -65,29 +73,29 @@ def nftables(want: Redirect) -> Plan:
     name = f"lockgate_{want.number}"
     names = ", ".join(f'"{interface}"' for interface in want.interfaces)
     if want.method == "tproxy":
-        kind, flags = "filter hook prerouting priority mangle", "{ tcp, udp }"
+        kind = "filter hook prerouting priority mangle"
     else:
-        kind, flags = "nat hook prerouting priority dstnat", "tcp"
+        kind = "nat hook prerouting priority dstnat"
     which = "@alive" if want.owned else f"{{ {names} }}"
     lines = [f"iifname != {which} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
     for family, address in want.listeners:
         ip = "ip" if family == 4 else "ip6"
         lines.append(f"{ip} daddr {_LINK_LOCAL[family]} return")
         at = (f"[{address}]" if family == 6 and address else address) + f":{want.port}"
-        match = f"meta nfproto ipv{family} meta l4proto {flags}"
+        match = f"meta nfproto ipv{family} meta l4proto {{ tcp, udp }}"
         if want.method == "tproxy":
             lines.append(f"{match} ct mark set {want.mark:#x} tproxy {ip} to {at} meta mark set {want.mark:#x} accept")
         else:
             lines.append(f"{match} ct mark set {want.mark:#x} redirect to :{want.port}")
     text = f"add table inet {name}" + (" { flags owner; }" if want.owned else "") + "\n"
     if want.owned:
-        text += f"add set inet {name} alive {{ type ifname; flags timeout; timeout {BEAT_TIMEOUT}s; }}\n"
-        text += f"add element inet {name} alive {{ {names} }}\n"
+        text += _alive(name, names)
     text += f"add chain inet {name} prerouting {{ type {kind}; policy accept; }}\n"
     text += "".join(f"add rule inet {name} prerouting {line}\n" for line in lines)
     steps = (*_policy_routing(want), Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", name),)))
+    closed = _closed_by_nftables(want, names)
     if not want.masquerade:
-        return Plan(steps, ())
+        return Plan(steps, (), closed)
     nat = f"lockgate_nat_{want.number}"
     text = f"add table inet {nat}\n"
     text += f"add chain inet {nat} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n"
@@ -96,19 +104,44 @@ def nftables(want: Redirect) -> Plan:
     # such entries it would be forwarded with its private source. While we run, nothing that is marked is forwarded.
     text += f"add chain inet {nat} forward {{ type filter hook forward priority filter; policy accept; }}\n"
     text += f"add rule inet {nat} forward ct mark {want.mark:#x} drop\n"
-    return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),))
+    return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),), closed)
+
+
+def _closed_by_nftables(want: Redirect, names: str) -> tuple[Step, ...]:
+    """TCP and UDP are never forwarded: while a gateway works, it has them. The rest is, while one is alive."""
+    if not want.closed:
+        return ()
+    name = f"lockgate_closed_{want.number}"
+    text = f"add table inet {name}\n"
+    text += f"add chain inet {name} forward {{ type filter hook forward priority filter; policy accept; }}\n"
+    text += f"add rule inet {name} forward iifname {{ {names} }} meta l4proto {{ tcp, udp }} drop\n"
+    if want.owned:
+        text += _alive(name, names)
+        text += f"add rule inet {name} forward iifname {{ {names} }} iifname != @alive drop\n"
+    else:
+        text += f"add rule inet {name} forward iifname {{ {names} }} drop\n"
+    return (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", name),)),)
+
+
+def _alive(table: str, names: str) -> str:
+    """A set of the interfaces that a gateway looks after; it empties itself."""
+    text = f"add set inet {table} alive {{ type ifname; flags timeout; timeout {BEAT_TIMEOUT}s; }}\n"
+    return text + f"add element inet {table} alive {{ {names} }}\n"
 
 
 def beat(want: Redirect) -> str:
-    """The interfaces are intercepted for another BEAT_TIMEOUT. Before Linux 6.12 adding alone does not renew it."""
+    """The interfaces are intercepted for another BEAT_TIMEOUT. Adding alone does not renew what is there."""
     names = ", ".join(f'"{interface}"' for interface in want.interfaces)
-    words = f"element inet lockgate_{want.number} alive {{ {names} }}\n"
-    return f"add {words}delete {words}add {words}"
+    said = ""
+    for table in ("lockgate", "lockgate_closed") if want.closed else ("lockgate",):
+        words = f"element inet {table}_{want.number} alive {{ {names} }}\n"
+        said += f"add {words}delete {words}add {words}"
+    return said
 
 
 def iptables(want: Redirect, flavour: str = "") -> Plan:
     """By iptables. flavour: "", "-nft" or "-legacy". One chain for each family, put in by one iptables-restore."""
-    steps, routing = list(_policy_routing(want)), []
+    steps, routing, closed = list(_policy_routing(want)), [], []
     chain = f"LOCKGATE_{want.number}"
     for family, address in want.listeners:
         six = "6" if family == 6 else ""
@@ -117,10 +150,10 @@ def iptables(want: Redirect, flavour: str = "") -> Plan:
         if family == 4:
             rules.append("-m addrtype --dst-type BROADCAST -j RETURN")
         rules.append(f"-d {_LINK_LOCAL[family]} -j RETURN")
-        for protocol in ("tcp", "udp") if want.method == "tproxy" else ("tcp",):
+        for protocol in ("tcp", "udp"):
+            rules.append(f"-p {protocol} -j CONNMARK --set-mark {want.mark:#x}")
             if want.method == "tproxy":
                 on = f" --on-ip {address}" if address else ""
-                rules.append(f"-p {protocol} -j CONNMARK --set-mark {want.mark:#x}")
                 rules.append(f"-p {protocol} -j TPROXY --on-port {want.port}{on} --tproxy-mark {want.mark:#x}")
             else:
                 rules.append(f"-p {protocol} -j REDIRECT --to-ports {want.port}")
@@ -133,7 +166,10 @@ def iptables(want: Redirect, flavour: str = "") -> Plan:
             routing.append(
                 _restore(f"ip{six}tables{flavour}", "filter", f"{chain}_GAP", drop, [f"FORWARD -j {chain}_GAP"])
             )
-    return Plan(tuple(steps), tuple(routing))
+        if want.closed:
+            drops = [f"FORWARD -i {interface} -j DROP" for interface in want.interfaces]
+            closed.append(_restore(f"ip{six}tables{flavour}", "filter", f"{chain}_SHUT", ["-j RETURN"], drops))
+    return Plan(tuple(steps), tuple(routing), tuple(closed))
 
 
 def _restore(program: str, table: str, chain: str, rules: list[str], jumps: list[str]) -> Step:

@@ -39,7 +39,7 @@ def reserve(folder: str = FOLDER) -> tuple[int, str]:
         path = f"{folder}/{namespace()}-{number}.json"
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            write(path, os.getpid(), 0, [], [], {})
+            write(path, os.getpid(), 0, [], [], {}, [])
             return number, path
     raise OSError(f"{folder} is full of undo lists: `lockgate firewall clean`")
 
@@ -51,10 +51,11 @@ def write(
     interception: list[list[str]],
     routing: list[list[str]],
     sysctls: dict[str, str],
+    closed: list[list[str]],
 ) -> None:
     """Replace the list, and have it on disk before this returns. sysctls: what they were before."""
     data = {"pid": pid, "birth": birth(pid), "mark": mark, "interception": interception, "routing": routing,
-            "sysctls": sysctls}  # fmt: skip
+            "sysctls": sysctls, "closed": closed}  # fmt: skip
     _save(path, data)
 
 
@@ -67,8 +68,10 @@ def _save(path: str, data: dict[str, Any]) -> None:
     os.replace(new, path)
 
 
-def replay(path: str, routing: bool) -> None:
-    """Undo what the list says; with `routing` that too, else it stays listed. Idempotent, and no error stops it."""
+def replay(path: str, routing: bool, closed: bool = False) -> None:
+    """Undo what the list says; routing and what is closed only if asked for, else they stay listed. Idempotent, and no
+    error stops it.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
@@ -80,15 +83,20 @@ def replay(path: str, routing: bool) -> None:
     if data.get("mark"):
         with contextlib.suppress(OSError):
             flush_conntrack(data["mark"])
-    left = data.get("routing") or data.get("sysctls")
+    left = {**data, "interception": [], "mark": 0}
     if routing:
         for argv in data.get("routing", ()):
             _run(argv)
         for name, value in data.get("sysctls", {}).items():
             with contextlib.suppress(OSError):
                 sysctl(name, value)
-    elif left:
-        _save(path, {**data, "interception": [], "mark": 0})
+        left |= {"routing": [], "sysctls": {}}
+    if closed:
+        for argv in data.get("closed", ()):
+            _run(argv)
+        left["closed"] = []
+    if left.get("routing") or left.get("sysctls") or left.get("closed"):
+        _save(path, left)
         return
     with contextlib.suppress(OSError):
         os.unlink(path)

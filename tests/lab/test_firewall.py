@@ -77,6 +77,20 @@ def udp(lab: Lab, family: int) -> bytes:
         return sock.recv(100)
 
 
+def ping(lab: Lab) -> bool:
+    """Whether the server answers an ICMP echo request of the client's within a second."""
+    with lab.client.inside():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with sock, contextlib.suppress(OSError):
+        sock.settimeout(1)
+        sock.sendto(bytes.fromhex("0800f7fd00010001"), (lab.server.v4, 0))
+        while True:
+            packet, peer = sock.recvfrom(200)
+            if peer[0] == lab.server.v4 and packet[20] == 0:
+                return True
+    return False
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_unconfigured_client(lab: Lab, origins: Origins, backend: str, method: str) -> None:
@@ -88,11 +102,10 @@ def test_an_unconfigured_client(lab: Lab, origins: Origins, backend: str, method
             with lab.connect("origin.test", ECHO, family=family) as sock:
                 sock.sendall(b"client")
                 assert sock.recv(100) == b"gateway"
-            if method == "tproxy":
-                assert udp(lab, family) == b"gateway"
+            assert udp(lab, family) == b"gateway"
         assert [request.values("x-lab") for request in origins.requests()] == [["1"], ["1"]]
         assert state(lab) != before
-        assert ("UDP is not intercepted" in running.output) == (method == "redirect")
+        assert "not intercepted" not in running.output
     assert state(lab) == before
 
 
@@ -162,6 +175,55 @@ def test_killed_under_traffic_no_private_source_leaves(lab: Lab, backend: str) -
     assert not [line for line in lines if lab.client.v4 in line]
     assert state(lab) == before
     assert lab.gateway.run(["cat", "/proc/sys/net/ipv4/ip_forward"]).stdout.strip() == "0"
+
+
+@pytest.mark.parametrize(
+    ("backend", "ending"),
+    [
+        ("nftables", "SIGKILL"),
+        pytest.param("nftables", "SIGTERM", marks=pytest.mark.slow),
+        ("nftables", "SIGSTOP"),
+        pytest.param("iptables-nft", "SIGKILL", marks=pytest.mark.slow),
+    ],
+)
+def test_closed(lab: Lab, backend: str, ending: str) -> None:
+    """The box routes, and yet nothing passes once the gateway is down or hangs: TCP, UDP, ping; until `clean`."""
+    before = state(lab)
+
+    def passes() -> list[str]:
+        found = []
+        with contextlib.suppress(OSError), lab.connect("origin.test", ECHO, family=4, timeout=1) as sock:
+            sock.sendall(b"client")
+            found += ["tcp"] if sock.recv(100) else []
+        with contextlib.suppress(OSError), lab.client.udp("origin.test", ECHO, family=4, timeout=1) as sock:
+            sock.send(b"client")
+            found += ["udp"] if sock.recv(100) else []
+        return [*found, *(["ping"] if ping(lab) else [])]
+
+    with lab.forwarding():
+        assert passes() == ["tcp", "udp", "ping"]
+        with gateway(lab, backend, "tproxy", firewall_fail="closed") as running:
+            whole = ["tcp", "udp", "ping"] if backend == "nftables" else ["tcp", "udp"]
+            assert passes() == whole
+            running.signal(signal.Signals[ending])
+            if ending == "SIGSTOP":
+                time.sleep(3)
+                assert passes() == []
+                running.signal(signal.SIGCONT)
+                wait_for(lambda: passes() == whole, 10, "it goes on")
+                running.signal(signal.SIGTERM)
+            running.process.wait(10)
+            wait_for(lambda: "fwmark" not in state(lab), 5, "interception ends")
+            if ending == "SIGKILL":
+                time.sleep(2.5)
+            assert passes() == []
+        with gateway(lab, backend, "tproxy", firewall_fail="closed"):
+            assert passes() == whole
+        assert passes() == []
+        cleaned = lab.gateway.run([*LOCKGATE, "firewall", "clean"], cwd=ROOT)
+        assert "removed" in cleaned.stdout, cleaned.stderr
+        assert passes() == ["tcp", "udp", "ping"]
+    assert state(lab) == before
 
 
 def test_flush_ruleset_does_not_touch_the_owned_table(lab: Lab) -> None:
