@@ -16,14 +16,12 @@ from appliance.arrival import Arrival, Arrive, Host
 from appliance.connection import Client, ConnectionState
 from appliance.exceptions import ModeError
 from appliance.layers.dns import DNSLayer
-from appliance.log import RateLimited
-from appliance.net.datagrams import LARGEST, READS_AT_ONCE, SharedDatagrams
+from appliance.net.datagrams import SharedDatagrams
 from appliance.net.guard import unmapped
 from modes.base import TcpMode
+from modes.udp import FlowListener, Key
 
 if TYPE_CHECKING:
-    import asyncio
-
     from appliance.connection import Address
     from appliance.layers.base import Context, Layer
     from modes.spec import ModeSpec
@@ -33,14 +31,10 @@ logger = logging.getLogger(__name__)
 MAX_FLOWS = 8192
 """Ports of clients at once; datagrams of further ones are dropped."""
 RECEIVE_BUFFER = 4 << 20
-_ANCILLARY = socket.CMSG_SPACE(20)
 _IP_PKTINFO = 8
 _SO_RCVBUFFORCE = 33
 _ANOTHER_PORT = 8
 """Ports tried when any will do, until one is free for both TCP and UDP."""
-
-Key = tuple["Address", bytes]
-"""The client, and the address it asked, in what in_pktinfo or in6_pktinfo say."""
 
 
 class Dns(TcpMode):
@@ -79,19 +73,13 @@ class Dns(TcpMode):
         self.datagrams.clear()
 
 
-class DnsListener:
+class DnsListener(FlowListener):
     """One UDP socket. A flow is what one port of a client asks of one of our addresses."""
 
     def __init__(self, spec: ModeSpec, host: Host, address: Address, arrive: Arrive) -> None:
         """:raises OSError: it cannot be bound."""
-        self.flows: dict[Key, SharedDatagrams] = {}
-        self.refused = 0  # datagrams of flows there was no room for
-        self._spec = spec
-        self._host = host
-        self._arrive = arrive
+        super().__init__(spec, host, arrive)
         self._port = address[1]
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._warn = RateLimited(logger, 2)
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._sock = sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -109,26 +97,6 @@ class DnsListener:
             sock.close()
             raise
         host.net.loop.add_reader(sock.fileno(), self._readable)
-
-    def close(self) -> None:
-        """Take no more queries; idempotent. Those under way get no answer any more."""
-        if self._sock.fileno() >= 0:
-            self._host.net.loop.remove_reader(self._sock.fileno())
-            self._sock.close()
-
-    def _readable(self) -> None:
-        flows, recvmsg = self.flows, self._sock.recvmsg
-        try:
-            for _ in range(READS_AT_ONCE):
-                data, ancillary, _, peer = recvmsg(LARGEST, _ANCILLARY)
-                key: Key = peer, ancillary[0][2] if ancillary else b""
-                flow = flows.get(key) or self._begin(key)
-                if flow is not None:
-                    flow.arrived(data)
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as e:
-            self._warn.log(logging.WARNING, e.errno, "%s: UDP: %s", self._spec.full_spec, e.strerror)
 
     def _begin(self, key: Key) -> SharedDatagrams | None:
         peer, told = key

@@ -50,7 +50,6 @@ DEAF_SECONDS = 10.0
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
-_ANCILLARY = socket.CMSG_SPACE(28)
 
 Key = tuple["Address", bytes]
 """The client, and the original destination as the kernel tells it (sockaddr_in or sockaddr_in6)."""
@@ -77,25 +76,58 @@ class Redirected(SharedDatagrams):
         super().arrived(data)
 
 
-class UdpListener:
+class FlowListener:
+    """A socket whose datagrams are told apart by client and by what the kernel says of their destination."""
+
+    ancillary = socket.CMSG_SPACE(28)
+    _sock: socket.socket
+
+    def __init__(self, spec: ModeSpec, host: Host, arrive: Arrive) -> None:
+        self.flows: dict[Key, SharedDatagrams] = {}
+        self.refused = 0  # datagrams of flows there was no room for
+        self._spec = spec
+        self._host = host
+        self._arrive = arrive
+        self._port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._warn = RateLimited(logger, 2)
+
+    def close(self) -> None:
+        """Take no more datagrams; idempotent."""
+        if self._sock.fileno() >= 0:
+            self._host.net.loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _readable(self) -> None:
+        flows, recvmsg = self.flows, self._sock.recvmsg
+        try:
+            for _ in range(READS_AT_ONCE):
+                data, ancillary, _, peer = recvmsg(LARGEST, self.ancillary)
+                key: Key = peer, ancillary[0][2] if ancillary else b""
+                flow = flows.get(key) or self._begin(key)
+                if flow is not None:
+                    flow.arrived(data)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as e:
+            self._warn.log(logging.WARNING, e.errno, "%s: UDP: %s", self._spec.full_spec, e.strerror)
+
+    def _begin(self, key: Key) -> SharedDatagrams | None:
+        """A flow for its first datagram; None: it is not to be served."""
+        raise NotImplementedError
+
+
+class UdpListener(FlowListener):
     """One family's socket. Each new pair of client and destination becomes an arrival."""
 
     def __init__(self, spec: ModeSpec, host: Host, top: Callable[[Context], Layer], arrive: Arrive) -> None:
-        self.flows: dict[Key, SharedDatagrams] = {}
-        self.refused = 0  # datagrams of flows there was no room for
+        super().__init__(spec, host, arrive)
         self._held: dict[str, int] = {}  # flows, by client address
         self._young: dict[Key, float] = {}  # the loop's time when it began, oldest first; some have ended or grown up
-        self._spec = spec
-        self._host = host
         self._top = top
-        self._arrive = arrive
         self._answering: dict[Address, tuple[socket.socket, set[Key]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._unreachable = Unreachable()
-        self._warn = RateLimited(logger, 2)
         self._conntrack: Conntrack | None = None
-        self._sock: socket.socket
-        self._port = 0
 
     def bind(self, family: int, address: Address) -> None:
         """:raises PermissionError: TPROXY needs CAP_NET_RAW or CAP_NET_ADMIN. :raises OSError: it cannot be bound."""
@@ -117,28 +149,12 @@ class UdpListener:
 
     def close(self) -> None:
         """Take no more datagrams; idempotent. Flows under way may still be answered, unless NAT translates them."""
-        if self._sock.fileno() >= 0:
-            self._host.net.loop.remove_reader(self._sock.fileno())
-            self._sock.close()
+        super().close()
         if self._conntrack is not None:
             self._conntrack.close()
             self._conntrack = None
 
     # -- from the clients
-
-    def _readable(self) -> None:
-        flows, recvmsg = self.flows, self._sock.recvmsg
-        try:
-            for _ in range(READS_AT_ONCE):
-                data, ancillary, _, peer = recvmsg(LARGEST, _ANCILLARY)
-                key: Key = peer, ancillary[0][2] if ancillary else b""
-                flow = flows.get(key) or self._begin(key)
-                if flow is not None:
-                    flow.arrived(data)
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as e:
-            self._warn.log(logging.WARNING, e.errno, "%s: UDP: %s", self._spec.full_spec, e.strerror)
 
     def _begin(self, key: Key) -> SharedDatagrams | None:
         """A flow for the first datagram of a client to a destination; None: it is not to be served."""
