@@ -37,7 +37,7 @@ class Chain:
         return {name for name, event in EVENTS.items() if self.hooks.table[name] and name not in _LIFE}
 
     def call(self, command: str, *arguments: object) -> Any:
-        return self.addons.commands[command](*arguments)
+        return self.addons.commands.call(command, *arguments)
 
     def shutdown(self) -> None:
         self.ended = True
