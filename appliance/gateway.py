@@ -125,6 +125,7 @@ class Gateway:
                     method=options.firewall_method,
                     masquerade=options.masquerade,
                     fail=options.firewall_fail,
+                    exclude=options.firewall_exclude_ports,
                     probe=mode.probe,
                 )
                 self.firewalls.append(laid)
@@ -144,8 +145,8 @@ class Gateway:
         worker = self.worker
         if "mode" in updated or "listen_host" in updated or "listen_port" in updated:
             raise OptionsError("mode, listen_host and listen_port need a restart in this release")
-        if {"firewall", "firewall_method", "firewall_fail", "masquerade"} & updated:
-            raise OptionsError("firewall, firewall_method, firewall_fail and masquerade need a restart in this release")
+        if any(name == "masquerade" or name.startswith("firewall") for name in updated):
+            raise OptionsError("masquerade, firewall and firewall_* need a restart in this release")
         worker.tls.reload()
         if CERTIFICATE_OPTIONS & updated:
             worker.minter.use_custom(options.certs, options.cert_passphrase)

@@ -91,6 +91,13 @@ def _interface(value: str) -> None:
         raise ValueError(f"{value!r} is not the name of an interface, such as wan0 (`ip link` lists them)")
 
 
+def _port_ranges(value: Sequence[str]) -> None:
+    if value:
+        from modes.firewall.plan import ports
+
+        ports(value)
+
+
 def _some_mode(value: Sequence[str]) -> None:
     if not value:
         raise ValueError("no mode is left: name at least one, such as regular@8080")
@@ -146,6 +153,12 @@ class OptionTable:
         "When the gateway is down or hangs: open, traffic flows by as the box routes it; closed, nothing passes until "
         "one runs again, or `lockgate firewall clean`.",
         choices=("open", "closed"),
+    )
+    firewall_exclude_ports: Sequence[str] = option(
+        (),
+        "Destination port or range that transparent:IFACE does not redirect. Repeatable.",
+        check=_port_ranges,
+        example="5000-5010",
     )
     masquerade: str = option(
         "",

@@ -12,7 +12,7 @@ from appliance.exceptions import ModeError
 from appliance.options import COMMAND_LINE, Options
 from modes.firewall import undo
 from modes.firewall.lay import made
-from modes.firewall.plan import Method, Redirect
+from modes.firewall.plan import Method, Redirect, ports
 from modes.spec import DEFAULT_PORT
 
 
@@ -37,8 +37,11 @@ def plan(options: Options) -> int:
         port = spec.port or options.listen_port or DEFAULT_PORT
         method: Method = "redirect" if options.firewall_method == "redirect" else "tproxy"
         backend = "nftables" if options.firewall in ("auto", "none") else options.firewall
+        exclude = ports(options.firewall_exclude_ports)
         closed = options.firewall_fail == "closed"
-        want = Redirect(number, spec.interfaces, port, families, method, options.masquerade, closed=closed)
+        want = Redirect(
+            number, spec.interfaces, port, families, method, options.masquerade, closed=closed, exclude=exclude
+        )
         print(f"# {spec.full_spec}: {backend}, {method}")
         print(made(backend, want))
     return 0

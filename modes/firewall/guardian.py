@@ -27,7 +27,8 @@ def main(path: str) -> None:
     # The pipe may have been inherited by a fork of an add-on; the process itself cannot be.
     with contextlib.suppress(OSError):
         poll.register(os.pidfd_open(os.getppid()), select.POLLIN)
-    os.write(1, b"ready\n")
+    with contextlib.suppress(OSError):  # it has ended already: then there is the more to do
+        os.write(1, b"ready\n")
     patience = None  # until the first beat
     while True:
         ready = poll.poll(patience)

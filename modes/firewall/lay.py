@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.exceptions import ModeError
 from appliance.log import RateLimited
-from modes.firewall import undo
-from modes.firewall.plan import FORWARDING, Method, Plan, Redirect, Step, beat, iptables, nftables
+from modes.firewall import others, undo
+from modes.firewall.plan import FORWARDING, Method, Plan, Redirect, Step, beat, iptables, nftables, ports
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
 _COMMAND_SECONDS = 10
 BEAT_SECONDS = 0.5
 _NET_ADMIN = 12
+_NETFILTER = 12
 WITHOUT = "or lay the rules yourself and use the bare listener (--set firewall=none, or transparent@PORT)"
 
 
@@ -46,6 +49,7 @@ class Firewall:
         method: str = "auto",
         masquerade: str = "",
         fail: str = "open",
+        exclude: Sequence[str] = (),
         probe: Callable[[], Awaitable[bool]],
         folder: str = undo.FOLDER,
     ) -> None:
@@ -55,8 +59,18 @@ class Firewall:
         self._method = method
         self._folder = folder
         self._listeners = tuple((6 if ":" in a[0] else 4, "" if a[0] in ("0.0.0.0", "::") else a[0]) for a in addresses)
+        if {family for family, _ in self._listeners} == {4, 6} and _ipv6_off():
+            # The socket can be bound all the same, but there is no local route for it.
+            logger.info("firewall: IPv6 is switched off (net.ipv6.conf.lo.disable_ipv6), IPv4 alone is intercepted")
+            self._listeners = tuple(listener for listener in self._listeners if listener[0] == 4)
         self._want = Redirect(
-            1, interfaces, addresses[0][1], self._listeners, masquerade=masquerade, closed=fail == "closed"
+            1,
+            interfaces,
+            addresses[0][1],
+            self._listeners,
+            masquerade=masquerade,
+            closed=fail == "closed",
+            exclude=ports(exclude),
         )
         self._thread = ThreadPoolExecutor(1, "firewall")
         self._nft: Any = None  # its netlink socket owns the table
@@ -89,10 +103,13 @@ class Firewall:
         if code:
             return str(error).strip().partition("\n")[0] or str(code)
         assert self._guardian is not None
-        assert self._guardian.stdin is not None
         try:
+            if self._guardian.poll() is not None:
+                logger.warning("firewall: the guardian process was killed; there is a new one")
+                self._guard()
+            assert self._guardian.stdin is not None
             os.write(self._guardian.stdin.fileno(), b".")
-        except OSError:
+        except (OSError, ModeError):
             return "the guardian process is gone: ip rules would outlive a crash until `lockgate firewall clean`"
         return ""
 
@@ -113,7 +130,7 @@ class Firewall:
             raise ModeError(f"laying firewall rules needs root or CAP_NET_ADMIN: run lockgate with it, {WITHOUT}")
         stale = undo.stale(self._folder)
         try:
-            number, self._list = undo.reserve(self._folder)
+            number, self._list = undo.reserve(self._folder, others.taken())
         except OSError as e:
             raise ModeError(f"{self._folder}: the list of what is to be undone cannot be kept: {e.strerror}") from None
         methods: tuple[Method, ...] = ("tproxy", "redirect")
@@ -192,6 +209,7 @@ class Firewall:
 
     def _own(self, text: str) -> None:
         self._nft = _library()
+        _close_on_exec()
         code, _, error = self._nft.cmd(text)
         if code:
             raise _Failed(f"nftables: {error.strip().splitlines()[0] if error.strip() else code}")
@@ -209,6 +227,8 @@ class Firewall:
 
     def _remove(self) -> None:
         if self._nft is not None:
+            if self._closed:  # at once, not when the last beat has run out
+                self._nft.cmd(f"flush set inet lockgate_closed_{self._want.number} alive")
             self._nft.cmd(f"delete table inet lockgate_{Path(self._list).stem.partition('-')[2]}")
             self._nft = None
         if self._list:
@@ -252,6 +272,23 @@ def _library() -> Any:
         return bindings.Nftables()
     except (ImportError, OSError, AttributeError):
         return None
+
+
+def _close_on_exec() -> None:
+    """libnftables' sockets are inheritable: a program that an add-on starts would keep our table alive."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as sock:
+                if sock.family == socket.AF_NETLINK and sock.proto == _NETFILTER:
+                    fcntl.fcntl(int(name), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+
+
+def _ipv6_off() -> bool:
+    with contextlib.suppress(OSError):
+        return undo.sysctl("net.ipv6.conf.lo.disable_ipv6") != "0"
+    return False
 
 
 def _may_administer() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +13,10 @@ TABLE = 6700
 BEAT_TIMEOUT = 2
 """Seconds after the last beat in which traffic is still intercepted."""
 """Of the gateway numbered n: mark MARK + n and routing table TABLE + n."""
+PREFERENCE = "0"
+"""Of our ip rule: right after `local`. The kernel gives a rule without a preference the place before the second one
+there is, so that of a VPN which comes later (all that has not its mark) would carry what is for us on to the VPN; only
+0 is never undercut."""
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 
@@ -31,6 +37,8 @@ class Redirect:
     masquerade: str = ""
     owned: bool = True
     closed: bool = False
+    exclude: tuple[tuple[int, int], ...] = ()
+    """Destination ports, from and to, that are not redirected."""
 
     @property
     def mark(self) -> int:
@@ -78,6 +86,8 @@ def nftables(want: Redirect) -> Plan:
         kind = "nat hook prerouting priority dstnat"
     which = "@alive" if want.owned else f"{{ {names} }}"
     lines = [f"iifname != {which} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
+    if want.exclude:
+        lines.append(f"{_ports_by_nftables(want)} return")
     for family, address in want.listeners:
         ip = "ip" if family == 4 else "ip6"
         lines.append(f"{ip} daddr {_LINK_LOCAL[family]} return")
@@ -114,13 +124,21 @@ def _closed_by_nftables(want: Redirect, names: str) -> tuple[Step, ...]:
     name = f"lockgate_closed_{want.number}"
     text = f"add table inet {name}\n"
     text += f"add chain inet {name} forward {{ type filter hook forward priority filter; policy accept; }}\n"
-    text += f"add rule inet {name} forward iifname {{ {names} }} meta l4proto {{ tcp, udp }} drop\n"
     if want.owned:
         text += _alive(name, names)
+        if want.exclude:
+            text += f"add rule inet {name} forward iifname @alive {_ports_by_nftables(want)} accept\n"
+    text += f"add rule inet {name} forward iifname {{ {names} }} meta l4proto {{ tcp, udp }} drop\n"
+    if want.owned:
         text += f"add rule inet {name} forward iifname {{ {names} }} iifname != @alive drop\n"
     else:
         text += f"add rule inet {name} forward iifname {{ {names} }} drop\n"
     return (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", name),)),)
+
+
+def _ports_by_nftables(want: Redirect) -> str:
+    ports = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in want.exclude)
+    return f"meta l4proto {{ tcp, udp }} th dport {{ {ports} }}"
 
 
 def _alive(table: str, names: str) -> str:
@@ -150,6 +168,8 @@ def iptables(want: Redirect, flavour: str = "") -> Plan:
         if family == 4:
             rules.append("-m addrtype --dst-type BROADCAST -j RETURN")
         rules.append(f"-d {_LINK_LOCAL[family]} -j RETURN")
+        for first, last in want.exclude:
+            rules += [f"-p {protocol} --dport {first}:{last} -j RETURN" for protocol in ("tcp", "udp")]
         for protocol in ("tcp", "udp"):
             rules.append(f"-p {protocol} -j CONNMARK --set-mark {want.mark:#x}")
             if want.method == "tproxy":
@@ -189,10 +209,29 @@ def _policy_routing(want: Redirect) -> tuple[Step, ...]:
     steps = []
     for family, _ in want.listeners:
         ip, table = ("ip", f"-{family}"), str(want.table)
-        rule = ("fwmark", f"{want.mark:#x}", "lookup", table)
+        rule = ("pref", PREFERENCE, "fwmark", f"{want.mark:#x}", "lookup", table)
         steps.append(
             Step((*ip, "route", "add", "local", "default", "dev", "lo", "table", table),
                  undo=((*ip, "route", "flush", "table", table),))
         )  # fmt: skip
         steps.append(Step((*ip, "rule", "add", *rule), undo=((*ip, "rule", "del", *rule),)))
     return tuple(steps)
+
+
+def ports(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """`22`, `5000-5010` as from and to, overlapping ones joined. :raises ValueError: not a port or a range of them."""
+    found = []
+    for text in texts:
+        match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", text, re.ASCII)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or first) if match else 0
+        if not 1 <= first <= last <= 65535:
+            raise ValueError(f"{text!r} is no port: write one from 1 to 65535 such as 22, or a range such as 5000-5010")
+        found.append((first, last))
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(found):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return tuple(joined)

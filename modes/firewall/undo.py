@@ -8,15 +8,18 @@ network namespace and which number; making it reserves the number.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import struct
 import subprocess
+from collections.abc import Collection
 from typing import Any
 
 FOLDER = "/run/lockgate"
 _COMMAND_SECONDS = 10
+NUMBERS = range(1, 1000)
 
 
 def birth(pid: int) -> str:
@@ -32,16 +35,20 @@ def namespace() -> str:
     return str(os.stat("/proc/self/ns/net").st_ino)
 
 
-def reserve(folder: str = FOLDER) -> tuple[int, str]:
-    """The number of this gateway and the path of its list. :raises OSError: the folder cannot be written."""
+def reserve(folder: str = FOLDER, taken: Collection[int] = ()) -> tuple[int, str]:
+    """The number of this gateway, none of those taken, and the path of its list. :raises OSError: it cannot be written,
+    or there is none.
+    """
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    for number in range(1, 1000):
+    for number in NUMBERS:
+        if number in taken:
+            continue
         path = f"{folder}/{namespace()}-{number}.json"
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             write(path, os.getpid(), 0, [], [], {}, [])
             return number, path
-    raise OSError(f"{folder} is full of undo lists: `lockgate firewall clean`")
+    raise OSError(errno.ENOSPC, "no number is free: `lockgate firewall clean`, and see `ip rule`")
 
 
 def write(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
 
-from modes.firewall.plan import Method, Plan, Redirect, iptables, nftables
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modes.firewall import others
+from modes.firewall.plan import MARK, TABLE, Method, Plan, Redirect, iptables, nftables, ports
 
 BOTH = ((4, ""), (6, ""))
 
@@ -65,3 +70,47 @@ def test_every_step_can_be_undone(backend: str, method: Method) -> None:
 
 def test_redirect_needs_no_policy_routing() -> None:
     assert not [step for step in plan("nftables", "redirect").interception if step.argv[0] == "ip"]
+
+
+def test_excluded_ports_stand_before_what_is_taken() -> None:
+    want = Redirect(1, ("lan0",), 8081, BOTH, exclude=((22, 22), (5000, 5010)))
+    text = nftables(want).interception[-1].input
+    rule = "meta l4proto { tcp, udp } th dport { 22, 5000-5010 } return"
+    assert 0 < text.index(rule) < text.index("tproxy")
+    text = iptables(want).interception[-1].input
+    for protocol in ("tcp", "udp"):
+        assert 0 < text.index(f"-p {protocol} --dport 5000:5010 -j RETURN") < text.index("CONNMARK")
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "65536", "5-4", "-1", "1-", "1-2-3", "²", "1 2", "9" * 5000])
+def test_bad_ports(text: str) -> None:
+    with pytest.raises(ValueError, match="is no port"):
+        ports([text])
+
+
+@given(st.lists(st.tuples(st.integers(1, 65535), st.integers(1, 65535)), max_size=8))
+def test_ports_are_joined_and_none_is_lost(pairs: list[tuple[int, int]]) -> None:
+    ranges = [(min(pair), max(pair)) for pair in pairs]
+    found = ports([str(first) if first == last else f"{first}-{last}" for first, last in ranges])
+    assert all(last < first - 1 for (_, last), (first, _) in itertools.pairwise(found))  # nft refuses overlaps
+    for port in {port for first, last in ranges for port in (first - 1, first, last, last + 1)}:
+        assert any(a <= port <= b for a, b in found) == any(a <= port <= b for a, b in ranges)
+
+
+@given(st.lists(st.text(max_size=12), max_size=3))
+def test_any_text_is_ports_or_a_value_error(texts: list[str]) -> None:
+    try:
+        found = ports(texts)
+    except ValueError:
+        return
+    assert all(1 <= first <= last <= 65535 for first, last in found)
+
+
+def test_numbers_of_others() -> None:
+    assert others.numbers([], []) == set()
+    assert others.numbers(
+        [{"fwmark": hex(MARK + 5)}, {"table": "main"}, {"table": str(TABLE + 7)}, 1], [TABLE + 6]
+    ) == {5, 6, 7}
+    assert 4 in (odd := others.numbers([{"fwmark": "0", "fwmask": "0x1"}], []))  # a rule for all even marks
+    assert not {number for number in odd if number % 2}
+    assert others.numbers([{"fwmark": "0x80000", "fwmask": "0xff0000"}, {"fwmark": "x"}], []) == set()  # Tailscale's
