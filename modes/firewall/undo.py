@@ -14,11 +14,13 @@ import os
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Collection
 from typing import Any
 
 FOLDER = "/run/lockgate"
 _COMMAND_SECONDS = 10
+_OWNER_SECONDS = 3
 NUMBERS = range(1, 1000)
 
 
@@ -164,8 +166,17 @@ def flush_conntrack(mark: int) -> None:
 
 
 def _run(argv: list[str]) -> None:
+    """Try it. The kernel closes a killed process's socket in its own time, and refuses its table to others until then:
+    that is waited for, as what comes next (the connection tracking) must find no rule any more.
+    """
+    end = time.monotonic() + _OWNER_SECONDS
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=_COMMAND_SECONDS,
-        )  # fmt: skip
+        while True:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                timeout=_COMMAND_SECONDS, env={**os.environ, "LC_ALL": "C"},
+            )  # fmt: skip
+            refused = argv[0] == "nft" and done.returncode and b"Operation not permitted" in done.stderr
+            if not refused or time.monotonic() > end:
+                return
+            time.sleep(0.02)
