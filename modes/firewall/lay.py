@@ -89,12 +89,12 @@ class Firewall:
         """As long as the loop accepts and answers a connection to its own listener, say to the kernel that it does."""
         lost = RateLimited(logger, 1)
         while True:
+            # The first at once: the guardian looks for a hang only from then on.
+            if await self._probe():
+                error = await asyncio.get_running_loop().run_in_executor(self._thread, self._renew)
+                if error:
+                    lost.log(logging.ERROR, error, "the firewall's heartbeat: %s", error)
             await asyncio.sleep(BEAT_SECONDS)
-            if not await self._probe():
-                continue
-            error = await asyncio.get_running_loop().run_in_executor(self._thread, self._renew)
-            if error:
-                lost.log(logging.ERROR, error, "the firewall's heartbeat: %s", error)
 
     def _renew(self) -> str:
         if self._nft is None:

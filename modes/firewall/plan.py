@@ -88,13 +88,14 @@ def nftables(want: Redirect) -> Plan:
     lines = [f"iifname != {which} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
     if want.exclude:
         lines.append(f"{_ports_by_nftables(want)} return")
+    lines += [f"{'ip' if family == 4 else 'ip6'} daddr {_LINK_LOCAL[family]} return" for family, _ in want.listeners]
+    excluded = list(lines)
     for family, address in want.listeners:
         ip = "ip" if family == 4 else "ip6"
-        lines.append(f"{ip} daddr {_LINK_LOCAL[family]} return")
         at = (f"[{address}]" if family == 6 and address else address) + f":{want.port}"
         match = f"meta nfproto ipv{family} meta l4proto {{ tcp, udp }}"
         if want.method == "tproxy":
-            lines.append(f"{match} ct mark set {want.mark:#x} tproxy {ip} to {at} meta mark set {want.mark:#x} accept")
+            lines.append(f"{match} tproxy {ip} to {at} meta mark set {want.mark:#x} accept")
         else:
             lines.append(f"{match} ct mark set {want.mark:#x} redirect to :{want.port}")
     text = f"add table inet {name}" + (" { flags owner; }" if want.owned else "") + "\n"
@@ -102,6 +103,8 @@ def nftables(want: Redirect) -> Plan:
         text += _alive(name, names)
     text += f"add chain inet {name} prerouting {{ type {kind}; policy accept; }}\n"
     text += "".join(f"add rule inet {name} prerouting {line}\n" for line in lines)
+    if want.method == "tproxy":
+        text += _untracked(want, name, excluded, names)
     steps = (*_policy_routing(want), Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", name),)))
     closed = _closed_by_nftables(want, names)
     if not want.masquerade:
@@ -115,6 +118,18 @@ def nftables(want: Redirect) -> Plan:
     text += f"add chain inet {nat} forward {{ type filter hook forward priority filter; policy accept; }}\n"
     text += f"add rule inet {nat} forward ct mark {want.mark:#x} drop\n"
     return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),), closed)
+
+
+def _untracked(want: Redirect, name: str, excluded: list[str], names: str) -> str:
+    """No connection tracking of what is taken, in either direction. The kernel settles a flow's source address with its
+    first packet: one that began here and is forwarded later (we hang, or are gone) would leave as the client's own,
+    whoever masquerades.
+    """
+    taken = [f"meta nfproto ipv{family} meta l4proto {{ tcp, udp }} notrack" for family, _ in want.listeners]
+    text = f"add chain inet {name} untracked {{ type filter hook prerouting priority raw; policy accept; }}\n"
+    text += "".join(f"add rule inet {name} untracked {line}\n" for line in (*excluded, *taken))
+    text += f"add chain inet {name} answers {{ type filter hook output priority raw; policy accept; }}\n"
+    return text + f"add rule inet {name} answers oifname {{ {names} }} socket transparent 1 notrack\n"
 
 
 def _closed_by_nftables(want: Redirect, names: str) -> tuple[Step, ...]:

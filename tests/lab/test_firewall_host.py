@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,32 @@ def test_excluded_ports_under_closed(lab: Lab) -> None:
 def test_plan_says_what_is_excluded(lab: Lab) -> None:
     command = [*LOCKGATE, "firewall", "plan", "--set", "mode=transparent:lan0", "--set", "firewall_exclude_ports=22"]
     assert "th dport { 22 } return" in lab.gateway.run(command, cwd=ROOT, check=True).stdout
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, how: str) -> None:
+    """One UDP flow, sent on and on while the gateway dies or hangs; as the server sees it."""
+    rules = 'table ip own { chain post { type nat hook postrouting priority srcnat; oifname "wan0" masquerade; }; }'
+    lab.gateway.run(["nft", "-f", "-"], input=rules, check=True)
+    with lab.server.inside():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("", 5353))
+    server.settimeout(0.05)
+    try:
+        with lab.forwarding(), gateway(lab) as running, lab.client.udp("origin.test", 5353, family=4) as client, server:
+            client.send(b"x")
+            through = server.recvfrom(100)[1]
+            running.signal(signal.Signals[how])
+            seen, end = set(), time.monotonic() + 4
+            while time.monotonic() < end:
+                client.send(b"x")
+                with suppress(TimeoutError):
+                    seen.add(server.recvfrom(100)[1])
+            if how == "SIGSTOP":
+                running.signal(signal.SIGCONT)
+            else:
+                running.process.wait(5)
+        assert {address for address, _ in seen} == {through[0]}, seen
+        assert seen - {through}, "the flow went past the gateway"
+    finally:
+        lab.gateway.run(["nft", "delete", "table", "ip", "own"], check=True)

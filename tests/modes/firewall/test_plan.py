@@ -29,11 +29,20 @@ def test_nftables_text() -> None:
         "add rule inet lockgate_3 prerouting iifname != @alive return\n"
         "add rule inet lockgate_3 prerouting fib daddr type { local, broadcast, multicast, anycast } return\n"
         "add rule inet lockgate_3 prerouting ip daddr 169.254.0.0/16 return\n"
-        "add rule inet lockgate_3 prerouting meta nfproto ipv4 meta l4proto { tcp, udp } "
-        "ct mark set 0x6c670003 tproxy ip to :8081 meta mark set 0x6c670003 accept\n"
         "add rule inet lockgate_3 prerouting ip6 daddr fe80::/10 return\n"
+        "add rule inet lockgate_3 prerouting meta nfproto ipv4 meta l4proto { tcp, udp } "
+        "tproxy ip to :8081 meta mark set 0x6c670003 accept\n"
         "add rule inet lockgate_3 prerouting meta nfproto ipv6 meta l4proto { tcp, udp } "
-        "ct mark set 0x6c670003 tproxy ip6 to :8081 meta mark set 0x6c670003 accept\n"
+        "tproxy ip6 to :8081 meta mark set 0x6c670003 accept\n"
+        "add chain inet lockgate_3 untracked { type filter hook prerouting priority raw; policy accept; }\n"
+        "add rule inet lockgate_3 untracked iifname != @alive return\n"
+        "add rule inet lockgate_3 untracked fib daddr type { local, broadcast, multicast, anycast } return\n"
+        "add rule inet lockgate_3 untracked ip daddr 169.254.0.0/16 return\n"
+        "add rule inet lockgate_3 untracked ip6 daddr fe80::/10 return\n"
+        "add rule inet lockgate_3 untracked meta nfproto ipv4 meta l4proto { tcp, udp } notrack\n"
+        "add rule inet lockgate_3 untracked meta nfproto ipv6 meta l4proto { tcp, udp } notrack\n"
+        "add chain inet lockgate_3 answers { type filter hook output priority raw; policy accept; }\n"
+        'add rule inet lockgate_3 answers oifname { "lan0", "lan1" } socket transparent 1 notrack\n'
     )
 
 
