@@ -187,7 +187,7 @@ def write_request(request: Request, path: bytes, length: int | None) -> list[Fie
     if not (method.isalpha() or is_token(method)):
         raise Refused(500, f"bad method to send: {quoted(method)}")
     if method == b"CONNECT":
-        raise Refused(501, "CONNECT inside HTTP/2 is not supported")
+        raise Refused(500, "CONNECT is said to proxies; a server cannot be sent it")
     authority = request.raw_authority if request.raw_http_version == b"HTTP/2.0" else b""
     if not authority:
         said = headers.raw("host")
