@@ -264,14 +264,21 @@ class Rig:
     # -- whom it talks to
 
     async def origin(
-        self, handle: Handle, tls: Pair | bool = False, *, alpn: tuple[str, ...] = (), host: str = "127.0.0.1"
+        self,
+        handle: Handle,
+        tls: Pair | ssl.SSLContext | bool = False,
+        *,
+        alpn: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
     ) -> Address:
-        """A server that runs `handle` for each connection and then closes it. tls: its certificate; True = a good one.
+        """A server that runs `handle` for each connection and then closes it.
+
+        tls: its certificate (True = a good one), or a context of your own.
 
         served: counts the connections of all origins (with TLS: after the handshake).
         """
-        context = None
-        if tls:
+        context = tls if isinstance(tls, ssl.SSLContext) else None
+        if tls and not isinstance(tls, ssl.SSLContext):
             pair = self.pki.good if isinstance(tls, bool) else tls
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(pair.cert, pair.key)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
@@ -226,7 +227,7 @@ class Upstreams:
                 attempt.wake = lambda: stream.abort(Reason("closed", attempt.why))
                 if attempt.why:
                     attempt.wake()
-            await stream.start_tls(data.ssl_conn)
+            await stream.start_tls(data.ssl_conn, arrived=partial(worker.tls.remember, data.ssl_conn))
             stream.deadline = 0.0
         except TlsFailed as e:
             fault = e.reason.text

@@ -75,6 +75,7 @@ MODE_ENABLE_PARTIAL_WRITE: Final = 0x01
 MODE_RELEASE_BUFFERS: Final = 0x10
 OP_LEGACY_SERVER_CONNECT: Final = 0x04
 OP_NO_RENEGOTIATION: Final = 0x40000000
+OP_PRIORITIZE_CHACHA: Final = 0x200000  # a client that puts it first has no AES in hardware
 
 SSL_read: Callable[[Any, Any, int], int]
 SSL_write: Callable[[Any, Any, int], int]

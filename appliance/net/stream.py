@@ -341,10 +341,12 @@ class Stream:
 
     # -- TLS
 
-    async def start_tls(self, conn: SSL.Connection, accepting: bool = False) -> None:
+    async def start_tls(
+        self, conn: SSL.Connection, accepting: bool = False, arrived: Callable[[], None] | None = None
+    ) -> None:
         """From here on the stream is TLS over what it was. Unread bytes become its first ciphertext.
 
-        accepting: `conn` is in accept state.
+        accepting: `conn` is in accept state. arrived: called when the first data has been read.
 
         :raises TlsFailed: the handshake failed; every other `Gone`: the connection was lost meanwhile.
         :raises ValueError, TypeError: `conn` cannot be used.
@@ -352,6 +354,7 @@ class Stream:
         if self.why is not None:
             raise self.why.error()
         tls = TlsTransport(conn, self._net.tls_scratch(self.below), self.below, self)
+        tls.arrived = arrived
         unread, self.buf = self.buf, bytearray()
         ended, self.eof = self.eof, False
         self.below = tls

@@ -7,6 +7,7 @@ is encrypted into another and pushed down. What it costs and why it is made so: 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from OpenSSL import SSL
 
@@ -62,6 +63,7 @@ class TlsTransport:
         "_scratch",
         "_ssl",
         "above",
+        "arrived",
         "clean_eof",
         "conn",
     )
@@ -78,6 +80,8 @@ class TlsTransport:
         self._closed = False
         self._accepting = False
         self._held = False
+        self.arrived: Callable[[], None] | None = None
+        """Called once, when the first data has been read: TLS 1.3 tickets have come before it."""
         below.above = self
 
     # -- handshake
@@ -145,6 +149,9 @@ class TlsTransport:
         if not self._held and BIO_pending(self._from):
             self._flush()  # a key update's answer, an alert
         if have:
+            if self.arrived is not None:
+                arrived, self.arrived = self.arrived, None
+                arrived()
             self.above.received(scratch.plain_view[:have])
         if error == openssl.ERROR_WANT_READ:
             return

@@ -474,3 +474,32 @@ async def test_a_secure_web_proxy(rigs: Make) -> None:
             got += tls.read(65536)
         except ssl.SSLWantReadError:
             into.write(await client.some())
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("tickets", [True, False])
+async def test_the_next_connection_to_a_server_resumes(rigs: Make, version: str, tickets: bool) -> None:
+    """Seen at the server; without tickets TLS 1.2 has session ids, and TLS 1.3 nothing."""
+    rig = await rigs()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(rig.pki.good.cert, rig.pki.good.key)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
+    if not tickets:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    resumed: list[bool] = []
+
+    async def handle(peer: Peer) -> None:
+        resumed.append(peer.writer.get_extra_info("ssl_object").session_reused)
+        await answering()(peer)
+
+    origin = await rig.transparent(await rig.origin(handle, tls=context))
+    shown_to_client = set()
+    for _ in range(3):
+        client = await rig.connect(origin)
+        shown_to_client.add(frozenset(names(shown(await client.start_tls()))))
+        await ask(client)
+        await client.close()
+        await rig.idle()
+    assert resumed == [False, tickets or version == "1.2", tickets or version == "1.2"]
+    assert len(shown_to_client) == 1, "the names mirrored are the first handshake's"

@@ -50,9 +50,9 @@ def test_after_the_handshake_it_sounds_different() -> None:
     assert "access_denied" in explain(("tlsv1 alert access denied",), handshake=False).text
 
 
-@given(st.lists(st.text(max_size=40), max_size=4), st.booleans())
+@given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40), max_size=4), st.booleans())
 def test_one_line_whatever_openssl_says(reasons: list[str], handshake: bool) -> None:
-    assert explain(reasons, handshake=handshake).kind in ("protocol", "eof")
+    assert explain(reasons, handshake=handshake).text.isprintable()
 
 
 def test_faults() -> None:
