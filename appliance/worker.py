@@ -68,6 +68,7 @@ class Worker(Host):
         self.guard = LoopGuard(self.settings.allow_metadata)
         self.dns = NameServers(loop, self.guard)
         self.system = System()
+        self.ending = False  # nothing new is begun
         self.light = 0  # handlers that hold no descriptor of their own: flows of DNS
         self.totals = Totals()
         self.handlers: set[ConnectionHandler] = set()
@@ -101,7 +102,7 @@ class Worker(Host):
             )
         finally:
             self.handlers.discard(handler)
-            self._make_room()
+            self.make_room()
 
     # -- what connections share
 
@@ -161,7 +162,8 @@ class Worker(Host):
     def listening(self, address: Address) -> None:
         self.guard.listening(address)
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """A connection has ended: let those accept again that wait for room."""
         if self._waiting and len(self.handlers) - self.light < self.settings.max_connections:
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
@@ -177,10 +179,11 @@ class Worker(Host):
                 handler.sweep(now)
             except Exception:
                 logger.exception("%s: unexpected fault in a connection's clock", handler.client)
-        self._make_room()
+        self.make_room()
 
     async def stop(self, grace: float = 2.0) -> None:
         """End every connection: first politely, then by cancelling what is left."""
+        self.ending = True
         if self._tick is not None:
             self._tick.cancel()
         for handler in list(self.handlers):

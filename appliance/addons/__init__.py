@@ -6,10 +6,12 @@ from appliance.addons.anticache import AntiCache
 from appliance.addons.anticomp import AntiComp
 from appliance.addons.block import Block
 from appliance.addons.blocklist import BlockList
+from appliance.addons.clientplayback import ClientPlayback
 from appliance.addons.core import Core
 from appliance.addons.dumper import Dumper
 from appliance.addons.export import Export
 from appliance.addons.intercept import Intercept
+from appliance.addons.keepserving import KeepServing
 from appliance.addons.maplocal import MapLocal
 from appliance.addons.mapremote import MapRemote
 from appliance.addons.modifybody import ModifyBody
@@ -19,6 +21,7 @@ from appliance.addons.readfile import ReadFile
 from appliance.addons.save import Save
 from appliance.addons.savehar import SaveHar
 from appliance.addons.script import ScriptLoader
+from appliance.addons.serverplayback import ServerPlayback
 from appliance.addons.stickyauth import StickyAuth
 from appliance.addons.stickycookie import StickyCookie
 
@@ -31,9 +34,11 @@ def default_addons() -> list[object]:
         BlockList(),
         AntiCache(),
         AntiComp(),
+        ClientPlayback(),
         Export(),
         Portal(),
         ScriptLoader(),
+        ServerPlayback(),
         MapRemote(),
         MapLocal(),
         ModifyBody(),
@@ -44,6 +49,7 @@ def default_addons() -> list[object]:
         SaveHar(),
         # What users see is what all of them did.
         Dumper(),
+        KeepServing(),
         ReadFile(),
         Intercept(),
     ]
