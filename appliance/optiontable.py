@@ -323,6 +323,18 @@ class OptionTable:
         "Refuse clients with a public address (not in modes where routing brings them, such as transparent).",
     )
     block_private: bool = option(False, "Refuse clients with a private address.")
+    proxyauth: str | None = option(
+        None,
+        "Ask clients for a name and a password: any, NAME:PASSWORD (better in config.yaml), or @FILE of htpasswd.",
+        flag="--proxyauth",
+        example="@htpasswd",
+    )
+    upstream_auth: str | None = option(
+        None,
+        "NAME:PASSWORD for the upstream proxy, or the target, of a mode that has one (better in config.yaml).",
+        flag="--upstream-auth",
+        example="name:password",
+    )
 
     # -- what is changed
     block_list: Sequence[str] = option(

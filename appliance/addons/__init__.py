@@ -17,6 +17,7 @@ from appliance.addons.mapremote import MapRemote
 from appliance.addons.modifybody import ModifyBody
 from appliance.addons.modifyheaders import ModifyHeaders
 from appliance.addons.portal import Portal
+from appliance.addons.proxyauth import ProxyAuth
 from appliance.addons.readfile import ReadFile
 from appliance.addons.save import Save
 from appliance.addons.savehar import SaveHar
@@ -24,6 +25,7 @@ from appliance.addons.script import ScriptLoader
 from appliance.addons.serverplayback import ServerPlayback
 from appliance.addons.stickyauth import StickyAuth
 from appliance.addons.stickycookie import StickyCookie
+from appliance.addons.upstream_auth import UpstreamAuth
 
 
 def default_addons() -> list[object]:
@@ -37,6 +39,7 @@ def default_addons() -> list[object]:
         ClientPlayback(),
         Export(),
         Portal(),
+        ProxyAuth(),
         ScriptLoader(),
         ServerPlayback(),
         MapRemote(),
@@ -47,6 +50,7 @@ def default_addons() -> list[object]:
         StickyCookie(),
         Save(),
         SaveHar(),
+        UpstreamAuth(),
         # What users see is what all of them did.
         Dumper(),
         KeepServing(),
