@@ -268,6 +268,8 @@ def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
         "client_replay": "FILE",
         "server_replay": "FILE",
         "server_replay_extra": "WHAT",
+        "proxyauth": "WHO",
+        "upstream_auth": "NAME:PASSWORD",
         "save_stream_file": "[+]FILE",
         "intercept": "FILTER",
         "stickyauth": "FILTER",

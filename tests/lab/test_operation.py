@@ -162,7 +162,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--mode", "reverse:https://example.com"], "not yet"),
     (["--mode", "socks5"], "not yet"),
     (["--mode", "regularr"], "did you mean regular"),
-    (["--proxyauth", "any"], "not yet"),
+    (["--web-port", "1"], "not yet"),
     (["--set", "upstream_auth=a:b"], "not yet"),
     (["-w", "/"], "save_stream_file: /: Is a directory"),
     (["--modify-headers", "/x"], "should be [/FILTER]/WHAT/REPLACEMENT"),
