@@ -299,6 +299,13 @@ class OptionTable:
         check=_name_servers,
         example="192.0.2.53",
     )
+    strip_ech: bool = option(
+        True,
+        "Take out of DNS answers what hides names from the gateway or leads past it: ECH and HTTP/3 in HTTPS records.",
+    )
+    keep_alt_svc_header: bool = option(
+        False, "Leave Alt-Svc as it is, where devices may follow it to HTTP/3 (modes such as transparent)."
+    )
     dns_use_hosts_file: bool = option(True, "Let the dns mode answer from this machine's hosts file first.")
     connect_timeout: int = option(10, "Seconds a server may take to accept a connection.", check=_positive)
     tls_handshake_timeout: int = option(30, "Seconds a TLS handshake may take.", check=_positive)

@@ -25,6 +25,7 @@ from appliance.addons.script import ScriptLoader
 from appliance.addons.serverplayback import ServerPlayback
 from appliance.addons.stickyauth import StickyAuth
 from appliance.addons.stickycookie import StickyCookie
+from appliance.addons.update_alt_svc import UpdateAltSvc
 from appliance.addons.upstream_auth import UpstreamAuth
 
 
@@ -51,6 +52,7 @@ def default_addons() -> list[object]:
         Save(),
         SaveHar(),
         UpstreamAuth(),
+        UpdateAltSvc(),
         # What users see is what all of them did.
         Dumper(),
         KeepServing(),
