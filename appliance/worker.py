@@ -102,7 +102,7 @@ class Worker(Host):
             )
         finally:
             self.handlers.discard(handler)
-            self.make_room()
+            self._make_room()
 
     # -- what connections share
 
@@ -162,8 +162,7 @@ class Worker(Host):
     def listening(self, address: Address) -> None:
         self.guard.listening(address)
 
-    def make_room(self) -> None:
-        """A connection has ended: let those accept again that wait for room."""
+    def _make_room(self) -> None:
         if self._waiting and len(self.handlers) - self.light < self.settings.max_connections:
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
@@ -179,7 +178,7 @@ class Worker(Host):
                 handler.sweep(now)
             except Exception:
                 logger.exception("%s: unexpected fault in a connection's clock", handler.client)
-        self.make_room()
+        self._make_room()
 
     async def stop(self, grace: float = 2.0) -> None:
         """End every connection: first politely, then by cancelling what is left."""

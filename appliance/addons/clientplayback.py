@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 WAITING: Final = 10_000
 """Flows that wait, files not counted: these are read when it is their turn."""
-AT_ONCE: Final = 100
-"""Replays side by side where `client_replay_concurrency` sets no limit."""
+AT_ONCE: Final = 20
+"""Replays side by side where `client_replay_concurrency` sets no limit: each may hold a response of 64 MiB."""
 
 
 class ClientPlayback:
@@ -161,7 +161,14 @@ class ClientPlayback:
     async def _carry(self) -> None:
         loop, worker = asyncio.get_running_loop(), ctx.master.worker
         while self._queue and not worker.ending:
-            flow = await self._next()
+            before = self._queue[0]
+            try:
+                flow = await self._next()
+            except Exception:
+                logger.exception("client replay: one that cannot be read is left out")
+                flow = None
+                if self._queue and self._queue[0] is before:
+                    self._queue.popleft()
             if flow is None:
                 continue
             task = loop.create_task(self._replay(worker, flow))
@@ -184,18 +191,19 @@ class ClientPlayback:
             return item
         try:
             flow = await item.next()
+            why = ""
         except FlowReadException as error:
-            logger.error("client replay: %s", error)
-            ctx.master.exit_code = 1
-            flow = None
+            flow, why = None, str(error)
+        if not self._queue or self._queue[0] is not item:  # it was emptied meanwhile
+            return None
         if flow is None:
-            if self._queue and self._queue[0] is item:  # nobody has emptied it meanwhile
-                self._queue.popleft()
+            self._queue.popleft()
+            if why:
+                logger.error("client replay: %s", why)
+                ctx.master.exit_code = 1
             return None
-        if not self._queue or self._queue[0] is not item:
-            return None
-        if (why := self.check(flow)) is not None:
-            logger.warning("client replay: %s: %s", item.path, why)
+        if (fault := self.check(flow)) is not None:
+            logger.warning("client replay: %s: %s", item.path, fault)
             return None
         assert isinstance(flow, HTTPFlow)
         self._prepare(flow)

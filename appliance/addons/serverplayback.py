@@ -79,18 +79,18 @@ class ServerPlayback(Switch):
     @command.command("replay.server")
     def load_flows(self, flows: Sequence[Flow]) -> None:
         """Answer with the responses of these flows, and forget others."""
-        self._command(flows, anew=True)
+        self.source(flows, anew=True)
 
     @command.command("replay.server.add")
     def add_flows(self, flows: Sequence[Flow]) -> None:
         """Answer with the responses of these flows too."""
-        self._command(flows, anew=False)
+        self.source(flows, anew=False)
 
     @command.command("replay.server.file")
     def load_file(self, path: types.Path) -> None:
         """Answer with the responses of a flow file or HAR, and forget others."""
         try:
-            self._command(Recording(path), anew=True)
+            self.source(Recording(path), anew=True)
         except FlowReadException as error:
             raise CommandError(str(error)) from None
 
@@ -105,7 +105,8 @@ class ServerPlayback(Switch):
         """How many recorded responses are left."""
         return sum(map(len, self.flowmap.values()))
 
-    def _command(self, flows: Iterable[Flow], *, anew: bool) -> None:
+    def source(self, flows: Iterable[Flow], *, anew: bool) -> None:
+        """Answer with the responses of `flows`, from wherever; anew: and forget others. Raises CommandError."""
         try:
             self._take(flows, anew=anew)
         except ValueError as error:

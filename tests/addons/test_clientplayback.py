@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from appliance.addons.clientplayback import ClientPlayback
 from appliance.addons.recording import Recording
 from appliance.connection import Client, ModeName, Server
 from appliance.exceptions import CommandError, FlowReadException, OptionsError
-from appliance.flow import Error
+from appliance.flow import Error, Flow
 from appliance.http import HTTPFlow, Request, Response
 from appliance.io import FlowWriter
 from tests.addons.chain import Chain
@@ -241,6 +243,21 @@ async def test_one_after_another_or_side_by_side(rigs: Make) -> None:
     assert most == 6
 
 
+async def test_it_waits_for_room(rigs: Make) -> None:
+    rig, playback = await playing(rigs, max_connections=1)
+    address = await rig.origin(answering())
+    client, task = rig.memory(address)
+    await until(lambda: rig.worker.handlers)
+    flow = recorded("GET", f"http://{address[0]}:{address[1]}/")
+    rig.addons.commands.call("replay.client", [flow])
+    await asyncio.sleep(0.05)
+    assert playback.count() == 1 and rig.served == 0
+    client.close()
+    await task
+    await until(lambda: not playback.count())
+    assert flow.response is not None and flow.response.content == b"hello"
+
+
 async def test_the_end_of_the_gateway_ends_it(rigs: Make) -> None:
     rig, _ = await playing(rigs)
     asked = asyncio.Event()
@@ -301,6 +318,34 @@ async def test_any_iterator_of_flows_can_be_replayed(rigs: Make) -> None:
     playback.source(Recording("store", (recorded("GET", f"http://{host}:{port}/{n}") for n in range(3))))
     await until(lambda: not playback.count())
     assert len(origin.requests) == 3
+
+
+async def test_stopped_while_a_file_is_read(rigs: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """And what is broken in between does not hold up the rest."""
+    rig, playback = await playing(rigs)
+    host, port = await rig.origin(Origin(OK))
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Flow]:
+        reading.set()
+        go_on.wait(5)
+        yield recorded("GET", f"http://{host}:{port}/never")
+
+    playback.source(Recording("slow", slow()))
+    await asyncio.to_thread(reading.wait, 5)
+    rig.addons.commands.call("replay.client.stop")
+
+    def broken() -> Iterator[Flow]:
+        raise RuntimeError("no good")
+        yield
+
+    playback.source(Recording("broken", broken()))
+    good = recorded("GET", f"http://{host}:{port}/")
+    rig.addons.commands.call("replay.client", [good])
+    go_on.set()
+    await until(lambda: not playback.count())
+    assert good.response is not None and good.response.content == b"hello" and rig.served == 1
+    assert "no good" in caplog.text and rig.exit_code == 0  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_replayed_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

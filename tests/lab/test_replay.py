@@ -9,7 +9,7 @@ from appliance.io import read_flows_from_paths
 from tests.lab.gateway_proc import LOCKGATE, ROOT
 from tests.lab.labkit import HTTP, HTTPS, Lab
 from tests.lab.netns import clean_environment
-from tests.lab.origins import pattern
+from tests.lab.origins import pattern, raw_path
 from tests.lab.recorder import Origins
 from tests.test_htpasswd import BCRYPT
 
@@ -96,6 +96,11 @@ def test_proxyauth_with_curl(lab: Lab, origins: Origins, tmp_path: Path) -> None
         assert lab.curl(f"{SECURE}/t", ca=gw.ca).status == 401
         assert lab.curl(f"{SECURE}/t", "-u", "ann:U*U", ca=gw.ca).status == 200
         assert not origins.requests(HTTPS)[-1].values("authorization")
+        # and what would lead past the gateway does not come through it; an explicit proxy's clients cannot follow
+        offer = raw_path(b'HTTP/1.1 200 OK\r\nAlt-Svc: h3=":443", h2="alt.test:443"\r\nContent-Length: 0\r\n\r\n')
+        reply = lab.curl(f"{SECURE}{offer}", "-u", "ann:U*U", ca=gw.ca)
+        assert reply.header("alt-svc") == 'h2="alt.test:443"'
+        assert lab.curl(f"{SECURE}{offer}", *good, via=gw).header("alt-svc") == 'h3=":443", h2="alt.test:443"'
         output = gw.output
     assert "wrong name or password" in output and "U*U" not in output and "wrong-word" not in output
     assert "Traceback" not in output

@@ -209,7 +209,7 @@ async def replay(worker: Worker, flow: HTTPFlow) -> None:
     finally:
         flow._live = None
         worker.handlers.discard(handler)
-        worker.make_room()
+        worker._make_room()
 
 
 def _prepare(request: Request) -> None:
