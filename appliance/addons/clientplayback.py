@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from appliance import command, ctx, types
 from appliance.addons.recording import Recording
+from appliance.connection import State
 from appliance.exceptions import CommandError, FlowReadException, OptionsError
-from appliance.flow import Flow
-from appliance.http import HTTPFlow
+from appliance.flow import Error, Flow
+from appliance.http import HTTPFlow, Response
 from appliance.layers.http.replay import replay
 from appliance.log import ALERT
 
@@ -30,6 +31,9 @@ WAITING: Final = 10_000
 AT_ONCE: Final = 20
 """Replays side by side where `client_replay_concurrency` sets no limit: each may hold a response of 64 MiB."""
 
+Before = tuple[Response | None, Error | None, str | None, State | None]
+"""A flow's response, error, is_replay and backup."""
+
 
 class ClientPlayback:
     """Listens to no event of a flow. Replays run in the order in which they were asked for."""
@@ -38,7 +42,7 @@ class ClientPlayback:
 
     def __init__(self) -> None:
         self._queue: deque[HTTPFlow | Recording] = deque()
-        self._pending: set[int] = set()  # id() of the flows that wait or are under way
+        self._pending: dict[int, Before] = {}  # by id(): of the flows that wait or are under way
         self._running: set[asyncio.Task[None]] = set()
         self._work: asyncio.Task[None] | None = None
         self._up = False
@@ -91,7 +95,9 @@ class ClientPlayback:
                 break
             else:
                 assert isinstance(flow, HTTPFlow)
-                self._prepare(flow)
+                self._pend(flow)
+                flow.backup()
+                clear(flow)
                 self._queue.append(flow)
                 taken.append(flow)
         ctx.master.addons.trigger("update", taken)
@@ -127,8 +133,8 @@ class ClientPlayback:
             if isinstance(item, Recording):
                 item.close()
             else:
-                self._pending.discard(id(item))
-                item.revert()
+                before = self._pending.pop(id(item))
+                item.response, item.error, item.is_replay, item._backup = before
                 flows.append(item)
         ctx.master.addons.trigger("update", flows)
         logger.log(ALERT, "client replay: the queue is empty")
@@ -181,7 +187,7 @@ class ClientPlayback:
         try:
             await replay(worker, flow)
         finally:
-            self._pending.discard(id(flow))
+            self._pending.pop(id(flow), None)
 
     async def _next(self) -> HTTPFlow | None:
         """The first in the queue; None: look again."""
@@ -206,13 +212,16 @@ class ClientPlayback:
             logger.warning("client replay: %s: %s", item.path, fault)
             return None
         assert isinstance(flow, HTTPFlow)
-        self._prepare(flow)
+        self._pend(flow)
+        clear(flow)  # without a backup: what it was is in its file
         return flow
 
-    def _prepare(self, flow: HTTPFlow) -> None:
-        """What it had for an answer goes into its backup."""
-        self._pending.add(id(flow))
-        flow.backup()
-        flow.is_replay = "request"
-        flow.response = None
-        flow.error = None
+    def _pend(self, flow: HTTPFlow) -> None:
+        self._pending[id(flow)] = flow.response, flow.error, flow.is_replay, flow._backup
+
+
+def clear(flow: HTTPFlow) -> None:
+    """Ready for another answer."""
+    flow.is_replay = "request"
+    flow.response = None
+    flow.error = None

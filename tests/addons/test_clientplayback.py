@@ -380,10 +380,13 @@ def test_the_queue_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     playback = ClientPlayback()
     chain = Chain(playback)
     flows = [http() for _ in range(5)]
+    flows[0].backup()
+    flows[0].request.path = "/edited"
     chain.call("replay.client", flows)
     assert playback.count() == 3 and "2 are left out" in caplog.text
     assert flows[0].is_replay == "request" and flows[4].is_replay is None and flows[4].response is not None
     with pytest.raises(CommandError, match="3 replays wait already"):
         playback.source(Recording("x", iter(())))
     chain.call("replay.client.stop")
-    assert playback.count() == 0 and flows[0].response is not None
+    assert playback.count() == 0 and flows[0].response is not None and flows[0].is_replay is None
+    assert flows[0].request.path == "/edited" and flows[0].modified() and not flows[1].modified()
