@@ -71,7 +71,7 @@ class Portal(Switch):
 
 
 Onboarding = Portal
-"""The name that scripts import from `mitmproxy.addons.onboarding`."""
+"""The older name."""
 
 
 class Page:

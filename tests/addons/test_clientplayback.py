@@ -21,7 +21,7 @@ from tests.addons.chain import Chain
 from tests.flowkit import http, tcp, websocket
 from tests.harness import Events, Make, Peer, Rig, answering, until
 from tests.layers.http.h2_kit import Origin as AnyOrigin
-from tests.layers.http.httpkit import OK, Message, Origin
+from tests.layers.http.httpkit import OK, Message, Origin, read_response
 
 
 def recorded(method: str, url: str, body: bytes = b"", mode: str = "regular", **headers: str) -> HTTPFlow:
@@ -241,6 +241,29 @@ async def test_one_after_another_or_side_by_side(rigs: Make) -> None:
     rig.options.update(client_replay_concurrency=-1)
     await played(rig, playback, *[flow.copy() for flow in flows])
     assert most == 6
+
+
+@pytest.mark.parametrize("event", ["request", "response"])
+async def test_a_script_sends_a_copy_of_what_goes_by(rigs: Make, event: str) -> None:
+    """The idiom of mitmproxy's own example."""
+    origin = Origin(OK)
+
+    def again(flow: HTTPFlow) -> None:
+        if flow.is_replay == "request":
+            return
+        copy = flow.copy()
+        copy.request.path = "/changed"
+        rig.addons.commands.call("replay.client", [copy])
+
+    rig, playback = await playing(rigs, events := Events(event, **{event: again}))
+    host, port = await rig.origin(origin)
+    client = await rig.connect(await rig.regular())
+    await client.say(f"GET http://{host}:{port}/first HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+    assert (await read_response(client)).status == 200
+    await until(lambda: len(origin.requests) == 2 and not playback.count())
+    assert {seen.start for seen in origin.requests} == {b"GET /first HTTP/1.1", b"GET /changed HTTP/1.1"}
+    assert sorted(str(flow.is_replay) for flow in events.of(event)) == ["None", "request"]
+    assert len({flow.id for flow in events.of(event)}) == len({flow.client_conn.id for flow in events.of(event)}) == 2
 
 
 async def test_it_waits_for_room(rigs: Make) -> None:
