@@ -205,3 +205,17 @@ class ResourceRecord:
     @classmethod
     def from_state(cls, state: State) -> Self:
         return cls(**state)
+
+
+HTTPS_TYPES = frozenset({types.HTTPS, types.SVCB})
+
+
+def strip_https(records: list[ResourceRecord]) -> None:
+    """Take ECH and HTTP/3 out of the HTTPS and SVCB records among these; one that cannot be read goes as a whole."""
+    for record in [one for one in records if one.type in HTTPS_TYPES]:
+        try:
+            content = record.https_record
+            if svcb.strip(content):
+                record.https_record = content
+        except DNSError:
+            records[:] = [one for one in records if one is not record]

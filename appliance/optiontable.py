@@ -71,6 +71,11 @@ def _detail(value: int) -> None:
         raise ValueError(f"{value} is not a level: write 0 (nothing) to 4 (everything)")
 
 
+def _one_or_all(value: int) -> None:
+    if value not in (1, -1):
+        raise ValueError(f"{value} is neither 1 (one after another) nor -1 (side by side)")
+
+
 def _regexes(value: Iterable[str]) -> None:
     for pattern in value:
         try:
@@ -294,6 +299,13 @@ class OptionTable:
         check=_name_servers,
         example="192.0.2.53",
     )
+    strip_ech: bool = option(
+        True,
+        "Take out of DNS answers what hides names from the gateway or leads past it: ECH and HTTP/3 in HTTPS records.",
+    )
+    keep_alt_svc_header: bool = option(
+        False, "Leave Alt-Svc as it is, where devices may follow it to HTTP/3 (modes such as transparent)."
+    )
     dns_use_hosts_file: bool = option(True, "Let the dns mode answer from this machine's hosts file first.")
     connect_timeout: int = option(10, "Seconds a server may take to accept a connection.", check=_positive)
     tls_handshake_timeout: int = option(30, "Seconds a TLS handshake may take.", check=_positive)
@@ -318,6 +330,18 @@ class OptionTable:
         "Refuse clients with a public address (not in modes where routing brings them, such as transparent).",
     )
     block_private: bool = option(False, "Refuse clients with a private address.")
+    proxyauth: str | None = option(
+        None,
+        "Ask clients for a name and a password: any, NAME:PASSWORD (better in config.yaml), or @FILE of htpasswd.",
+        flag="--proxyauth",
+        example="@htpasswd",
+    )
+    upstream_auth: str | None = option(
+        None,
+        "NAME:PASSWORD for the upstream proxy, or the target, of a mode that has one (better in config.yaml).",
+        flag="--upstream-auth",
+        example="name:password",
+    )
 
     # -- what is changed
     block_list: Sequence[str] = option(
@@ -387,8 +411,56 @@ class OptionTable:
         example="flows",
     )
     readfile_filter: str | None = option(None, "Read only flows that match this filter.", example="~d device")
-    keepserving: bool = option(False, "Go on after rfile is read.")
+    keepserving: bool = option(False, "Go on after rfile is read, or all of client_replay or server_replay was used.")
     server: bool = option(True, "Listen; off (with rfile): only read.", flag="--server", short="-n")
+    client_replay: Sequence[str] = option(
+        (),
+        "Send the requests of this flow file or HAR again, then end. Repeatable.",
+        flag="--client-replay",
+        short="-C",
+        kind="path",
+        example="flows",
+    )
+    client_replay_concurrency: int = option(
+        1, "Replays at once: 1, one after another, or -1, side by side.", check=_one_or_all
+    )
+    server_replay: Sequence[str] = option(
+        (),
+        "Answer requests with the responses of this flow file or HAR. Repeatable.",
+        flag="--server-replay",
+        short="-S",
+        kind="path",
+        example="flows",
+    )
+    server_replay_extra: str = option(
+        "forward",
+        "What happens to requests that have no recorded response (any more).",
+        choices=("forward", "kill", "204", "400", "404", "500"),
+        flag="--server-replay-extra",
+        example="404",
+    )
+    server_replay_kill_extra: bool = option(
+        False, "The older way to say server_replay_extra=kill.", flag="--server-replay-kill-extra"
+    )
+    server_replay_reuse: bool = option(False, "Use a recorded response more than once.", flag="--server-replay-reuse")
+    server_replay_nopop: bool = option(False, "The older name of server_replay_reuse.")
+    server_replay_refresh: bool = option(
+        True,
+        "Move dates and cookies of replayed responses as if they were sent now.",
+        flag="--server-replay-refresh",
+    )
+    server_replay_use_headers: Sequence[str] = option(
+        (), "Header field that must be the same as in the recorded request. Repeatable.", example="accept"
+    )
+    server_replay_ignore_content: bool = option(False, "The request's body may be another than the recorded one.")
+    server_replay_ignore_params: Sequence[str] = option(
+        (), "Parameter of the query that may be another. Repeatable.", example="nonce"
+    )
+    server_replay_ignore_payload_params: Sequence[str] = option(
+        (), "Field of a form in the request's body that may be another. Repeatable.", example="token"
+    )
+    server_replay_ignore_host: bool = option(False, "The request's host may be another.")
+    server_replay_ignore_port: bool = option(False, "The request's port may be another.")
     export_preserve_original_ip: bool = option(False, "Exports for curl name the address the server had.")
 
     # -- what is shown

@@ -42,6 +42,7 @@ class Settings:
         "spoof",
         "stream_over",
         "strict",
+        "strip_ech",
         "udp_timeout",
         "upstream_cert",
         "use_hosts_file",
@@ -72,6 +73,7 @@ class Settings:
         self.allow_metadata = options.allow_metadata_addresses
         self.policy = HostPolicy(options.ignore_hosts, options.allow_hosts)
         self.name_servers = tuple(parse_server(text) for text in options.dns_name_servers)
+        self.strip_ech = options.strip_ech
         self.use_hosts_file = options.dns_use_hosts_file
         self.max_connections = options.max_connections or default_connections()
 

@@ -68,6 +68,7 @@ class Worker(Host):
         self.guard = LoopGuard(self.settings.allow_metadata)
         self.dns = NameServers(loop, self.guard)
         self.system = System()
+        self.ending = False  # nothing new is begun
         self.light = 0  # handlers that hold no descriptor of their own: flows of DNS
         self.totals = Totals()
         self.handlers: set[ConnectionHandler] = set()
@@ -181,6 +182,7 @@ class Worker(Host):
 
     async def stop(self, grace: float = 2.0) -> None:
         """End every connection: first politely, then by cancelling what is left."""
+        self.ending = True
         if self._tick is not None:
             self._tick.cancel()
         for handler in list(self.handlers):

@@ -6,21 +6,27 @@ from appliance.addons.anticache import AntiCache
 from appliance.addons.anticomp import AntiComp
 from appliance.addons.block import Block
 from appliance.addons.blocklist import BlockList
+from appliance.addons.clientplayback import ClientPlayback
 from appliance.addons.core import Core
 from appliance.addons.dumper import Dumper
 from appliance.addons.export import Export
 from appliance.addons.intercept import Intercept
+from appliance.addons.keepserving import KeepServing
 from appliance.addons.maplocal import MapLocal
 from appliance.addons.mapremote import MapRemote
 from appliance.addons.modifybody import ModifyBody
 from appliance.addons.modifyheaders import ModifyHeaders
 from appliance.addons.portal import Portal
+from appliance.addons.proxyauth import ProxyAuth
 from appliance.addons.readfile import ReadFile
 from appliance.addons.save import Save
 from appliance.addons.savehar import SaveHar
 from appliance.addons.script import ScriptLoader
+from appliance.addons.serverplayback import ServerPlayback
 from appliance.addons.stickyauth import StickyAuth
 from appliance.addons.stickycookie import StickyCookie
+from appliance.addons.update_alt_svc import UpdateAltSvc
+from appliance.addons.upstream_auth import UpstreamAuth
 
 
 def default_addons() -> list[object]:
@@ -31,9 +37,12 @@ def default_addons() -> list[object]:
         BlockList(),
         AntiCache(),
         AntiComp(),
+        ClientPlayback(),
         Export(),
         Portal(),
+        ProxyAuth(),
         ScriptLoader(),
+        ServerPlayback(),
         MapRemote(),
         MapLocal(),
         ModifyBody(),
@@ -42,8 +51,11 @@ def default_addons() -> list[object]:
         StickyCookie(),
         Save(),
         SaveHar(),
+        UpstreamAuth(),
+        UpdateAltSvc(),
         # What users see is what all of them did.
         Dumper(),
+        KeepServing(),
         ReadFile(),
         Intercept(),
     ]

@@ -70,6 +70,10 @@ class Portal(Switch):
             self.use(Page(options.onboarding_host) if options.onboarding else None)
 
 
+Onboarding = Portal
+"""The older name."""
+
+
 class Page:
     """Answers for its host names itself, in every mode; nothing goes upstream for them."""
 

@@ -63,7 +63,8 @@ class ReadFile:
             ctx.master.exit_code = 1
         else:
             logger.debug("rfile: %d flows were read", count)
-        if not ctx.options.keepserving:
+        options = ctx.options
+        if not (options.keepserving or options.client_replay or options.server_replay):  # else see KeepServing
             while ctx.options.server and ctx.master.worker.handlers:  # noqa: ASYNC110 - seconds at the very end
                 await asyncio.sleep(0.1)
             ctx.master.shutdown()

@@ -15,7 +15,7 @@ from appliance.optiontable import Option
 from appliance.typespec import Typespec
 
 _YAML_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
-_SECRET = frozenset({"cert_passphrase"})
+_SECRET = frozenset({"cert_passphrase", "proxyauth", "upstream_auth"})
 
 
 def show(specs: Sequence[str], *, as_yaml: bool) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from appliance.connection import ConnectionState, Server
 from appliance.dns import DNSError, DNSFlow, DNSMessage, ResourceRecord, classes, op_codes, response_codes, types
+from appliance.dnsrecord import HTTPS_TYPES, strip_https
 from appliance.flow import Error
 from appliance.layers.gate import gate
 from appliance.log import RateLimited
@@ -211,7 +212,7 @@ class Query:
         ask, self._ask = self._ask, None
         if self._at != "server":
             return
-        flow, hooks = self.flow, self.layer.context.handler.worker.hooks
+        flow, worker = self.flow, self.layer.context.handler.worker
         if ask is not None and not self._opened:
             server = flow.server_conn  # which of several
             if ask.server != server.address:
@@ -221,9 +222,13 @@ class Query:
             self.fail(why)
             return
         response = DNSMessage.over_wire(self.data[:2] + wire[2:])
-        if hooks.heard["dns_response"]:
+        strips = worker.settings.strip_ech and dns_wire.question_type(self.data, self.end) in HTTPS_TYPES
+        if strips or worker.hooks.heard["dns_response"]:
             try:
                 response.parse()
+                if strips:
+                    for part in (response.answers, response.authorities, response.additionals):
+                        strip_https(part)
             except DNSError as e:
                 self.fail(f"the server's answer is malformed: {e}")
                 return

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.arrival import Arrival
 from appliance.connection import Address, Client, ConnectionState
-from appliance.dns import DNSFlow, DNSMessage, ResourceRecord
+from appliance.dns import DNSFlow, DNSMessage, HTTPSRecord, ResourceRecord
 from appliance.layers import dns
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import Facts, Proposal, decide
@@ -438,3 +438,30 @@ def test_next_layer_on_port_53() -> None:
     assert at(b"\x16\3\1\0\x50" + bytes(40)) == "tls"
     assert at(b"\0\x05hello") == "tcp"
     assert not dns.is_query(b"hello, this is not DNS")
+
+
+@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.parametrize("on", [True, False])
+async def test_strip_ech(rigs: Make, origin: Origin, on: bool, listening: bool) -> None:
+    """An HTTPS record loses what hides names, whoever listens; nothing else is looked at for its sake."""
+
+    def https(data: bytes) -> list[bytes]:
+        asked = DNSMessage.unpack(data)
+        return [
+            asked.succeed([ResourceRecord.HTTPS("www.test", HTTPSRecord(1, "", {1: b"\2h3\2h2", 5: b"keys"}))]).packed
+        ]
+
+    origin.reply = https
+    rig = await rigs(*([Events()] if listening else []), strip_ech=on)
+    client, task = arrive(rig, origin.address)
+    client.send([query(kind=65)])
+    (got,) = await receive(client)
+    (record,) = DNSMessage.unpack(got).answers
+    assert (record.https_alpn, record.https_ech) == (((b"h2",), None) if on else ((b"h3", b"h2"), "a2V5cw=="))
+    origin.reply = lambda data: [answer(data)[:-1]]
+    client.send([query(8, kind=65), query(9)])
+    first, second = sorted(await receive(client, 2))
+    assert first[3] & 15 == (2 if on or listening else 0)  # what cannot be looked into is not passed on
+    assert second[3] & 15 == (2 if listening else 0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -88,6 +88,36 @@ def unpack_alpn(data: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
+def strip(record: HTTPSRecord) -> bool:
+    """Take out what hides a server's name from the gateway (ECH) or leads past it (HTTP/3); whether there was any.
+
+    A record that promised HTTP/3 alone promises HTTP/1.1 then (RFC 9460 §7.1); nothing that is gone stays mandatory.
+
+    :raises DNSError: a list in it is malformed.
+    """
+    params = record.params
+    before = dict(params)
+    params.pop(ECH, None)
+    if ALPN in params:
+        offered = unpack_alpn(params[ALPN])
+        kept = tuple([one for one in offered if one != b"h3" and not one.startswith(b"h3-")])
+        if not kept:
+            params.pop(ALPN)
+            params.pop(NO_DEFAULT_ALPN, None)
+        elif kept != offered:
+            params[ALPN] = pack_alpn(kept)
+    if (listed := params.get(MANDATORY)) is not None:
+        if len(listed) % 2:
+            raise DNSError("an SVCB list of mandatory keys is cut short")
+        keys = [listed[at : at + 2] for at in range(0, len(listed), 2)]
+        needed = b"".join([key for key in keys if int.from_bytes(key, "big") in params])
+        if needed:
+            params[MANDATORY] = needed
+        else:
+            del params[MANDATORY]
+    return params != before
+
+
 def _text(key: int, data: bytes) -> str | None:
     """The value for people; None: it has none. What is not of the form its key asks for is shown as bytes."""
     try:
