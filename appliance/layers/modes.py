@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import appliance.layers.next_layer as deciding  # as a module: these import each other
+import appliance.layers.udp as udp
 from appliance.layers.base import Layer
 from appliance.net.datagrams import Datagrams
 from appliance.net.stream import Stream
@@ -11,20 +13,15 @@ class HttpProxy(Layer):
     """An explicit proxy: the client says in HTTP where it wants to go."""
 
     async def run(self, client: Stream | Datagrams) -> None:
-        from appliance.layers.next_layer import next_layer
-
         assert isinstance(client, Stream)
-        await next_layer(self.context, client)
+        await deciding.next_layer(self.context, client)
 
 
 class TransparentProxy(Layer):
     """The client believes it talks to the server itself; `context.server.address` is its original destination."""
 
     async def run(self, client: Stream | Datagrams) -> None:
-        from appliance.layers import udp
-        from appliance.layers.next_layer import next_layer
-
         if isinstance(client, Stream):
-            await next_layer(self.context, client)
+            await deciding.next_layer(self.context, client)
         else:
             await udp.next_layer(self.context, client)

@@ -7,10 +7,14 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
+import appliance.layers.dns as dns  # as modules: these ask for their own next layer
+import appliance.layers.http.layer as http
+import appliance.layers.modes as modes
+import appliance.layers.tcp as tcp
+import appliance.layers.tls as tls
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import MAX_HEAD, SERVER_FIRST, Facts, Kind, Proposal, decide, looks_like_http
-from appliance.layers.modes import HttpProxy
 from appliance.net.datagrams import Datagrams
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import Gone, Reason, TimedOut
@@ -69,19 +73,13 @@ async def next_layer(context: Context, client: Stream) -> None:
 
 
 def _make(kind: Kind, context: Context) -> Layer:
-    # Imported late: these layers ask for their own next layer.
-    from appliance.layers.dns import DNSLayer
-    from appliance.layers.http import HttpLayer, HTTPMode
-    from appliance.layers.tcp import TCPLayer
-    from appliance.layers.tls import ClientTLSLayer
-
     if kind == "tls":
-        return ClientTLSLayer(context)
+        return tls.ClientTLSLayer(context)
     if kind == "dns":
-        return DNSLayer(context)
+        return dns.DNSLayer(context)
     if kind == "http":
-        return HttpLayer(context, HTTPMode.regular if _explicit(context) else HTTPMode.transparent)
-    return TCPLayer(context)
+        return http.HttpLayer(context, http.HTTPMode.regular if _explicit(context) else http.HTTPMode.transparent)
+    return tcp.TCPLayer(context)
 
 
 async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdict]:
@@ -102,7 +100,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             data=data,
             final=silent or client.eof or len(data) > MAX_HEAD,
             proxy=proxy,
-            addresses=_addresses(context),
+            addresses=_addresses(context) if settings.policy.active else (),
             sni=handler.client.sni,
             port=context.server.address[1] if context.server.address else 0,
             alpn=handler.client.alpn,
@@ -184,10 +182,8 @@ async def _race(context: Context, client: Stream, have: int, wait: float) -> boo
 
 def _explicit(context: Context) -> bool:
     """Whether the client speaks to us as to its proxy: below is only that mode, and perhaps TLS to the proxy itself."""
-    from appliance.layers.http import HttpLayer
-
     layers = context.layers
-    return isinstance(layers[0], HttpProxy) and not any([isinstance(layer, HttpLayer) for layer in layers])
+    return isinstance(layers[0], modes.HttpProxy) and not any([isinstance(layer, http.HttpLayer) for layer in layers])
 
 
 def _server(context: Context) -> Stream | None:

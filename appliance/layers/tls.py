@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import appliance.layers.next_layer as deciding  # as a module: they import each other
 from appliance.exceptions import CertificateError
+from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import MAX_HEAD
 from appliance.net import tls_context
@@ -38,11 +40,9 @@ class ServerTLSLayer(Layer):
     """Marks that the server is to be spoken to in TLS; the handshake itself is `Upstreams`'."""
 
     async def run(self, client: Stream | Datagrams) -> None:
-        from appliance.layers.next_layer import next_layer
-
         assert isinstance(client, Stream)
         self.context.server.tls = True
-        await next_layer(self.context, client)
+        await deciding.next_layer(self.context, client)
 
 
 class ClientTLSLayer(Layer):
@@ -58,8 +58,6 @@ class ClientTLSLayer(Layer):
         super().__init__(context)
 
     async def run(self, client: Stream | Datagrams) -> None:
-        from appliance.layers.next_layer import next_layer
-
         assert isinstance(client, Stream)
         context, conn = self.context, self.context.client
         hello = await self._hello(client)
@@ -84,7 +82,7 @@ class ClientTLSLayer(Layer):
             if self.outer:
                 # What the proxy's own TLS said is not to be taken for the tunnel's.
                 conn.sni, conn.alpn_offers, conn.alpn = None, (), None
-            await next_layer(context, client)
+            await deciding.next_layer(context, client)
         finally:
             why = client.why
             if why is not None and why.kind == "tls" and why.detail in DISTRUST:
@@ -118,8 +116,6 @@ class ClientTLSLayer(Layer):
                 return None
 
     async def _ignore(self, client: Stream) -> None:
-        from appliance.layers import passthrough
-
         handler = self.context.handler
         handler.decide(Verdict("pass", "an add-on set ignore_connection", "tls_clienthello", "hook"))
         self.context.server.tls = False

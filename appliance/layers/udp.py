@@ -6,13 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+import appliance.layers.next_layer as deciding  # as a module: they import each other
 from appliance.exceptions import ControlException
 from appliance.flow import Error
 from appliance.layers import dns
 from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate, raise_if_killed
 from appliance.layers.kept import MAX_INJECTED, keep
-from appliance.layers.next_layer import NextLayer, chosen_by_addon
 from appliance.net.datagrams import Datagrams
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import CLOSED, KILLED, Gone, Killed, Reason
@@ -54,10 +54,10 @@ async def next_layer(context: Context, client: Datagrams) -> None:
     is_dns = port_of_dns and dns.is_query(client.waiting[0])
     proposed = verdict or (Verdict("decrypt", "DNS") if is_dns else Verdict("decrypt", "UDP", at="accept"))
     if asked:
-        about = NextLayer(context, client, None, verdict=proposed)
+        about = deciding.NextLayer(context, client, None, verdict=proposed)
         await handler.fire("next_layer", about)
         if about.layer is not None:
-            handler.decide(chosen_by_addon(about.layer))
+            handler.decide(deciding.chosen_by_addon(about.layer))
             await about.layer.run(client)
             return
     handler.decide(proposed)

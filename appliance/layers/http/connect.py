@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+import appliance.layers.next_layer as deciding  # as a module: they import each other
 from appliance.arrival import Arrival
 from appliance.connection import Client, ConnectionState
 from appliance.flow import Error
@@ -116,11 +117,9 @@ async def run(context: Context, inbound: Inbound, tunnel: Stream | Datagrams | N
         return
     finally:
         flow._live = None
-    from appliance.layers.next_layer import next_layer
-
     stream = inbound.tunnel() if tunnel is None else tunnel
     assert isinstance(stream, Stream)
-    await next_layer(context, stream)
+    await deciding.next_layer(context, stream)
 
 
 def _grants(response: Response) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import appliance.layers.tcp as tcp  # as a module: they import each other
+
 if TYPE_CHECKING:
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.pool import Link
@@ -12,11 +14,9 @@ if TYPE_CHECKING:
 
 async def carry(layer: HttpLayer, inbound: Inbound, outbound: Outbound, link: Link) -> None:
     """Carry it to its end; then the server's side of it is over as well."""
-    from appliance.layers.tcp import TCPLayer
-
     upstream = outbound.tunnel()
     try:
-        await TCPLayer(layer.context).carry(inbound.tunnel(), upstream, link.server)
+        await tcp.TCPLayer(layer.context).carry(inbound.tunnel(), upstream, link.server)
     finally:
         upstream.close()
         if link.client.shared:
