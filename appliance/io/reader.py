@@ -14,6 +14,7 @@ from appliance.exceptions import FlowReadException
 from appliance.flow import Flow
 from appliance.http import HTTPFlow
 from appliance.io import tnetstring
+from appliance.io.older import Upgrade, is_older
 from appliance.io.version import as_ours, check
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
@@ -30,6 +31,7 @@ class FlowReader:
         self.flows = 0
         self.faults = 0
         self._named: list[str] = []
+        self._upgrade = Upgrade()
 
     def stream(self) -> Iterator[Flow]:
         """Every flow that is whole, in order; at the end raises FlowReadException if there were others, naming them."""
@@ -56,7 +58,7 @@ class FlowReader:
                 self._fault(at, error)
                 break  # where the next one begins cannot be known
             try:
-                flow = flow_from(state)
+                flow = flow_from(state, self._upgrade)
             except ValueError as error:
                 self._fault(at, error)
                 continue
@@ -72,17 +74,19 @@ class FlowReader:
             self._named.append(f"flow {self.flows + self.faults} (at byte {at}): {error}")
 
 
-def flow_from(state: Any) -> Flow:
-    """A flow of a state. Raises ValueError for what is none."""
+def flow_from(state: Any, upgrade: Upgrade | None = None) -> Flow:
+    """A flow of a state; `upgrade`: that of the file, for states of older versions. Raises ValueError for what is none."""
     if not isinstance(state, dict):
         raise ValueError(f"no flow but {type(state).__name__}")
-    check(state)
     try:
+        if is_older(state.get("version", state.get(b"version"))):
+            state = (upgrade or Upgrade())(state)
+        check(state)
         as_ours(state)
         kind = flow_type(state.get("type"))
         backup, state["backup"] = state.get("backup"), None
         flow = kind.from_state(state)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"no {state.get('type')!r:.40} flow: {type(error).__name__} {error}") from None
     if isinstance(backup, dict):
         with contextlib.suppress(ValueError):  # a broken one is left out: what it backs up is here

@@ -1,4 +1,4 @@
-"""Which flow states are read: those of the present format. Older ones are told what brings them here."""
+"""Which flow states are read: those of the present format, once `older` has brought what it knows to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ State = dict[Any, Any]
 
 def check(state: State) -> None:
     """:raises ValueError: a state of another version."""
-    version = state.get("version")
+    version = state.get("version", state.get(b"version"))
     if version == FORMAT_VERSION and not isinstance(version, bool):
         return
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -19,8 +19,8 @@ def check(state: State) -> None:
     if isinstance(version, int) or (isinstance(version, list) and all(isinstance(part, int) for part in version)):
         shown = version if isinstance(version, int) else ".".join(map(str, version))
         raise ValueError(
-            f"flow format version {shown} cannot be read yet, only {FORMAT_VERSION}: "
-            "mitmdump 11 converts a file (mitmdump -nr OLD -w NEW)"
+            f"flow format version {shown} cannot be read, only 0.11 to 3.0 and 4 to {FORMAT_VERSION}: "
+            "a mitmproxy of that time may convert the file (mitmdump -nr OLD -w NEW)"
         )
     raise ValueError(f"its version is {version!r:.40}")
 
