@@ -28,6 +28,7 @@ from modes.spec import DEFAULT_PORTS
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from appliance.addons.view import View
     from appliance.command import CommandManager
     from appliance.options import Options
 
@@ -60,6 +61,12 @@ class Gateway:
     @property
     def commands(self) -> CommandManager:
         return self.addons.commands
+
+    @property
+    def view(self) -> View | None:
+        """The flows that commands can name."""
+        view: View | None = self.addons.get("view")
+        return view
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()

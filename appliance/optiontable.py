@@ -61,8 +61,8 @@ def _positive(value: int | None) -> None:
         raise ValueError(f"{value} is too small: write 1 or more")
 
 
-def _not_negative(value: int) -> None:
-    if value < 0:
+def _not_negative(value: int | None) -> None:
+    if value is not None and value < 0:
         raise ValueError(f"{value} is negative: write 0 or more")
 
 
@@ -389,6 +389,21 @@ class OptionTable:
     )
     intercept_active: bool = option(False, "Whether intercept does anything; setting intercept turns it on.")
 
+    # -- what commands and add-ons can name
+    view_limit: int | None = option(
+        None,
+        "Flows kept in memory, so that commands can name them; the oldest leave first. None: 1000 while intercept"
+        " is on, else 0.",
+        check=_not_negative,
+        example="1000",
+    )
+    view_memory: str = option("64m", "Bytes of bodies and messages kept there.", kind="size", example="1g")
+    view_filter: str | None = option(
+        None, "Of the flows kept, show those that match this filter.", flag="--view-filter", example="~d device"
+    )
+    view_order: str = option("time", "Order of the flows shown.", choices=("time", "method", "url", "size"))
+    view_order_reversed: bool = option(False, "Show the last first.")
+
     # -- what is kept
     save_stream_file: str | None = option(
         None,
@@ -477,6 +492,7 @@ class OptionTable:
     content_view_lines_cutoff: int = option(
         512, "Lines of a body shown with flow_detail 3.", check=_positive, example="40"
     )
+    dumper_default_contentview: str = option("auto", "Content view for bodies and messages shown.", example="raw")
     showhost: bool = option(False, "Show URLs with the name in the Host header.", flag="--showhost")
     termlog_verbosity: str = option(
         "info", "Least level shown on the terminal.", choices=("error", "warn", "info", "alert", "debug")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from appliance import command, types
 from appliance.addonmanager import Loader
+from appliance.addons.comment import Comment
 from appliance.command_lexer import quote, split
 from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Flow
@@ -88,7 +89,7 @@ def addon() -> Addon:
 
 @pytest.fixture
 def tctx(addon: Addon) -> Any:
-    with taddons.context(addon) as tctx:
+    with taddons.context(addon, Comment()) as tctx:
         yield tctx
 
 

@@ -7,7 +7,9 @@ from appliance.addons.anticomp import AntiComp
 from appliance.addons.block import Block
 from appliance.addons.blocklist import BlockList
 from appliance.addons.clientplayback import ClientPlayback
+from appliance.addons.comment import Comment
 from appliance.addons.core import Core
+from appliance.addons.cut import Cut
 from appliance.addons.dumper import Dumper
 from appliance.addons.export import Export
 from appliance.addons.intercept import Intercept
@@ -27,6 +29,7 @@ from appliance.addons.stickyauth import StickyAuth
 from appliance.addons.stickycookie import StickyCookie
 from appliance.addons.update_alt_svc import UpdateAltSvc
 from appliance.addons.upstream_auth import UpstreamAuth
+from appliance.addons.view import View
 
 
 def default_addons() -> list[object]:
@@ -38,6 +41,8 @@ def default_addons() -> list[object]:
         AntiCache(),
         AntiComp(),
         ClientPlayback(),
+        Comment(),
+        Cut(),
         Export(),
         Portal(),
         ProxyAuth(),
@@ -57,5 +62,6 @@ def default_addons() -> list[object]:
         Dumper(),
         KeepServing(),
         ReadFile(),
+        View(),
         Intercept(),
     ]

@@ -107,13 +107,6 @@ class Core:
             flow.marked = "" if flow.marked else ":default:"
         ctx.master.addons.trigger("update", flows)
 
-    @command.command("flow.comment")
-    def comment(self, flows: Sequence[Flow], comment: str) -> None:
-        """Write a comment on flows."""
-        for flow in flows:
-            flow.comment = comment
-        ctx.master.addons.trigger("update", flows)
-
     @command.command("flow.revert")
     def revert(self, flows: Sequence[Flow]) -> None:
         """Undo the edits of flows."""
@@ -210,6 +203,14 @@ class Core:
     def inject_udp(self, flow: Flow, to_client: bool, message: bytes) -> None:
         """Send a datagram into a UDP conversation; `udp_message` sees it."""
         _inject(flow, "udp", to_client, message)
+
+    # -- what goes on --------------------------------------------------------------------------------------------------
+
+    @command.command("proxyserver.active_connections")
+    def active_connections(self) -> int:
+        """How many connections of clients there are."""
+        worker = getattr(ctx.master, "worker", None)
+        return len(worker.handlers) if worker is not None else 0
 
     # -- what hooks cost -----------------------------------------------------------------------------------------------
 

@@ -218,6 +218,7 @@ class Export:
     def load(self, loader: Loader) -> None:
         loader.add_command("export", self.export_str)
         loader.add_command("export.file", self.file)
+        loader.add_command("export.clip", self.clip)
         loader.add_command("export.formats", self.formats)
 
     def formats(self) -> Sequence[str]:
@@ -236,6 +237,10 @@ class Export:
             Path(path).expanduser().write_bytes(made if isinstance(made, bytes) else made.encode())
         except OSError as error:
             raise CommandError(f"cannot export to {path}: {error.strerror or error}") from None
+
+    def clip(self, format: str, flow: Flow) -> None:
+        """Not here: a gateway has no clipboard. Raises CommandError."""
+        raise CommandError("a gateway has no clipboard: use export.file")
 
     def _made(self, format: str, flow: Flow) -> str | bytes:
         maker = formats.get(format)

@@ -272,6 +272,7 @@ def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
         "upstream_auth": "NAME:PASSWORD",
         "save_stream_file": "[+]FILE",
         "intercept": "FILTER",
+        "view_filter": "FILTER",
         "stickyauth": "FILTER",
         "stickycookie": "FILTER",
         "map_remote": "SPEC",

@@ -75,7 +75,7 @@ class FlowReader:
 
 
 def flow_from(state: Any, upgrade: Upgrade | None = None) -> Flow:
-    """A flow of a state; `upgrade`: that of the file, for states of older versions. Raises ValueError for what is none."""
+    """A flow of a state; `upgrade`: the file's own, for older states. Raises ValueError for what is none."""
     if not isinstance(state, dict):
         raise ValueError(f"no flow but {type(state).__name__}")
     try:
