@@ -14,6 +14,7 @@ from appliance.addons.switch import Switch
 from appliance.connection import Client
 from appliance.conversation import ContentMessage
 from appliance.dns import DNSFlow, response_codes, types
+from appliance.flow import Flow
 from appliance.flowfilter import FlowFilter
 from appliance.hooks import body_not_needed
 from appliance.http import Headers, HTTPFlow, Message
@@ -129,11 +130,11 @@ class Lines:
         if detail >= HEADERS:
             lines += _headers(">", request.headers, request.trailers)
             if detail >= CONTENTS:
-                lines += _body(request, detail)
+                lines += _body(request, flow, detail)
             if response is not None:
                 lines += _headers("<", response.headers, response.trailers)
                 if detail >= CONTENTS:
-                    lines += _body(response, detail)
+                    lines += _body(response, flow, detail)
         self._screen.write(lines)
 
     # -- TCP and UDP
@@ -167,7 +168,7 @@ class Lines:
         if detail >= CONTENTS:
             for message in messages:
                 lines.append(f"    {'>' if message.from_client else '<'} {pretty_size(len(message.content))}")
-                lines += _content(message.content, "", detail)
+                lines += _content(message, message.content, flow, detail)
         self._screen.write(lines)
 
     # -- DNS
@@ -290,17 +291,29 @@ def _headers(mark: str, headers: Headers, trailers: Headers | None) -> Iterator[
         yield f"    {mark} {escape(name.decode('latin-1'))}: {escape(value.decode('utf-8', 'backslashreplace'))}"
 
 
-def _body(message: Message, detail: int) -> Iterable[str]:
+def _body(message: Message, flow: Flow, detail: int) -> Iterable[str]:
     if message.raw_content is None:
         size = _size(message)
         return [f"      (streamed, not kept{'' if size is None else f': {pretty_size(size)}'})"]
-    return _content(message.get_content(strict=False) or b"", message.headers.get("content-type", ""), detail)
+    return _content(message, message.get_content(strict=False) or b"", flow, detail)
 
 
-def _content(data: bytes, kind: str, detail: int) -> Iterator[str]:
-    """Text as lines, anything else as hex, both indented."""
+def _content(message: Message | ContentMessage, data: bytes, flow: Flow, detail: int) -> Iterator[str]:
+    """As a content view shows it, indented. The whole of what is more than views are given: as text or hex."""
+    from appliance import contentviews  # not before bodies are shown
+
+    if not data:
+        return
+    if detail >= ALL and len(data) > contentviews.MAX_INPUT:
+        headers = getattr(message, "headers", {})
+        lines = _as_lines(data, headers.get("content-type", ""))
+    else:
+        shown = contentviews.prettify_message(message, flow, ctx.options.dumper_default_contentview)
+        lines = (line.expandtabs(4) for line in shown.text.removesuffix("\n").split("\n"))
+        if notes := [note for note in shown.description.split(", ") if note and not note.startswith("[decoded")]:
+            yield f"      ({escape(', '.join(note.strip('[]') for note in notes))})"
     limit = ctx.options.content_view_lines_cutoff if detail < ALL else None
-    for number, line in enumerate(_as_lines(data, kind)):
+    for number, line in enumerate(lines):
         if number == limit:
             yield "      (cut here: flow_detail 4 shows all)"
             return
@@ -325,4 +338,4 @@ def _text(data: bytes, kind: str) -> str | None:
 
 def _hex(at: int, row: bytes) -> str:
     shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-    return f"{at:08x}  {row.hex(' '):<47}  {shown}"
+    return f"{at:010x}  {row.hex(' '):<47}  {shown}"

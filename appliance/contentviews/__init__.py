@@ -67,13 +67,13 @@ def prettify_message(
     if data is None:
         return Prettified("Content is missing.", "error", None, notes)
     if len(data) > MAX_INPUT:
-        notes = ", ".join(filter(None, (notes, f"cut: {len(data)} bytes, {MAX_INPUT} shown")))
+        notes = _joined(notes, f"cut: {len(data)} bytes, {MAX_INPUT} shown")
         data = data[:MAX_INPUT]
     metadata = make_metadata(message, flow)
     try:
         view = view_registry.get_view(data, metadata, view_name)
     except KeyError:
-        notes, view = f"unknown view {view_name!r}", view_registry["raw"]
+        notes, view = _joined(notes, f"unknown view {view_name!r}"), view_registry["raw"]
     return _shown(view, data, metadata, notes, view_registry, asked=view_name.lower() != "auto")
 
 
@@ -85,23 +85,25 @@ def _shown(
         if not isinstance(text, str):
             raise TypeError(f"it gave {type(text).__name__}, not str")
     except RecursionError:
-        return _failed(view, data, metadata, "nested too deeply", views, asked=asked)
+        return _failed(view, data, metadata, "nested too deeply", notes, views, asked=asked)
     except Exception as error:
         logger.debug("content view %s failed", view.name, exc_info=True)
-        return _failed(view, data, metadata, str(error) or type(error).__name__, views, asked=asked)
+        return _failed(view, data, metadata, str(error) or type(error).__name__, notes, views, asked=asked)
     return Prettified(clean(text), view.syntax_highlight, view.name, notes)
 
 
 def _failed(
-    view: Contentview, data: bytes, metadata: Metadata, why: str, views: Registry, *, asked: bool
+    view: Contentview, data: bytes, metadata: Metadata, why: str, notes: str, views: Registry, *, asked: bool
 ) -> Prettified:
     reason = clean(why[:200])
     if asked:
-        return Prettified(f"Couldn't parse as {view.name}: {reason}", "error", view.name, "")
-    raw = views["raw"]
-    return Prettified(
-        clean(raw.prettify(data, metadata)), raw.syntax_highlight, raw.name, f"[failed to parse as {view.name}]"
-    )
+        return Prettified(f"Couldn't parse as {view.name}: {reason}", "error", view.name, notes)
+    raw, notes = views["raw"], _joined(notes, f"[failed to parse as {view.name}]")
+    return Prettified(clean(raw.prettify(data, metadata)), raw.syntax_highlight, raw.name, notes)
+
+
+def _joined(*notes: str) -> str:
+    return ", ".join(filter(None, notes))
 
 
 def clean(text: str) -> str:

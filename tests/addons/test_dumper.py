@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.addonmanager import AddonManager
 from appliance.addons.dumper import Dumper
@@ -131,8 +133,51 @@ def test_bodies_are_cut_and_binary_is_hex() -> None:
     assert lines[-5:] == ["      line"] * 4 + ["      (cut here: flow_detail 4 shows all)"]
     assert Terminal(flow_detail=4, content_view_lines_cutoff=4).fire("response", flow)[-1] == "      end"
     (row,) = Terminal(flow_detail=3).fire("response", http(b"\x00\xffGIF"))[-1:]
-    assert row == "      00000000  00 ff 47 49 46" + " " * 35 + "..GIF"
+    assert row == "      0000000000  00 ff 47 49 46" + " " * 35 + "..GIF"
     assert Terminal(flow_detail=3).fire("response", http(b"y" * 5000))[-1] == "      " + "y" * 500 + "…"
+
+
+def test_bodies_go_through_content_views() -> None:
+    flow = http(b'{"a":{"b":1}}', content_type="text/plain")
+    assert flow.response is not None
+    flow.response.headers["content-type"] = "application/json"
+    lines = ["      {", '        "a": {', '          "b": 1', "        }", "      }"]
+    assert Terminal(flow_detail=3).fire("response", flow)[-5:] == lines
+    assert Terminal(flow_detail=3, dumper_default_contentview="raw").fire("response", flow)[-1] == '      {"a":{"b":1}}'
+    assert Terminal(flow_detail=3, dumper_default_contentview="HEX stream").fire("response", flow)[-1].endswith("7d7d")
+    flow.response.raw_content = b"{"
+    assert Terminal(flow_detail=3).fire("response", flow)[-2:] == ["      (failed to parse as JSON)", "      {"]
+    unknown = Terminal(flow_detail=3, dumper_default_contentview="nosuch").fire("response", flow)
+    assert unknown[-2:] == ["      (unknown view 'nosuch')", "      {"]
+    flow.response.headers["content-encoding"] = "gzip"
+    assert Terminal(flow_detail=3).fire("response", flow)[-2:] == [
+        "      (cannot decode gzip, failed to parse as JSON)",
+        "      {",
+    ]
+    flow.response.content = b"[1]"
+    assert Terminal(flow_detail=3).fire("response", flow)[-3:] == ["      [", "        1", "      ]"]
+    flow.response.raw_content = b""
+    assert Terminal(flow_detail=4).fire("response", flow)[-1] == "    < content-length: 23"
+
+
+def test_the_whole_body_is_shown_where_views_are_given_a_part() -> None:
+    flow = http(b"x\x1b\n" * 300_000)
+    lines = Terminal(flow_detail=4).fire("response", flow)
+    assert lines[-1] == "      x\\x1b" and sum(line == "      x\\x1b" for line in lines) == 300_000
+    lines = Terminal(flow_detail=3).fire("response", flow)
+    assert "      (cut: 900000 bytes, 524288 shown)" in lines and lines[-1].startswith("      (cut here")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["", "application/json", "text/html", "application/grpc", "image/png"]),
+       st.sampled_from(["auto", "raw", "hex dump", "mqtt"]))  # fmt: skip
+def test_any_body_shows_no_control_characters(body: bytes, kind: str, view: str) -> None:
+    flow = http(body)
+    assert flow.response is not None
+    flow.response.headers["content-type"] = kind
+    for detail in (3, 4):
+        for line in Terminal(flow_detail=detail, dumper_default_contentview=view).fire("response", flow):
+            assert line.isprintable(), line
 
 
 def test_conversations() -> None:
