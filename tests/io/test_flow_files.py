@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import subprocess
@@ -18,7 +19,8 @@ from appliance.flow import Flow
 from appliance.http import HTTPFlow
 from appliance.io import FilteredFlowWriter, FlowReader, FlowWriter, read_flows_from_paths
 from appliance.io.tnetstring import dumps
-from tests.flowkit import http, several, tcp, websocket
+from appliance.test import tflow
+from tests.flowkit import http, several, tcp
 
 MITMDUMP = os.environ.get("LOCKGATE_MITMDUMP", "")
 
@@ -195,6 +197,8 @@ class Show:
     def websocket_end(self, flow): self.write(flow)
     def tcp_end(self, flow): self.write(flow)
     def udp_end(self, flow): self.write(flow)
+    def dns_response(self, flow): self.write(flow)
+    def dns_error(self, flow): self.write(flow)
     def done(self): self.out.close()
 
 addons = [Show()]
@@ -205,6 +209,7 @@ addons = [Show()]
 def test_mitmdump_reads_what_we_write_and_we_what_it_writes(tmp_path: Path) -> None:
     """Its own copy of each flow, written by mitmdump while it read ours, has the state that ours had."""
     flows: list[Flow] = [flow for flow in several() if flow.type != "http" or flow.error or flow.response]  # type: ignore[attr-defined]
+    flows += [tflow.tdnsflow(resp=True), tflow.tdnsflow(err=True)]
     (tmp_path / "ours").write_bytes(written(*flows))
     (tmp_path / "show.py").write_text(_SHOW.format(out=str(tmp_path / "theirs")))
     command = [
@@ -223,4 +228,36 @@ def test_mitmdump_reads_what_we_write_and_we_what_it_writes(tmp_path: Path) -> N
     theirs = read_flows_from_paths([tmp_path / "theirs"])
     ours = {flow.id: plain(flow.get_state()) for flow in flows}
     assert {flow.id: plain(flow.get_state()) for flow in theirs} == ours
-    assert len(theirs) == len(flows) and websocket().type in {flow.type for flow in theirs}
+    assert len(theirs) == len(flows) and {flow.type for flow in theirs} == {"http", "tcp", "udp", "dns"}
+
+
+_MAKE = """
+from mitmproxy import ctx, io as files
+from mitmproxy.test import tflow
+
+def running():
+    flows = [tflow.tflow(resp=True), tflow.tflow(err=True), tflow.twebsocketflow(), tflow.ttcpflow(), tflow.tudpflow(),
+             tflow.tdnsflow(resp=True), tflow.tdnsflow(err=True), tflow.tflow(resp=True), tflow.ttcpflow(err=True)]
+    edited = flows[-2]
+    edited.backup()
+    edited.request.path, edited.comment, edited.marked = "/edited", "gr\\xfc\\xdfe", ":red_circle:"
+    edited.metadata["key"] = ["a", 1, 2.5, None, b"bytes"]
+    with open({out!r}, "wb") as out, open({states!r}, "w") as states:
+        for flow in flows:
+            files.FlowWriter(out).add(flow)
+            print(ascii(flow.get_state()), file=states)
+    ctx.master.shutdown()
+"""
+
+
+@pytest.mark.skipif(not MITMDUMP, reason="LOCKGATE_MITMDUMP does not name a mitmdump 11")
+def test_flows_that_mitmdump_made_have_the_states_it_says(tmp_path: Path) -> None:
+    out, states, script = tmp_path / "flows", tmp_path / "states", tmp_path / "make.py"
+    script.write_text(_MAKE.format(out=str(out), states=str(states)))
+    command = [MITMDUMP, "-n", "-q", "-s", script, "--set", "keepserving=true", "--set", f"confdir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    said = [ast.literal_eval(line) for line in states.read_text().splitlines()]
+    flows = read_flows_from_paths([out])
+    assert [plain(flow.get_state()) for flow in flows] == [plain({"backup": None, **state}) for state in said]
+    assert {flow.type for flow in flows} == {"http", "tcp", "udp", "dns"} and len(flows) == 9
