@@ -168,7 +168,7 @@ def test_the_whole_body_is_shown_where_views_are_given_a_part() -> None:
     assert "      (cut: 900000 bytes, 524288 shown)" in lines and lines[-1].startswith("      (cut here")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["", "application/json", "text/html", "application/grpc", "image/png"]),
        st.sampled_from(["auto", "raw", "hex dump", "mqtt"]))  # fmt: skip
 def test_any_body_shows_no_control_characters(body: bytes, kind: str, view: str) -> None:

@@ -53,7 +53,7 @@ MULTI = b'--b\r\nContent-Disposition: form-data; name="k"\r\n\r\nv\r\n--b--\r\n'
          '{\n  "a": 1,\n  "b": [\n    true,\n    null,\n    1.0\n  ]\n}'),
         (PROTO, "application/x-protobuf", "Protocol Buffer", '1: 150\n2: "hello"\n3:\n  1: 255\n4: 1065353216  # or 1'),
         (b"\0\0\0\0\x02\x08\x01", "application/grpc", "gRPC", "# message 1, 2 bytes\n1: 1"),
-        (PNG, "image/png", "Image", "Format: PNG\nDimensions: 3 x 4\nBits: 8\nColor type: 2\nSize: 33b"),
+        (PNG, "image/png", "Image", "Format: PNG\nDimensions: 3 x 4\nBits: 8\nColor type: 2 (RGB)\nSize: 33b"),
         (zipped(), "application/zip", "ZIP Archive", "    5b  a/b.txt"),
         (b"\0\1\2\3", "", "Hex Dump", "0000000000  00 01 02 03                                      ...."),
         (b"plain\x1b[2J", "text/plain", "Raw", "plain\\x1b[2J"),
@@ -66,13 +66,15 @@ def test_auto(body: bytes, kind: str, name: str, text: str) -> None:
 
 def test_by_name() -> None:
     assert shown(b"\x10\x10\0\x04MQTT\x04\x02\0\0\0\x04abcd\x30\x05\0\x01thi", view="mqtt").text == (
-        "CONNECT MQTT level=4 client=abcd\nPUBLISH qos=0 t: hi"
+        "CONNECT MQTT level=4 keepalive=0 client=abcd\nPUBLISH qos=0 t: hi"
     )
     assert shown(b"ab", view="hex stream").text == "6162"
     assert shown(b"{", view="json").syntax_highlight == "error"
     assert shown(b"x", view="nosuch").description == "unknown view 'nosuch'"
     compressed = b"\1" + struct.pack(">I", len(gzip.compress(b"\x08\x07"))) + gzip.compress(b"\x08\x07")
     assert shown(compressed, view="grpc").text.endswith("1: 7")
+    web = b"\0\0\0\0\2\x08\x01" + b"\x80" + struct.pack(">I", 15) + b"grpc-status:0\r\n"
+    assert shown(web, "application/grpc-web+proto").text == "# message 1, 2 bytes\n1: 1\n# trailers\ngrpc-status:0"
 
 
 def test_query_socket_io_and_coded_bodies() -> None:

@@ -171,7 +171,7 @@ def test_what_is_not_known_is_an_error() -> None:
     assert not is_older([0, 10]) and not is_older([3]) and not is_older(True) and not is_older(21) and not is_older("5")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(st.sampled_from(sorted(VERSIONS)), st.integers(0, 1 << 20), st.binary(min_size=1, max_size=3))
 def test_any_damage(release: str, at: int, piece: bytes) -> None:
     data = sample(release)
@@ -185,7 +185,7 @@ def test_any_damage(release: str, at: int, piece: bytes) -> None:
 _PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=4) | st.text(max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(st.sampled_from(sorted(VERSIONS)), st.data())
 def test_any_value_in_any_place(release: str, data: st.DataObject) -> None:
     state = data.draw(st.sampled_from(states(sample(release))))
