@@ -16,7 +16,7 @@ from appliance.multipart import decode_multipart
 def _pairs(pairs: Iterable[tuple[Any, Any]]) -> str:
     shown = [(_text(key), _text(value)) for key, value in pairs]
     width = min(max((len(key) for key, _ in shown), default=0), 30)
-    return "\n".join(f"{key + ':':<{width + 1}} {value}" for key, value in shown)
+    return "\n".join(f"{key + ':':<{width + 1}} {value}" if value else f"{key}:" for key, value in shown)
 
 
 def _text(value: str | bytes) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.io.har_schema import check
 from tests.lab.bytes_on_wire import read_all
 from tests.lab.gateway_proc import LOCKGATE, ROOT
 from tests.lab.labkit import ECHO, HTTP, HTTPS, Lab
-from tests.lab.netns import clean_environment
+from tests.lab.netns import clean_environment, wait_for
 from tests.lab.origins import pattern
 from tests.lab.recorder import Origins
 from tests.lab.witness import tunnel
@@ -135,9 +136,42 @@ def test_what_went_by_is_in_the_files(lab: Lab, origins: Origins, tmp_path: Path
         assert "/gzip" in shown and "raw bytes" not in shown.splitlines()[0]
 
 
-def origins_wait(origins: Origins, target: str) -> None:
-    from tests.lab.netns import wait_for
+_ASK = """
+from mitmproxy import ctx, http
 
+def requestheaders(flow):
+    if flow.request.path.startswith("/ask?"):
+        answer = ctx.master.commands.execute(flow.request.query["run"])
+        flow.response = http.Response.make(200, repr(answer))
+"""
+
+
+def test_commands_name_flows_of_real_traffic(lab: Lab, tmp_path: Path) -> None:
+    def ask(line: str) -> str:
+        reply = lab.curl("-G", f"{ORIGIN}/ask", "--data-urlencode", f"run={line}", via=gw)
+        assert reply.status == 200
+        return reply.body.decode()
+
+    with lab.gateway_proc(addon=_ASK, options={"view_limit": 3}) as gw:
+        for size in range(5):
+            lab.curl(f"{ORIGIN}/bytes/{size}", via=gw)
+        rows = [[f"/bytes/{size}", "200"] for size in (2, 3, 4)]
+        assert ask("cut @all request.path,response.status_code") == repr(rows)
+        assert ask("cut '~u /bytes/4$' request.path") == "[['/bytes/4']]"
+        ask(f"save.file @all {tmp_path}/saved")
+    assert len(read_flows_from_paths([tmp_path / "saved"])) == 3
+    with lab.gateway_proc("--intercept", "~u held", addon=_ASK) as gw, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(lab.curl, f"{ORIGIN}/bytes/7?held", via=gw)
+        wait_for(lambda: "held" in ask("cut '~u bytes' request.path"), 10, "the flow that is held")
+        assert not held.done()
+        ask("flow.resume '~u bytes'")  # its request
+        while not held.done():
+            ask("flow.resume '~u bytes'")  # and its response
+        assert held.result().body == pattern(7)
+    assert "failed in" not in gw.output, gw.output
+
+
+def origins_wait(origins: Origins, target: str) -> None:
     wait_for(lambda: any(seen.target == target for seen in origins.requests(HTTP)), 5, f"{target} at the origin")
 
 
