@@ -168,7 +168,7 @@ class Lines:
         if detail >= CONTENTS:
             for message in messages:
                 lines.append(f"    {'>' if message.from_client else '<'} {pretty_size(len(message.content))}")
-                lines += _content(message, message.content, flow, detail)
+                lines += _viewed(message, message.content, flow, detail)
         self._screen.write(lines)
 
     # -- DNS
@@ -295,23 +295,31 @@ def _body(message: Message, flow: Flow, detail: int) -> Iterable[str]:
     if message.raw_content is None:
         size = _size(message)
         return [f"      (streamed, not kept{'' if size is None else f': {pretty_size(size)}'})"]
-    return _content(message, message.get_content(strict=False) or b"", flow, detail)
+    return _viewed(message, message.get_content(strict=False) or b"", flow, detail)
 
 
-def _content(message: Message | ContentMessage, data: bytes, flow: Flow, detail: int) -> Iterator[str]:
-    """As a content view shows it, indented. The whole of what is more than views are given: as text or hex."""
+def _viewed(message: Message | ContentMessage, data: bytes, flow: Flow, detail: int) -> Iterator[str]:
+    """As a content view shows it, indented; the whole of what is more than views are given: as text or hex."""
     from appliance import contentviews  # not before bodies are shown
 
     if not data:
         return
     if detail >= ALL and len(data) > contentviews.MAX_INPUT:
         headers = getattr(message, "headers", {})
-        lines = _as_lines(data, headers.get("content-type", ""))
-    else:
-        shown = contentviews.prettify_message(message, flow, ctx.options.dumper_default_contentview)
-        lines = (line.expandtabs(4) for line in shown.text.removesuffix("\n").split("\n"))
-        if notes := [note for note in shown.description.split(", ") if note and not note.startswith("[decoded")]:
-            yield f"      ({escape(', '.join(note.strip('[]') for note in notes))})"
+        yield from _content(data, headers.get("content-type", ""), detail)
+        return
+    shown = contentviews.prettify_message(message, flow, ctx.options.dumper_default_contentview)
+    if notes := [note for note in shown.description.split(", ") if note and not note.startswith("[decoded")]:
+        yield f"      ({escape(', '.join(note.strip('[]') for note in notes))})"
+    yield from _indented((line.expandtabs(4) for line in shown.text.removesuffix("\n").split("\n")), detail)
+
+
+def _content(data: bytes, kind: str, detail: int) -> Iterator[str]:
+    """Text as lines, anything else as hex, both indented."""
+    return _indented(_as_lines(data, kind), detail)
+
+
+def _indented(lines: Iterable[str], detail: int) -> Iterator[str]:
     limit = ctx.options.content_view_lines_cutoff if detail < ALL else None
     for number, line in enumerate(lines):
         if number == limit:
