@@ -29,6 +29,8 @@ HEADERS, CONTENTS, ALL = 2, 3, 4
 MAX_URL = 300
 MAX_LINE = 500
 """Characters, where not everything is asked for."""
+MAX_VIEWED = 1 << 16
+"""Bytes of a body that go through a content view: half a megabyte would hold up the gateway for up to 0.4 s."""
 MAX_ANSWERS, MAX_ANSWER = 4, 100
 """Records on a line of DNS, and characters of each."""
 _TEXTUAL = (
@@ -299,12 +301,12 @@ def _body(message: Message, flow: Flow, detail: int) -> Iterable[str]:
 
 
 def _viewed(message: Message | ContentMessage, data: bytes, flow: Flow, detail: int) -> Iterator[str]:
-    """As a content view shows it, indented; the whole of what is more than views are given: as text or hex."""
+    """As a content view shows it, indented; what is long: as text or hex."""
     from appliance import contentviews  # not before bodies are shown
 
     if not data:
         return
-    if detail >= ALL and len(data) > contentviews.MAX_INPUT:
+    if len(data) > MAX_VIEWED:
         headers = getattr(message, "headers", {})
         yield from _content(data, headers.get("content-type", ""), detail)
         return
