@@ -150,6 +150,25 @@ def _known(kind: Any) -> Any:
     return kind
 
 
+def _flow_class(kind: Any) -> type[flow.Flow]:
+    """The class of flows that an annotation names, in `list[HTTPFlow]` as in `HTTPFlow`; Flow for all others."""
+    for inner in (kind, *typing.get_args(kind)):
+        if inspect.isclass(inner) and issubclass(inner, flow.Flow):
+            return inner
+    return flow.Flow
+
+
+def _of_kind(wanted: type[flow.Flow], value: Any) -> Any:
+    """Flows of this class; others are left out of several. Raises ValueError where it is the one."""
+    if wanted is flow.Flow:
+        return value
+    if isinstance(value, flow.Flow):
+        if not isinstance(value, wanted):
+            raise ValueError(f"a flow of {wanted.type} is wanted, this is one of {value.type}")
+        return value
+    return [one for one in value if isinstance(one, wanted)]
+
+
 def display(kind: Any) -> str:
     """The name of a type for people; "" for None. Raises CommandError if arguments cannot have it."""
     if kind in (None, type(None), inspect.Signature.empty):
@@ -175,7 +194,7 @@ def read(manager: CommandManager, kind: Any, text: str) -> Any:
     if reader is None:
         raise CommandError(f"{display(kind)} cannot be given as text")
     try:
-        return reader(manager, text)
+        return _of_kind(_flow_class(kind), reader(manager, text))
     except ValueError as error:
         raise CommandError(f"{text!r} as {display(kind)}: {error}") from None
 

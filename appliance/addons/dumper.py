@@ -126,7 +126,8 @@ class Lines:
             words.append(style(str(status), _GREEN if status < 400 else _YELLOW if status < 500 else _RED))
             size = _size(response)
             words.append("size unknown" if size is None else pretty_size(size))
-        end = (response.timestamp_end if response is not None else None) or time.time()
+        failed = error.timestamp if error is not None else None
+        end = (response.timestamp_end if response is not None else None) or failed or time.time()
         words.append(pretty_duration(end - request.timestamp_start))
         lines = [" ".join(words) + self._verdict(flow.client_conn.verdict)]
         if detail >= HEADERS:
@@ -161,7 +162,8 @@ class Lines:
         words = [_client(flow.client_conn), flow.type, _host(flow.server_conn.address)]
         if flow.error is not None:
             words.append(self._screen.style(f"error: {escape(flow.error.msg)}", _RED))
-        words.append(_amount(up, down, time.time() - flow.timestamp_created))
+        end = flow.client_conn.timestamp_end or flow.server_conn.timestamp_end or time.time()
+        words.append(_amount(up, down, end - flow.timestamp_created))
         if messages:
             sent = sum(message.from_client for message in messages)
             words.append(f"in {sent} + {len(messages) - sent} messages")

@@ -171,6 +171,11 @@ def test_commands_of_scripts_take_them() -> None:
     assert run("paths @all") == "/z /b"
     with pytest.raises(CommandError, match="exactly one flow is wanted, this names 2"):
         run("path @all")
+    raw = udp()
+    chain.fire(raw, "udp_start")
+    assert run("paths @all") == "/z /b" and len(chain.call("view.flows.resolve", "@all")) == 3
+    with pytest.raises(CommandError, match="a flow of http is wanted, this is one of udp"):
+        run(f"path @{raw.id}")
 
 
 def test_order_focus_and_marks() -> None:
