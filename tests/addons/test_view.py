@@ -287,6 +287,19 @@ def test_wrong_options() -> None:
     assert view.filter is None
 
 
+def test_scripts_find_them_under_their_older_names() -> None:
+    from appliance import compat
+    from appliance.addons.cut import Cut
+
+    compat.install()
+    try:
+        from mitmproxy.addons import comment, cut, view  # type: ignore[import-not-found]
+
+        assert (view.View, cut.Cut, comment.Comment) == (View, Cut, Comment)
+    finally:
+        compat.uninstall()
+
+
 _SPECS = st.text(alphabet="@~abcdlmfoucsu,-|&!()'\" 0123456789", max_size=12) | st.text(max_size=8)
 
 

@@ -149,6 +149,16 @@ def test_a_websocket_flow_takes_the_request_of_its_handshake() -> None:
     assert urls(read(packed(own))) == ["http://example.com:80/ws".replace(":80", "")]
 
 
+def test_a_backup_of_an_older_version_inside_a_newer_flow() -> None:
+    """mitmdump leaves it as it was when it converts a file."""
+    old = states(sample("7.0.4"))[0]
+    new = read(packed(old))[0].get_state() | {"backup": old["backup"]}
+    flow = read(packed(new))[0]
+    assert isinstance(flow, HTTPFlow) and flow.modified() and flow.request.path == "/edited"
+    flow.revert()
+    assert flow.request.path == "/path" and flow.client_conn.peername == ("127.0.0.1", 22)
+
+
 @pytest.mark.parametrize("version", [4, 5, 6, 11, 12, 13, 16, 19, [0, 12], [0, 16], [0, 17, 1], [0, 19], [3, 0, 0]])
 def test_versions_between(version: Any) -> None:
     """No release that wrote them was to be had; they hold what those around them hold."""
