@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.addons.cut import Cut, extract
@@ -76,6 +76,7 @@ _NAMES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20) | st.lists(st.sampled_from(_NAMES), max_size=4).map(".".join))
 def test_any_path_is_a_value_or_an_error(cut: str) -> None:
     try:

@@ -160,7 +160,7 @@ def test_registry_names() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(registry))
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(data=st.binary(max_size=300))
 def test_nothing_escapes(name: str, data: bytes) -> None:
     for char in shown(data, "application/json", name).text:

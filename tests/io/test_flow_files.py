@@ -159,7 +159,7 @@ def test_one_flow_at_a_time(tmp_path: Path) -> None:
 _MESSAGES = st.lists(st.tuples(st.booleans(), st.binary(max_size=9)), max_size=3)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.binary(max_size=30),
     st.binary(max_size=30),
