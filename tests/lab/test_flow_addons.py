@@ -146,7 +146,7 @@ def requestheaders(flow):
 """
 
 
-def test_commands_name_flows_of_real_traffic(lab: Lab, tmp_path: Path) -> None:
+def test_commands_name_flows_of_real_traffic(lab: Lab, origins: Origins, tmp_path: Path) -> None:
     def ask(line: str) -> str:
         reply = lab.curl("-G", f"{ORIGIN}/ask", "--data-urlencode", f"run={line}", via=gw)
         assert reply.status == 200
@@ -158,6 +158,8 @@ def test_commands_name_flows_of_real_traffic(lab: Lab, tmp_path: Path) -> None:
         rows = [[f"/bytes/{size}", "200"] for size in (2, 3, 4)]
         assert ask("cut @all request.path,response.status_code") == repr(rows)
         assert ask("cut '~u /bytes/4$' request.path") == "[['/bytes/4']]"
+        ask("replay.client '~u /bytes/4$'")
+        wait_for(lambda: [seen.target for seen in origins.requests(HTTP)].count("/bytes/4") == 2, 10, "the replay")
         ask(f"save.file @all {tmp_path}/saved")
     assert len(read_flows_from_paths([tmp_path / "saved"])) == 3
     with lab.gateway_proc("--intercept", "~u held", addon=_ASK) as gw, ThreadPoolExecutor(1) as pool:
