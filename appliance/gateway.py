@@ -130,6 +130,7 @@ class Gateway:
                     mode.addresses,
                     backend=options.firewall,
                     method=options.firewall_method,
+                    owner=options.firewall_owner,
                     masquerade=options.masquerade,
                     fail=options.firewall_fail,
                     exclude=options.firewall_exclude_ports,

@@ -159,6 +159,12 @@ class OptionTable:
         "one runs again, or `lockgate firewall clean`.",
         choices=("open", "closed"),
     )
+    firewall_owner: str = option(
+        "process",
+        "process: the redirect goes with the process. unit, for a service that restarts: it stays 2 s longer, in which "
+        "nothing passes unseen and the next start takes over.",
+        choices=("process", "unit"),
+    )
     firewall_exclude_ports: Sequence[str] = option(
         (),
         "Destination port or range that transparent:IFACE does not redirect. Repeatable.",

@@ -11,8 +11,8 @@ from appliance import config
 from appliance.exceptions import ModeError
 from appliance.options import COMMAND_LINE, Options
 from modes.firewall import undo
-from modes.firewall.lay import made
 from modes.firewall.plan import Method, Redirect, ports
+from modes.firewall.tools import made
 from modes.spec import DEFAULT_PORT
 
 
@@ -39,9 +39,11 @@ def plan(options: Options) -> int:
         backend = "nftables" if options.firewall in ("auto", "none") else options.firewall
         exclude = ports(options.firewall_exclude_ports)
         closed = options.firewall_fail == "closed"
+        process, byhand = options.firewall_owner == "process", options.firewall == "none"
         want = Redirect(
-            number, spec.interfaces, port, families, method, options.masquerade, closed=closed, exclude=exclude
-        )
+            number, spec.interfaces, port, families, method, options.masquerade, owned=process and not byhand,
+            beats=not byhand, survives=not process, closed=closed, exclude=exclude,
+        )  # fmt: skip
         print(f"# {spec.full_spec}: {backend}, {method}")
         print(made(backend, want))
     return 0

@@ -1,14 +1,11 @@
-"""Lays the redirect and takes it away. Everything that blocks runs in one worker thread."""
+"""Lays the redirect, keeps it beating, and takes it away. Everything that blocks runs in one worker thread."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import shutil
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,26 +16,32 @@ from typing import TYPE_CHECKING, Any
 from appliance.exceptions import ModeError
 from appliance.log import RateLimited
 from modes.firewall import others, undo
-from modes.firewall.plan import FORWARDING, Method, Plan, Redirect, Step, beat, iptables, nftables, ports
+from modes.firewall.plan import (
+    BUILT_IN,
+    FORWARDING,
+    Method,
+    Plan,
+    Redirect,
+    Step,
+    beat,
+    beat_files,
+    ports,
+    replaced,
+    undoing,
+)
+from modes.firewall.tools import WITHOUT, Failed, Nft, chosen, close_on_exec, ipv6_off, made, may_administer, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
-_COMMAND_SECONDS = 10
+_GUARDIAN_SECONDS = 10
 BEAT_SECONDS = 0.5
-_NET_ADMIN = 12
-_NETFILTER = 12
-WITHOUT = "or lay the rules yourself and use the bare listener (--set firewall=none, or transparent@PORT)"
-
-
-class _Failed(Exception):
-    """A step that did not work, and what its program said."""
 
 
 class Firewall:
-    """The redirect of one mode. backend: the option `firewall`; method: `firewall_method`."""
+    """The redirect of one mode. backend: the option `firewall`; method: `firewall_method`; owner: `firewall_owner`."""
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Firewall:
         *,
         backend: str = "auto",
         method: str = "auto",
+        owner: str = "process",
         masquerade: str = "",
         fail: str = "open",
         exclude: Sequence[str] = (),
@@ -57,9 +61,10 @@ class Firewall:
         self._beating: asyncio.Task[None] | None = None
         self.backend = chosen(backend)
         self._method = method
+        self._owner = owner
         self._folder = folder
         self._listeners = tuple((6 if ":" in a[0] else 4, "" if a[0] in ("0.0.0.0", "::") else a[0]) for a in addresses)
-        if {family for family, _ in self._listeners} == {4, 6} and _ipv6_off():
+        if {family for family, _ in self._listeners} == {4, 6} and ipv6_off():
             # The socket can be bound all the same, but there is no local route for it.
             logger.info("firewall: IPv6 is switched off (net.ipv6.conf.lo.disable_ipv6), IPv4 alone is intercepted")
             self._listeners = tuple(listener for listener in self._listeners if listener[0] == 4)
@@ -69,49 +74,33 @@ class Firewall:
             addresses[0][1],
             self._listeners,
             masquerade=masquerade,
+            survives=owner == "unit",
             closed=fail == "closed",
             exclude=ports(exclude),
         )
         self._thread = ThreadPoolExecutor(1, "firewall")
-        self._nft: Any = None  # its netlink socket owns the table
+        self._nft: Nft | None = None  # its netlink socket owns the table
+        self._plan = Plan((), ())  # what is laid
         self._guardian: subprocess.Popen[bytes] | None = None
         self._list = ""
-        self._closed: list[list[str]] = []  # what undoes firewall_fail=closed
+        self._shut: tuple[Step, ...] = ()  # of firewall_fail=closed
+        self._told = RateLimited(logger, 1)
 
     async def lay(self) -> None:
         """:raises ModeError: it cannot be; then nothing is left."""
         await self._work(self._lay)
-
-        if self._nft is not None:
+        if self._want.beats:
             self._beating = asyncio.get_running_loop().create_task(self._beat())
 
     async def _beat(self) -> None:
         """As long as the loop accepts and answers a connection to its own listener, say to the kernel that it does."""
-        lost = RateLimited(logger, 1)
         while True:
             # The first at once: the guardian looks for a hang only from then on.
             if await self._probe():
                 error = await asyncio.get_running_loop().run_in_executor(self._thread, self._renew)
                 if error:
-                    lost.log(logging.ERROR, error, "the firewall's heartbeat: %s", error)
+                    self._told.log(logging.ERROR, error, "the firewall's heartbeat: %s", error)
             await asyncio.sleep(BEAT_SECONDS)
-
-    def _renew(self) -> str:
-        if self._nft is None:
-            return ""
-        code, _, error = self._nft.cmd(beat(self._want))
-        if code:
-            return str(error).strip().partition("\n")[0] or str(code)
-        assert self._guardian is not None
-        try:
-            if self._guardian.poll() is not None:
-                logger.warning("firewall: the guardian process was killed; there is a new one")
-                self._guard()
-            assert self._guardian.stdin is not None
-            os.write(self._guardian.stdin.fileno(), b".")
-        except (OSError, ModeError):
-            return "the guardian process is gone: ip rules would outlive a crash until `lockgate firewall clean`"
-        return ""
 
     async def remove(self) -> None:
         """In good order: interception and routing. Idempotent."""
@@ -125,99 +114,174 @@ class Firewall:
 
     # -- in the worker thread
 
+    def _renew(self) -> str:
+        """A beat; what others have removed is laid again. What went wrong, or ""."""
+        if not self._list:
+            return ""
+        try:
+            try:
+                self._say()
+            except Failed as e:
+                self._lay_again()
+                words = "firewall: somebody has removed rules of ours (%s); they are laid again"
+                self._told.log(logging.WARNING, str(e), words, e)
+            assert self._guardian is not None
+            if self._guardian.poll() is not None:
+                logger.warning("firewall: the guardian process was killed; there is a new one")
+                self._guard()
+            assert self._guardian.stdin is not None
+            os.write(self._guardian.stdin.fileno(), b".")
+        except Failed as e:
+            return str(e)
+        except (OSError, ModeError):
+            return "the guardian process is gone: ip rules would outlive a crash until `lockgate firewall clean`"
+        return ""
+
+    def _say(self) -> None:
+        """Tell the kernel. :raises Failed: it has not what is to be told."""
+        if self._nft is not None:
+            self._nft.run(beat(self._want))
+            return
+        for path, text in beat_files(self._want):
+            try:
+                with open(path, "w") as file:
+                    file.write(text)
+            except OSError as e:
+                raise Failed(f"{path}: {e.strerror}") from None
+
+    def _lay_again(self) -> None:
+        """All that a firewall program could have removed. :raises Failed: it cannot be laid."""
+        steps = [s for s in (*self._shut, *self._plan.routing, *self._plan.interception) if s.argv[0] != "ip"]
+        if self._nft is not None:
+            self._nft.run("".join(map(replaced, steps)))
+            close_on_exec()  # libnftables may have got itself another socket
+            return
+        for step in steps:
+            for argv in step.undo:
+                undo.run(list(argv))
+            run(step)
+        self._say()
+
     def _lay(self) -> None:
-        if not _may_administer():
+        if not may_administer():
             raise ModeError(f"laying firewall rules needs root or CAP_NET_ADMIN: run lockgate with it, {WITHOUT}")
         stale = undo.stale(self._folder)
         try:
             number, self._list = undo.reserve(self._folder, others.taken())
         except OSError as e:
             raise ModeError(f"{self._folder}: the list of what is to be undone cannot be kept: {e.strerror}") from None
-        methods: tuple[Method, ...] = ("tproxy", "redirect")
-        if self._method != "auto":
-            methods = ("tproxy",) if self._method == "tproxy" else ("redirect",)
-        owned = self.backend == "nftables" and _library() is not None
-        said = ""
+        self._want = replace(self._want, number=number)
         try:
             self._guard()
-            if self._want.closed:  # first, so that nothing passes between an earlier run's and ours
-                self._shut(replace(self._want, number=number, owned=owned))
-            for path in stale:
-                logger.info("an earlier run has left its rules: removed (%s)", path)
-                undo.replay(path, routing=True, closed=True)
-            for method in methods:
-                want = replace(self._want, number=number, method=method, owned=owned)
-                if method == "redirect" and any(address for _, address in self._listeners):
-                    raise ModeError("the redirect method reaches listeners on every address only: leave HOST out of @")
-                self._want = want
-                try:
-                    self._carry_out(want)
-                except _Failed as e:
-                    said = str(e)
-                    undo.replay(self._list, routing=True)
-                    self._nft = None
-                    if not os.path.exists(self._list):
-                        undo.write(self._list, os.getpid(), 0, [], [], {}, [])
-                    continue
-                if method == "redirect" and said:
-                    logger.warning("no TPROXY (%s): redirect takes its place, and connection tracking is asked", said)
-                return
-            raise ModeError(f"the redirect cannot be laid with {self.backend}: {said}; {WITHOUT}")
+            if self._want.closed:
+                self._close()
+            try:
+                self._lay_some_way()
+            finally:
+                # Not before: what an earlier process of this unit has laid holds until ours lies.
+                for path in stale:
+                    logger.info("an earlier run has left its rules: removed (%s)", path)
+                    undo.replay(path, routing=True, closed=True)
         except BaseException:
             self._remove()
             raise
 
-    def _shut(self, want: Redirect) -> None:
-        """Lay what keeps traffic from being forwarded. :raises ModeError: it cannot be laid."""
-        closed = made(self.backend, want).closed
-        self._closed = [list(argv) for step in reversed(closed) for argv in step.undo]
-        undo.write(self._list, os.getpid(), 0, [], [], {}, self._closed)
-        try:
-            for step in closed:
-                _run(step)
-        except _Failed as e:
-            undo.replay(self._list, routing=True, closed=True)
-            raise ModeError(f"firewall_fail=closed cannot be laid with {self.backend}: {e}") from None
+    def _lay_some_way(self) -> None:
+        """:raises ModeError: in no way."""
+        methods: tuple[Method, ...] = ("tproxy", "redirect")
+        if self._method != "auto":
+            methods = ("tproxy",) if self._method == "tproxy" else ("redirect",)
+        said = ""
+        for method in methods:
+            for beats in self._pulses:
+                self._want = replace(self._want, method=method, beats=beats)
+                if method == "redirect" and any(address for _, address in self._listeners):
+                    raise ModeError("the redirect method reaches listeners on every address only: leave HOST out of @")
+                try:
+                    self._carry_out()
+                except Failed as e:
+                    said = said or str(e)
+                    undo.replay(self._list, routing=True)
+                    continue
+                if method != methods[0]:
+                    logger.warning("no TPROXY (%s): redirect takes its place, connection tracking is asked", said)
+                if not beats:
+                    logger.warning("firewall: no heartbeat, so a hang is not covered: %s", said)
+                return
+        raise ModeError(f"the redirect cannot be laid with {self.backend}: {said}; {WITHOUT}")
 
-    def _carry_out(self, want: Redirect) -> None:
-        plan = made(self.backend, want)
-        sysctls: dict[str, str] = {}
-        for name in FORWARDING if want.masquerade else ():
+    @property
+    def _pulses(self) -> tuple[bool, ...]:
+        """With the heartbeat, and then without: iptables needs xt_recent for it."""
+        return (True,) if self.backend == "nftables" else (True, False)
+
+    def _close(self) -> None:
+        """Lay what keeps traffic from being forwarded: first, so that nothing passes between an earlier run's and ours.
+
+        :raises ModeError: it cannot be laid.
+        """
+        for beats in self._pulses:
+            self._shut = self._made(replace(self._want, beats=beats)).closed
+            self._write(Plan((), ()), ())
+            try:
+                for step in self._shut:
+                    self._step(step)
+            except Failed as e:
+                said = e
+                undo.replay(self._list, routing=True, closed=True)
+            else:
+                return
+        raise ModeError(f"firewall_fail=closed cannot be laid with {self.backend}: {said}")
+
+    def _made(self, want: Redirect) -> Plan:
+        if self.backend == "nftables":
+            self._nft = Nft()
+            want = replace(want, owned=self._nft.can_own and not want.survives)
+        self._want = want
+        return made(self.backend, want)
+
+    def _carry_out(self) -> None:
+        """:raises Failed: a step does not work; then some may have been done."""
+        self._plan = plan = self._made(self._want)
+        sysctls = []
+        for name in FORWARDING if self._want.masquerade else ():
             with contextlib.suppress(OSError):
-                sysctls[name] = undo.sysctl(name)
-        undo.write(
-            self._list,
-            os.getpid(),
-            want.mark,
-            [list(argv) for step in reversed(plan.interception) for argv in step.undo],
-            [list(argv) for step in reversed(plan.routing) for argv in step.undo],
-            sysctls,
-            self._closed,
-        )
+                undo.sysctl(name)
+                sysctls.append(name)
+        self._write(plan, sysctls)
         for step in plan.routing:
-            _run(step)
+            self._step(step)
         for name in sysctls:
             try:
                 undo.sysctl(name, "1")
             except OSError as e:
-                raise _Failed(f"sysctl {name}=1: {e.strerror}") from None
+                raise Failed(f"sysctl {name}=1: {e.strerror}") from None
         for step in plan.interception:
-            if want.owned and step.argv[0] == "nft":
-                self._own(step.input)
-            else:
-                _run(step)
+            self._step(step)
+        if self._want.beats:
+            self._say()
 
-    def _own(self, text: str) -> None:
-        self._nft = _library()
-        _close_on_exec()
-        code, _, error = self._nft.cmd(text)
-        if code:
-            raise _Failed(f"nftables: {error.strip().splitlines()[0] if error.strip() else code}")
+    def _write(self, plan: Plan, sysctls: Sequence[str]) -> None:
+        undo.write(
+            self._list,
+            mark=self._want.mark,
+            interception=undoing(plan.interception),
+            routing=undoing(plan.routing),
+            closed=undoing(self._shut),
+            sysctls=sysctls,
+            tables=[] if self._nft else [(family, table) for family in ("ip", "ip6") for table in BUILT_IN],
+        )
+
+    def _step(self, step: Step) -> None:
+        if self._nft is not None and step.argv[0] == "nft":
+            self._nft.run(step.input)
+        else:
+            run(step)
 
     def _guard(self) -> None:
         script = Path(__file__).with_name("guardian.py")
         self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(script), self._list],
+            [sys.executable, "-I", "-S", str(script), self._list, self._owner],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True, cwd="/",
         )  # fmt: skip
@@ -227,87 +291,19 @@ class Firewall:
 
     def _remove(self) -> None:
         if self._nft is not None:
-            if self._closed:  # at once, not when the last beat has run out
-                self._nft.cmd(f"flush set inet lockgate_closed_{self._want.number} alive")
-            self._nft.cmd(f"delete table inet lockgate_{Path(self._list).stem.partition('-')[2]}")
-            self._nft = None
+            number = self._want.number
+            # At once, not when the last beat has run out; and only we can remove what we own.
+            for text in (f"flush set inet lockgate_closed_{number} alive", f"delete table inet lockgate_{number}"):
+                with contextlib.suppress(Failed):
+                    self._nft.run(text)
         if self._list:
             undo.replay(self._list, routing=True)
             self._list = ""
+        self._nft = None
         if self._guardian is not None:
             for pipe in (self._guardian.stdin, self._guardian.stdout):
                 assert pipe is not None
                 pipe.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._guardian.wait(_COMMAND_SECONDS)
+                self._guardian.wait(_GUARDIAN_SECONDS)
             self._guardian = None
-
-
-def chosen(backend: str) -> str:
-    """The firewall to use. :raises ModeError: there is none."""
-    if backend == "auto":
-        if _library() is not None or shutil.which("nft"):
-            return "nftables"
-        if shutil.which("iptables-restore"):
-            return "iptables"
-        raise ModeError(f"neither nftables nor iptables is installed: apt install nftables, {WITHOUT}")
-    if backend == "nftables":
-        if _library() is None and not shutil.which("nft"):
-            raise ModeError(f"nftables is not installed: apt install nftables, {WITHOUT}")
-    elif not shutil.which(f"{backend}-restore"):
-        raise ModeError(f"{backend}-restore is not installed: apt install iptables, {WITHOUT}")
-    return backend
-
-
-def made(backend: str, want: Redirect) -> Plan:
-    """The plan of a backend."""
-    return nftables(want) if backend == "nftables" else iptables(want, backend.removeprefix("iptables"))
-
-
-def _library() -> Any:
-    """A new context of libnftables, None where it is missing."""
-    try:
-        import nftables as bindings
-
-        return bindings.Nftables()
-    except (ImportError, OSError, AttributeError):
-        return None
-
-
-def _close_on_exec() -> None:
-    """libnftables' sockets are inheritable: a program that an add-on starts would keep our table alive."""
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as sock:
-                if sock.family == socket.AF_NETLINK and sock.proto == _NETFILTER:
-                    fcntl.fcntl(int(name), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-
-
-def _ipv6_off() -> bool:
-    with contextlib.suppress(OSError):
-        return undo.sysctl("net.ipv6.conf.lo.disable_ipv6") != "0"
-    return False
-
-
-def _may_administer() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _NET_ADMIN & 1)
-    return False
-
-
-def _run(step: Step) -> None:
-    try:
-        done = subprocess.run(
-            step.argv, input=step.input, capture_output=True, text=True, errors="replace", timeout=_COMMAND_SECONDS
-        )
-    except FileNotFoundError:
-        raise _Failed(f"{step.argv[0]} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise _Failed(f"{' '.join(step.argv)}: no answer within {_COMMAND_SECONDS} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise _Failed(f"{' '.join(step.argv)}: {lines[0]}")

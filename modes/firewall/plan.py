@@ -10,9 +10,9 @@ from typing import Literal
 Method = Literal["tproxy", "redirect"]
 MARK = 0x6C670000
 TABLE = 6700
+"""Of the gateway numbered n: mark MARK + n and routing table TABLE + n."""
 BEAT_TIMEOUT = 2
 """Seconds after the last beat in which traffic is still intercepted."""
-"""Of the gateway numbered n: mark MARK + n and routing table TABLE + n."""
 PREFERENCE = "0"
 """Of our ip rule: right after `local`. The kernel gives a rule without a preference the place before the second one
 there is, so that of a VPN which comes later (all that has not its mark) would carry what is for us on to the VPN; only
@@ -25,7 +25,8 @@ _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 class Redirect:
     """What is wanted. listeners: family (4, 6) and address ("": any). number: which gateway of the host (1...).
 
-    owned: the table goes with the process, and the interfaces are matched by a set that must be renewed (`beat`).
+    owned: nftables' table goes with the process. beats: nothing is taken unless somebody has renewed that (`beat`,
+    `beat_files`) within BEAT_TIMEOUT. survives: the rules outlive the process; what nobody takes meanwhile is dropped.
     closed: without a gateway that works nothing of these interfaces is forwarded.
     """
 
@@ -36,6 +37,8 @@ class Redirect:
     method: Method = "tproxy"
     masquerade: str = ""
     owned: bool = True
+    beats: bool = True
+    survives: bool = False
     closed: bool = False
     exclude: tuple[tuple[int, int], ...] = ()
     """Destination ports, from and to, that are not redirected."""
@@ -76,6 +79,11 @@ class Plan:
         return "\n".join(str(step) for step in (*self.closed, *self.routing, *self.interception))
 
 
+def undoing(steps: Sequence[Step]) -> list[list[str]]:
+    """The commands that undo them, the last one first."""
+    return [list(argv) for step in reversed(steps) for argv in step.undo]
+
+
 def nftables(want: Redirect) -> Plan:
     """By nft: one table, laid in one transaction; with `owned`, the kernel removes it when its process is gone."""
     name = f"lockgate_{want.number}"
@@ -84,7 +92,7 @@ def nftables(want: Redirect) -> Plan:
         kind = "filter hook prerouting priority mangle"
     else:
         kind = "nat hook prerouting priority dstnat"
-    which = "@alive" if want.owned else f"{{ {names} }}"
+    which = "@alive" if want.beats else f"{{ {names} }}"
     lines = [f"iifname != {which} return", "fib daddr type { local, broadcast, multicast, anycast } return"]
     if want.exclude:
         lines.append(f"{_ports_by_nftables(want)} return")
@@ -96,10 +104,12 @@ def nftables(want: Redirect) -> Plan:
         match = f"meta nfproto ipv{family} meta l4proto {{ tcp, udp }}"
         if want.method == "tproxy":
             lines.append(f"{match} tproxy {ip} to {at} meta mark set {want.mark:#x} accept")
+            if want.survives:  # no listener at the moment: whoever asks again meets the next one
+                lines.append(f"{match} drop")
         else:
             lines.append(f"{match} ct mark set {want.mark:#x} redirect to :{want.port}")
     text = f"add table inet {name}" + (" { flags owner; }" if want.owned else "") + "\n"
-    if want.owned:
+    if want.beats:
         text += _alive(name, names)
     text += f"add chain inet {name} prerouting {{ type {kind}; policy accept; }}\n"
     text += "".join(f"add rule inet {name} prerouting {line}\n" for line in lines)
@@ -109,6 +119,10 @@ def nftables(want: Redirect) -> Plan:
     closed = _closed_by_nftables(want, names)
     if not want.masquerade:
         return Plan(steps, (), closed)
+    return Plan(steps, (_masquerade_by_nftables(want, names),), closed)
+
+
+def _masquerade_by_nftables(want: Redirect, names: str) -> Step:
     nat = f"lockgate_nat_{want.number}"
     text = f"add table inet {nat}\n"
     text += f"add chain inet {nat} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n"
@@ -117,7 +131,13 @@ def nftables(want: Redirect) -> Plan:
     # such entries it would be forwarded with its private source. While we run, nothing that is marked is forwarded.
     text += f"add chain inet {nat} forward {{ type filter hook forward priority filter; policy accept; }}\n"
     text += f"add rule inet {nat} forward ct mark {want.mark:#x} drop\n"
-    return Plan(steps, (Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),)),), closed)
+    return Step(("nft", "-f", "-"), text, (("nft", "delete", "table", "inet", nat),))
+
+
+def replaced(step: Step) -> str:
+    """The text of an nft step, for a table that may be there: it is laid anew, in the same transaction."""
+    add = step.input.partition("\n")[0]
+    return f"{add}\n{' '.join(step.undo[0][1:])}\n{step.input}"
 
 
 def _untracked(want: Redirect, name: str, excluded: list[str], names: str) -> str:
@@ -139,12 +159,12 @@ def _closed_by_nftables(want: Redirect, names: str) -> tuple[Step, ...]:
     name = f"lockgate_closed_{want.number}"
     text = f"add table inet {name}\n"
     text += f"add chain inet {name} forward {{ type filter hook forward priority filter; policy accept; }}\n"
-    if want.owned:
+    if want.beats:
         text += _alive(name, names)
         if want.exclude:
             text += f"add rule inet {name} forward iifname @alive {_ports_by_nftables(want)} accept\n"
     text += f"add rule inet {name} forward iifname {{ {names} }} meta l4proto {{ tcp, udp }} drop\n"
-    if want.owned:
+    if want.beats:
         text += f"add rule inet {name} forward iifname {{ {names} }} iifname != @alive drop\n"
     else:
         text += f"add rule inet {name} forward iifname {{ {names} }} drop\n"
@@ -163,56 +183,129 @@ def _alive(table: str, names: str) -> str:
 
 
 def beat(want: Redirect) -> str:
-    """The interfaces are intercepted for another BEAT_TIMEOUT. Adding alone does not renew what is there."""
+    """nftables: the interfaces are intercepted for another BEAT_TIMEOUT. Adding alone does not renew what is there.
+    An error where one of our tables is gone.
+    """
     names = ", ".join(f'"{interface}"' for interface in want.interfaces)
     said = ""
     for table in ("lockgate", "lockgate_closed") if want.closed else ("lockgate",):
         words = f"element inet {table}_{want.number} alive {{ {names} }}\n"
         said += f"add {words}delete {words}add {words}"
+    if want.masquerade:  # it is there already; only the table of it may not be
+        said += f"add chain inet lockgate_nat_{want.number} forward\n"
     return said
 
 
+_ANY = {4: "0.0.0.0", 6: "::"}
+
+
+def beat_files(want: Redirect) -> list[tuple[str, str]]:
+    """iptables: the same, as what is to be written to which file. They are there as long as the rules are."""
+    return [(f"/proc/net/xt_recent/{_recent(want, family)}", f"+{_ANY[family]}\n") for family, _ in want.listeners]
+
+
+def _recent(want: Redirect, family: int) -> str:
+    return f"lockgate{family}_{want.number}"
+
+
+def _beaten(want: Redirect, family: int, not_: str = "") -> str:
+    """The match for "beaten within BEAT_TIMEOUT". xt_recent knows addresses; under a mask of zeros there is just one,
+    whose time `beat_files` sets.
+    """
+    name, mask = _recent(want, family), _ANY[family]
+    return f"-m recent {not_}--rcheck --seconds {BEAT_TIMEOUT} --name {name} --mask {mask}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Of iptables: a chain of ours in a table, and the places from which it is jumped to."""
+
+    table: str
+    name: str
+    rules: list[str]
+    jumps: list[str]
+
+
+BUILT_IN = ("raw", "mangle", "nat", "filter")
+"""Tables of iptables that a plan may use."""
+
+
 def iptables(want: Redirect, flavour: str = "") -> Plan:
-    """By iptables. flavour: "", "-nft" or "-legacy". One chain for each family, put in by one iptables-restore."""
+    """By iptables. flavour: "", "-nft" or "-legacy". One iptables-restore for each family and kind of step."""
     steps, routing, closed = list(_policy_routing(want)), [], []
     chain = f"LOCKGATE_{want.number}"
     for family, address in want.listeners:
-        six = "6" if family == 6 else ""
-        table = "mangle" if want.method == "tproxy" else "nat"
-        rules = [f"-m addrtype --dst-type {kind} -j RETURN" for kind in ("LOCAL", "MULTICAST", "ANYCAST")]
-        if family == 4:
-            rules.append("-m addrtype --dst-type BROADCAST -j RETURN")
-        rules.append(f"-d {_LINK_LOCAL[family]} -j RETURN")
-        for first, last in want.exclude:
-            rules += [f"-p {protocol} --dport {first}:{last} -j RETURN" for protocol in ("tcp", "udp")]
-        for protocol in ("tcp", "udp"):
-            rules.append(f"-p {protocol} -j CONNMARK --set-mark {want.mark:#x}")
-            if want.method == "tproxy":
-                on = f" --on-ip {address}" if address else ""
-                rules.append(f"-p {protocol} -j TPROXY --on-port {want.port}{on} --tproxy-mark {want.mark:#x}")
-            else:
-                rules.append(f"-p {protocol} -j REDIRECT --to-ports {want.port}")
-        jumps = [f"PREROUTING -i {interface} -j {chain}" for interface in want.interfaces]
-        steps.append(_restore(f"ip{six}tables{flavour}", table, chain, rules, jumps))
+        program = f"ip{'6' if family == 6 else ''}tables{flavour}"
+        taken = [f"PREROUTING -i {interface} -j " for interface in want.interfaces]
+        rules = _excluded_by_iptables(want, family)
+        if want.method == "tproxy":
+            on = f" --on-ip {address}" if address else ""
+            to = f"-j TPROXY --on-port {want.port}{on} --tproxy-mark {want.mark:#x}"  # drops where nobody listens
+            # No tracking, in either direction: see _untracked(). An answer's source is somebody else's address.
+            outwards = [f"OUTPUT -o {interface} -j {chain}_OUT" for interface in want.interfaces]
+            chains = [
+                _Chain(
+                    "raw", f"{chain}_RAW", rules + _both("-j CT --notrack"), [f"{jump}{chain}_RAW" for jump in taken]
+                ),
+                _Chain("raw", f"{chain}_OUT", ["-m addrtype ! --src-type LOCAL -j CT --notrack"], outwards),
+                _Chain("mangle", chain, rules + _both(to), [jump + chain for jump in taken]),
+            ]
+        else:
+            rules += _both(f"-j CONNMARK --set-mark {want.mark:#x}") + _both(f"-j REDIRECT --to-ports {want.port}")
+            chains = [_Chain("nat", chain, rules, [jump + chain for jump in taken])]
+        steps.append(_restore(program, chains, f"/proc/net/xt_recent/{_recent(want, family)}" if want.beats else ""))
         if want.masquerade:
-            jumps = [f"POSTROUTING -o {want.masquerade} -j {chain}_NAT"]
-            routing.append(_restore(f"ip{six}tables{flavour}", "nat", f"{chain}_NAT", ["-j MASQUERADE"], jumps))
-            drop = [f"-m connmark --mark {want.mark:#x} -j DROP"]  # why: see nftables() above
-            routing.append(
-                _restore(f"ip{six}tables{flavour}", "filter", f"{chain}_GAP", drop, [f"FORWARD -j {chain}_GAP"])
-            )
+            drop = [f"-m connmark --mark {want.mark:#x} -j DROP"]  # why: see _masquerade_by_nftables()
+            out = [f"POSTROUTING -o {want.masquerade} -j {chain}_NAT"]
+            chains = [
+                _Chain("nat", f"{chain}_NAT", ["-j MASQUERADE"], out),
+                _Chain("filter", f"{chain}_GAP", drop, [f"FORWARD -j {chain}_GAP"]),
+            ]
+            routing.append(_restore(program, chains))
         if want.closed:
-            drops = [f"FORWARD -i {interface} -j DROP" for interface in want.interfaces]
-            closed.append(_restore(f"ip{six}tables{flavour}", "filter", f"{chain}_SHUT", ["-j RETURN"], drops))
+            jumps = [f"FORWARD -i {interface} -j {chain}_SHUT" for interface in want.interfaces]
+            closed.append(_restore(program, [_Chain("filter", f"{chain}_SHUT", _shut(want, family), jumps)]))
     return Plan(tuple(steps), tuple(routing), tuple(closed))
 
 
-def _restore(program: str, table: str, chain: str, rules: list[str], jumps: list[str]) -> Step:
-    text = f"*{table}\n:{chain} - [0:0]\n"
-    text += "".join(f"-A {chain} {rule}\n" for rule in rules) + "".join(f"-I {jump}\n" for jump in jumps) + "COMMIT\n"
-    base = (program, "-w", "-t", table)
-    undo = [(*base, "-D", *jump.split()) for jump in jumps]
-    undo += [(*base, "-F", chain), (*base, "-X", chain)]
+def _both(rule: str) -> list[str]:
+    return [f"-p {protocol} {rule}" for protocol in ("tcp", "udp")]
+
+
+def _excluded_by_iptables(want: Redirect, family: int) -> list[str]:
+    rules = [f"{_beaten(want, family, '! ')} -j RETURN"] if want.beats else []
+    rules += [f"-m addrtype --dst-type {kind} -j RETURN" for kind in ("LOCAL", "MULTICAST", "ANYCAST")]
+    if family == 4:
+        rules.append("-m addrtype --dst-type BROADCAST -j RETURN")
+    rules.append(f"-d {_LINK_LOCAL[family]} -j RETURN")
+    for first, last in want.exclude:
+        rules += _both(f"--dport {first}:{last} -j RETURN")
+    return rules
+
+
+def _shut(want: Redirect, family: int) -> list[str]:
+    """As _closed_by_nftables()."""
+    if not want.beats:
+        return ["-j DROP"]
+    rules = []
+    for first, last in want.exclude:
+        rules += _both(f"--dport {first}:{last} {_beaten(want, family)} -j RETURN")
+    return [*rules, *_both("-j DROP"), f"{_beaten(want, family, '! ')} -j DROP"]
+
+
+def _restore(program: str, chains: list[_Chain], forget: str = "") -> Step:
+    """forget: the heartbeat's file. Emptied first when it is undone, so that all chains let go at once."""
+    text = ""
+    undo: list[tuple[str, ...]] = [("sh", "-c", f"echo / >{forget}")] if forget else []
+    for table in sorted({chain.table for chain in chains}, key=BUILT_IN.index):
+        mine = [chain for chain in chains if chain.table == table]
+        text += f"*{table}\n" + "".join(f":{chain.name} - [0:0]\n" for chain in mine)
+        for chain in mine:
+            text += "".join(f"-A {chain.name} {rule}\n" for rule in chain.rules)
+        text += "".join(f"-I {jump}\n" for chain in mine for jump in chain.jumps) + "COMMIT\n"
+        base = (program, "-w", "-t", table)
+        undo += [(*base, "-D", *jump.split()) for chain in mine for jump in chain.jumps]
+        undo += [(*base, verb, chain.name) for chain in mine for verb in ("-F", "-X")]
     name, dash, flavour = program.partition("-")
     return Step((f"{name}{dash}{flavour}-restore", "-w", "--noflush"), text, tuple(undo))
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
-import socket
-import struct
 import subprocess
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from modes.firewall import nfnetlink
+else:
+    import nfnetlink
 
 FOLDER = "/run/lockgate"
 _COMMAND_SECONDS = 10
 _OWNER_SECONDS = 3
+_LOCK_SECONDS = 5
 NUMBERS = range(1, 1000)
 
 
@@ -48,24 +53,75 @@ def reserve(folder: str = FOLDER, taken: Collection[int] = ()) -> tuple[int, str
         path = f"{folder}/{namespace()}-{number}.json"
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            write(path, os.getpid(), 0, [], [], {}, [])
+            write(path)
             return number, path
     raise OSError(errno.ENOSPC, "no number is free: `lockgate firewall clean`, and see `ip rule`")
 
 
 def write(
     path: str,
-    pid: int,
-    mark: int,
-    interception: list[list[str]],
-    routing: list[list[str]],
-    sysctls: dict[str, str],
-    closed: list[list[str]],
+    *,
+    mark: int = 0,
+    interception: Sequence[Sequence[str]] = (),
+    routing: Sequence[Sequence[str]] = (),
+    closed: Sequence[Sequence[str]] = (),
+    sysctls: Sequence[str] = (),
+    tables: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Replace the list, and have it on disk before this returns. sysctls: what they were before."""
-    data = {"pid": pid, "birth": birth(pid), "mark": mark, "interception": interception, "routing": routing,
-            "sysctls": sysctls, "closed": closed}  # fmt: skip
-    _save(path, data)
+    """Replace the list, and have it on disk before this returns. The first three are commands; sysctls will be changed;
+    tables (family and name, of iptables) may come into being. What these two were before is noted, and is what they
+    were before the first of several gateways: the last one to end puts it back.
+    """
+    with _locked(path):
+        before, made = _noted(path)
+        earlier, own = read(path), os.getpid()
+        before |= earlier.get("sysctls", {})
+        made |= {(family, table) for family, table in earlier.get("tables", ())}
+        data = {
+            "pid": own,
+            "birth": birth(own),
+            "mark": mark,
+            "interception": interception,
+            "routing": routing,
+            "closed": closed,
+            "sysctls": {name: before[name] if name in before else sysctl(name) for name in sysctls},
+            "tables": [t for t in tables if t in made or not nfnetlink.has_table(*t)],
+        }
+        _save(path, data)
+
+
+def _noted(path: str) -> tuple[dict[str, str], set[tuple[str, str]]]:
+    """sysctls and tables of all other lists of this one's network namespace."""
+    sysctls: dict[str, str] = {}
+    tables: set[tuple[str, str]] = set()
+    folder, own = os.path.split(path)
+    for name in os.listdir(folder):
+        if name != own and name.startswith(own.partition("-")[0] + "-") and name.endswith(".json"):
+            data = read(f"{folder}/{name}")
+            sysctls |= data.get("sysctls", {})
+            tables |= {(family, table) for family, table in data.get("tables", ())}
+    return sysctls, tables
+
+
+def read(path: str) -> dict[str, Any]:
+    """Empty if it is damaged or not there."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+        data = json.load(file)
+        return data if isinstance(data, dict) else {}
+    return {}
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """What the other lists note is looked at. After _LOCK_SECONDS without the lock: whoever has it hangs."""
+    with open(os.open(f"{os.path.dirname(path)}/lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+        end = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.02)
+        yield
 
 
 def _save(path: str, data: dict[str, Any]) -> None:
@@ -81,43 +137,43 @@ def replay(path: str, routing: bool, closed: bool = False) -> None:
     """Undo what the list says; routing and what is closed only if asked for, else they stay listed. Idempotent, and no
     error stops it.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError):
-        data = {}
+    data = read(path)
     for argv in data.get("interception", ()):
-        _run(argv)
+        run(argv)
     # After the rules: before, a datagram could still mark a new entry.
     if data.get("mark"):
         with contextlib.suppress(OSError):
-            flush_conntrack(data["mark"])
+            nfnetlink.flush_conntrack(data["mark"])
     left = {**data, "interception": [], "mark": 0}
-    if routing:
-        for argv in data.get("routing", ()):
-            _run(argv)
-        for name, value in data.get("sysctls", {}).items():
-            with contextlib.suppress(OSError):
-                sysctl(name, value)
-        left |= {"routing": [], "sysctls": {}}
-    if closed:
-        for argv in data.get("closed", ()):
-            _run(argv)
-        left["closed"] = []
-    if left.get("routing") or left.get("sysctls") or left.get("closed"):
-        _save(path, left)
-        return
-    with contextlib.suppress(OSError):
+    for argv in data.get("routing", ()) if routing else ():
+        run(argv)
+    for argv in data.get("closed", ()) if closed else ():
+        run(argv)
+    left |= {"routing": []} if routing else {}
+    left |= {"closed": []} if closed else {}
+    with contextlib.suppress(OSError), _locked(path):
+        others = _noted(path)
+        if routing:
+            for name, value in data.get("sysctls", {}).items():
+                if name not in others[0]:
+                    with contextlib.suppress(OSError):
+                        sysctl(name, value)
+            left["sysctls"] = {}
+        if left.get("routing") or left.get("sysctls") or left.get("closed"):
+            _save(path, left)
+            return
+        for table in data.get("tables", ()):  # iptables leaves them, empty; not if somebody else has come to use them
+            if tuple(table) not in others[1]:
+                with contextlib.suppress(OSError):
+                    nfnetlink.delete_if_empty(*table)
         os.unlink(path)
 
 
 def forget_intercepted(path: str) -> None:
     """Flush the connection tracking of the list's gateway. No error."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        with open(path, encoding="utf-8") as file:
-            mark = json.load(file)["mark"]
-        if mark:
-            flush_conntrack(mark)
+    with contextlib.suppress(OSError):
+        if mark := read(path).get("mark"):
+            nfnetlink.flush_conntrack(mark)
 
 
 def stale(folder: str = FOLDER) -> list[str]:
@@ -126,15 +182,10 @@ def stale(folder: str = FOLDER) -> list[str]:
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(folder)):
             if name.startswith(f"{namespace()}-") and name.endswith(".json"):
-                path = f"{folder}/{name}"
-                try:
-                    with open(path, encoding="utf-8") as file:
-                        data = json.load(file)
-                    alive = birth(data["pid"]) == data["birth"] != ""
-                except (OSError, ValueError, KeyError, TypeError):
-                    continue  # being written this moment
-                if not alive:
-                    found.append(path)
+                data = read(f"{folder}/{name}")
+                # An empty one is being written this moment.
+                if data and not birth(data.get("pid", 0)) == data.get("birth") != "":
+                    found.append(f"{folder}/{name}")
     return found
 
 
@@ -149,34 +200,21 @@ def sysctl(name: str, value: str | None = None) -> str:
         return file.read().strip()
 
 
-def flush_conntrack(mark: int) -> None:
-    """Forget every connection of this mark, IPv4 and IPv6: what was delivered here carries "no source NAT" for life,
-    so a datagram of the same flow that is forwarded later would leave with its private source. :raises OSError:
-    """
-    attributes = struct.pack("=HH", 8, 8) + struct.pack("!I", mark)  # CTA_MARK
-    attributes += struct.pack("=HH", 8, 21) + struct.pack("!I", 0xFFFFFFFF)  # CTA_MARK_MASK
-    body = struct.pack("=BBH", 0, 0, 0) + attributes  # nfgenmsg: every family
-    kind = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as sock:
-        sock.settimeout(_COMMAND_SECONDS)
-        sock.send(struct.pack("=IHHII", 16 + len(body), kind, 5, 1, 0) + body)  # REQUEST | ACK
-        number = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
-    if number:
-        raise OSError(number, os.strerror(number))
-
-
-def _run(argv: list[str]) -> None:
+def run(argv: list[str]) -> None:
     """Try it. The kernel closes a killed process's socket in its own time, and refuses its table to others until then:
     that is waited for, as what comes next (the connection tracking) must find no rule any more.
     """
     end = time.monotonic() + _OWNER_SECONDS
+    while argv[:3] == ["nft", "delete", "table"]:  # nft need not be installed
+        try:
+            nfnetlink.delete_table(*argv[3:5])
+        except OSError as e:
+            if e.errno == errno.EPERM and time.monotonic() < end:
+                time.sleep(0.02)
+                continue
+        return
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        while True:
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                timeout=_COMMAND_SECONDS, env={**os.environ, "LC_ALL": "C"},
-            )  # fmt: skip
-            refused = argv[0] == "nft" and done.returncode and b"Operation not permitted" in done.stderr
-            if not refused or time.monotonic() > end:
-                return
-            time.sleep(0.02)
+        subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=_COMMAND_SECONDS,
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -46,3 +47,14 @@ def routed(lab: Lab) -> Iterator[Lab]:
     """The lab with a gateway that only routes: client and origins talk directly."""
     with lab.forwarding():
         yield lab
+
+
+@pytest.fixture(scope="session")
+def primed(lab: Lab) -> None:
+    """iptables-legacy has its tables loaded at the first use, for good: here, before states are compared."""
+    for six in ("", "6"):
+        for flavour in ("nft", "legacy"):
+            if not shutil.which(f"ip{six}tables-{flavour}"):
+                pytest.fail(f"ip{six}tables-{flavour} is not installed: apt install iptables")
+        for table in ("raw", "mangle", "nat", "filter"):
+            lab.gateway.run([f"ip{six}tables-legacy", "-w", "-t", table, "-S"], check=True)

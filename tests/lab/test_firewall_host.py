@@ -147,8 +147,18 @@ def test_plan_says_what_is_excluded(lab: Lab) -> None:
     assert "th dport { 22 } return" in lab.gateway.run(command, cwd=ROOT, check=True).stdout
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, how: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "how"),
+    [
+        ("nftables", "SIGKILL"),
+        ("nftables", "SIGSTOP"),
+        ("iptables-nft", "SIGKILL"),
+        pytest.param("iptables-nft", "SIGSTOP", marks=pytest.mark.slow),
+        pytest.param("iptables-legacy", "SIGKILL", marks=pytest.mark.slow),
+        pytest.param("iptables-legacy", "SIGSTOP", marks=pytest.mark.slow),
+    ],
+)
+def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, backend: str, how: str) -> None:
     """One UDP flow, sent on and on while the gateway dies or hangs; as the server sees it."""
     rules = 'table ip own { chain post { type nat hook postrouting priority srcnat; oifname "wan0" masquerade; }; }'
     lab.gateway.run(["nft", "-f", "-"], input=rules, check=True)
@@ -157,7 +167,12 @@ def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, 
         server.bind(("", 5353))
     server.settimeout(0.05)
     try:
-        with lab.forwarding(), gateway(lab) as running, lab.client.udp("origin.test", 5353, family=4) as client, server:
+        with (
+            lab.forwarding(),
+            gateway(lab, firewall=backend) as running,
+            lab.client.udp("origin.test", 5353, family=4) as client,
+            server,
+        ):
             client.send(b"x")
             through = server.recvfrom(100)[1]
             running.signal(signal.Signals[how])

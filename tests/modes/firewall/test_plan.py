@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modes.firewall import others
-from modes.firewall.plan import MARK, TABLE, Method, Plan, Redirect, iptables, nftables, ports
+from modes.firewall.plan import MARK, TABLE, Method, Plan, Redirect, iptables, nftables, ports, replaced
 
 BOTH = ((4, ""), (6, ""))
 
@@ -60,11 +60,13 @@ def test_iptables_excludes_first(backend: str, method: Method) -> None:
         backend.replace("iptables", program) + "-restore" for program in ("iptables", "ip6tables")
     ]
     for step in steps:
-        rules = [line for line in step.input.splitlines() if line.startswith("-A")]
-        returns = [line.endswith("RETURN") for line in rules]
-        assert returns == sorted(returns, reverse=True)
-        assert any("LOCAL" in line for line in rules)
-        assert any("MULTICAST" in line for line in rules)
+        for chain in ("LOCKGATE_3", "LOCKGATE_3_RAW") if method == "tproxy" else ("LOCKGATE_3",):
+            rules = [line for line in step.input.splitlines() if line.startswith(f"-A {chain} ")]
+            returns = [line.endswith("RETURN") for line in rules]
+            assert returns == sorted(returns, reverse=True)
+            assert "-m recent ! --rcheck --seconds 2 --name lockgate" in rules[0]
+            assert any("LOCAL" in line for line in rules)
+            assert any("MULTICAST" in line for line in rules)
         assert "-p udp" in step.input
 
 
@@ -75,6 +77,31 @@ def test_every_step_can_be_undone(backend: str, method: Method) -> None:
     assert made.routing
     assert all(step.undo for step in (*made.interception, *made.routing))
     assert "wan0" in str(made)
+
+
+def test_a_table_that_outlives_its_process_lets_nothing_past_for_that_long() -> None:
+    lines = nftables(Redirect(3, ("lan0",), 8081, BOTH, owned=False, survives=True)).interception[-1].input.splitlines()
+    assert lines[0] == "add table inet lockgate_3"
+    for number, line in enumerate(lines):
+        if " tproxy " in line:
+            assert lines[number + 1] == f"{line.partition(' tproxy ')[0]} drop"
+    assert "drop" not in nftables(Redirect(3, ("lan0",), 8081, BOTH)).interception[-1].input
+
+
+def test_for_laying_by_hand_nothing_has_to_beat() -> None:
+    want = Redirect(3, ("lan0",), 8081, BOTH, owned=False, beats=False, closed=True)
+    for plan in (nftables(want), iptables(want)):
+        assert not any(word in str(plan) for word in ("alive", "owner", "recent"))
+
+
+def test_replacing_is_one_text() -> None:
+    step = plan("nftables", "tproxy", "wan0").routing[0]
+    first, second, third = replaced(step).splitlines()[:3]
+    assert (first, second, third) == (
+        "add table inet lockgate_nat_3",
+        "delete table inet lockgate_nat_3",
+        "add table inet lockgate_nat_3",
+    )
 
 
 def test_redirect_needs_no_policy_routing() -> None:
@@ -88,7 +115,7 @@ def test_excluded_ports_stand_before_what_is_taken() -> None:
     assert 0 < text.index(rule) < text.index("tproxy")
     text = iptables(want).interception[-1].input
     for protocol in ("tcp", "udp"):
-        assert 0 < text.index(f"-p {protocol} --dport 5000:5010 -j RETURN") < text.index("CONNMARK")
+        assert 0 < text.index(f"-p {protocol} --dport 5000:5010 -j RETURN") < text.index("TPROXY")
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "65536", "5-4", "-1", "1-", "1-2-3", "²", "1 2", "9" * 5000])

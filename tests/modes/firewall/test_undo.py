@@ -30,7 +30,7 @@ def test_stale_is_a_list_whose_process_is_gone(tmp_path: Path) -> None:
 def test_replay_runs_all_keeps_routing_and_may_be_repeated(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     _, path = undo.reserve(str(tmp_path / "run"))
-    undo.write(path, os.getpid(), 0, [["/nonexistent"], ["touch", str(one)]], [["touch", str(two)]], {}, [])
+    undo.write(path, interception=[["/nonexistent"], ["touch", str(one)]], routing=[["touch", str(two)]])
     undo.replay(path, routing=False)
     assert one.exists()
     assert not two.exists()
