@@ -113,7 +113,14 @@ class Gateway:
         options = self.options
         specs = [modes.ModeSpec.parse(text) for text in options.mode]
         seen: set[tuple[str | None, int | None]] = set()
+        taken: dict[str, str] = {}
         for spec in specs:
+            for interface in spec.interfaces:
+                if other := taken.get(interface):
+                    raise ModeError(
+                        f"{spec.full_spec}: {interface} is intercepted by {other} already; name it in one mode"
+                    )
+                taken[interface] = spec.full_spec
             place = (spec.host, spec.port or options.listen_port or DEFAULT_PORTS.get(spec.type_name))
             if place in seen and spec.port != 0:
                 raise ModeError(f"{spec.full_spec}: another mode listens there already; give each its own @PORT")

@@ -189,3 +189,27 @@ def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, 
         assert seen - {through}, "the flow went past the gateway"
     finally:
         lab.gateway.run(["nft", "delete", "table", "ip", "own"], check=True)
+
+
+def test_two_gateways_that_masquerade(lab: Lab) -> None:
+    """Forwarding is put back to what it was before the first, by the last that ends, in whatever order."""
+    before = state(lab)
+
+    def asked() -> str:
+        return lab.gateway.run(["cat", "/proc/sys/net/ipv4/ip_forward"], check=True).stdout.strip()
+
+    assert asked() == "0"
+    with gateway(lab, masquerade="wan0") as first:
+        with lab.gateway_proc("-m", f"transparent:wan0@{PORT + 1}", options={"masquerade": "lan0"}) as second:
+            second.wait_output("SHA-256")
+            assert asked() == "1"
+            first.stop()
+            assert asked() == "1"
+            assert "table inet lockgate_nat_2" in state(lab)
+        assert asked() == "0"
+    assert state(lab) == before
+
+
+def test_one_interface_in_two_modes(lab: Lab) -> None:
+    with pytest.raises(RuntimeError, match=f"lan0 is intercepted by transparent:lan0@{PORT} already"):
+        lab.gateway_proc("-m", f"transparent:lan0@{PORT}", "-m", f"transparent:wan0,lan0@{PORT + 1}", ports=[PORT + 9])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
+
+import pytest
 
 from modes.firewall import undo
 
@@ -46,3 +49,35 @@ def test_damaged_list_is_removed(tmp_path: Path) -> None:
     path.write_text('{"interception": [')
     undo.replay(str(path), routing=True)
     assert not path.exists()
+
+
+def test_sysctls_and_tables_are_those_before_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several gateways, whichever ends last puts back what the first found."""
+    values = {"a": "0"}
+
+    def sysctl(name: str, value: str | None = None) -> str:
+        return values.__setitem__(name, value) or value if value is not None else values[name]
+
+    monkeypatch.setattr(undo, "sysctl", sysctl)
+    monkeypatch.setattr(undo.nfnetlink, "has_table", lambda *table: values["a"] == "1")
+    removed: list[tuple[str, str]] = []
+    monkeypatch.setattr(undo.nfnetlink, "delete_if_empty", lambda *table: removed.append(table))
+    lists = [undo.reserve(str(tmp_path))[1] for _ in range(3)]
+    for path in lists:
+        for _ in range(2):  # written again as more is laid
+            undo.write(path, sysctls=["a"], tables=[("ip", "raw")])
+            values["a"] = "1"
+    for path in (lists[1], lists[0]):
+        undo.replay(path, routing=True)
+        assert (values, removed) == ({"a": "1"}, [])
+    undo.replay(lists[2], routing=True)
+    assert (values, removed) == ({"a": "0"}, [("ip", "raw")])
+
+
+def test_a_lock_that_nobody_lets_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(undo, "_LOCK_SECONDS", 0.1)
+    _, path = undo.reserve(str(tmp_path))
+    with open(tmp_path / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        undo.write(path, mark=1)
+    assert undo.read(path)["mark"] == 1
