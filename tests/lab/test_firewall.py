@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tests.lab import origin_dns
 from tests.lab.gateway_proc import LOCKGATE, ROOT, Gateway
 from tests.lab.labkit import ECHO, HTTPS, Lab
 from tests.lab.netns import end_process, wait_for
@@ -26,6 +27,11 @@ def tcp_message(flow):
     flow.messages[-1].content = flow.messages[-1].content.replace(b"client", b"gateway")
 
 udp_message = tcp_message
+
+def dns_response(flow):
+    for record in flow.response.answers:
+        if flow.request.question.name == "www.lab.test":
+            record.ipv4_address = "192.0.2.99"
 """
 BACKENDS = ("nftables", "iptables-nft", "iptables-legacy")
 METHODS = ("tproxy", "redirect")
@@ -63,10 +69,10 @@ def gateway(
         yield running
 
 
-def udp(lab: Lab, family: int) -> bytes:
+def udp(lab: Lab, family: int, data: bytes = b"client") -> bytes:
     with lab.client.udp("origin.test", ECHO, family=family, timeout=3) as sock:
-        sock.send(b"client")
-        return sock.recv(100)
+        sock.send(data)
+        return sock.recv(65535)
 
 
 def ping(lab: Lab) -> bool:
@@ -83,9 +89,16 @@ def ping(lab: Lab) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def nameserver(lab: Lab) -> Iterator[None]:
+    with origin_dns.nameserver(lab):
+        yield
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_unconfigured_client(lab: Lab, origins: Origins, backend: str, method: str) -> None:
+def test_an_unconfigured_client(lab: Lab, origins: Origins, nameserver: None, backend: str, method: str) -> None:
+    """HTTPS, raw TCP and UDP, a datagram in fragments, dig: decrypted and changed."""
     before = state(lab)
     with gateway(lab, backend, method) as running:
         for family in (4, 6):
@@ -95,6 +108,11 @@ def test_an_unconfigured_client(lab: Lab, origins: Origins, backend: str, method
                 sock.sendall(b"client")
                 assert sock.recv(100) == b"gateway"
             assert udp(lab, family) == b"gateway"
+            assert udp(lab, family, b"client" * 1000) == b"gateway" * 1000  # in fragments
+            at = f"@{lab.server.v6 if family == 6 else lab.server.v4}"
+            for more in ("+notcp", "+tcp"):
+                asked = lab.client.run(["dig", "+tries=1", "+time=8", "+short", more, at, "www.lab.test"])
+                assert asked.stdout == "192.0.2.99\n"
         assert [request.values("x-lab") for request in origins.requests()] == [["1"], ["1"]]
         assert state(lab) != before
         assert "not intercepted" not in running.output
