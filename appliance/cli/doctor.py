@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from appliance.cli.run import load
 from appliance.doctor import checks, report
@@ -31,7 +33,23 @@ def subject_of(options: Options, lan: tuple[str, ...], wan: str, port: int | Non
     confdir = options.path("confdir")
     assert confdir is not None
     ports = [("", port)] if port is not None else _ports(options)
-    return Subject(lan, wan, tuple(ports), Path(os.path.abspath(confdir)))
+    return Subject(lan, wan, tuple(ports), Path(os.path.abspath(confdir)), plans())
+
+
+def plans(tools: Sequence[str] = ("nftables", "iptables-nft", "iptables-legacy")) -> dict[str, Any]:
+    """What lays the redirect in the doctor's scratch namespace: the gateway's own plan, for one family at a time, as
+    plain data (scratch.rules.Plans). The heartbeat, which falls silent there, is left out.
+    """
+    from appliance.doctor.scratch.wire import LAN, PORT
+    from modes.firewall.plan import Method, Redirect
+    from modes.firewall.tools import made
+
+    def steps(tool: str, method: Method, family: int) -> list[dict[str, Any]]:
+        want = Redirect(1, (LAN,), PORT, ((family, ""),), method, owned=False, beats=False)
+        return [{"argv": s.argv, "input": s.input, "undo": s.undo} for s in made(tool, want).interception]
+
+    methods: tuple[Method, ...] = ("tproxy", "redirect")
+    return {tool: {method: {str(f): steps(tool, method, f) for f in (4, 6)} for method in methods} for tool in tools}
 
 
 def _ports(options: Options) -> list[tuple[str, int]]:

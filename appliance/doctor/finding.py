@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 
 class Level(IntEnum):
@@ -36,12 +38,14 @@ class Subject:
     """lan: interfaces whose clients are intercepted; wan: the one towards the servers, "" if not said.
 
     ports: (host, port) that the gateway will listen on. confdir: the configuration folder, absolute.
+    plans: what lays the redirect, to be tried in a scratch namespace (scratch.rules.Plans).
     """
 
     lan: tuple[str, ...] = ()
     wan: str = ""
     ports: tuple[tuple[str, int], ...] = (("", 8080),)
     confdir: Path = Path.home() / ".lockgate"
+    plans: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def interfaces(self) -> tuple[str, ...]:

@@ -29,6 +29,10 @@ FEATURES: dict[str, tuple[Level, str]] = {
         Level.NOTE,
         "under redirect UDP's destination is looked up by it, and stale entries removed",
     ),
+    "xt_recent": (
+        Level.NOTE,
+        "under iptables the heartbeat is a match of it; without, a gateway that hangs holds traffic",
+    ),
     "set timeouts": (Level.WARNING, "the heartbeat is an element that times out"),
     "flags owner": (
         Level.NOTE,
@@ -44,10 +48,10 @@ _MODULES = {"set timeouts": "nf_tables", "flags owner": "nf_tables"}
 
 def tried(subject: Subject) -> Iterator[Finding]:
     """Runs `appliance.doctor.scratch` and tells what came of it."""
-    yield from findings(outcome())
+    yield from findings(outcome(subject.plans))
 
 
-def outcome() -> dict[str, Any]:
+def outcome(plans: Mapping[str, Any]) -> dict[str, Any]:
     """What the scratch process prints, or {"error": …}. Never raises."""
     # -P: as root, nothing is to be imported from the folder that the person happens to be in.
     command = [sys.executable, "-P", "-m", "appliance.doctor.scratch", str(os.getpid())]
@@ -55,7 +59,7 @@ def outcome() -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, env=environment
+            command, input=json.dumps(plans), capture_output=True, text=True, timeout=SECONDS, env=environment
         )
         found = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -17,7 +17,9 @@ JSON = st.recursive(
     st.sampled_from([None, True, 1, "input", "forward", "drop", "inet"]),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["nftables", "chain", "rule", "expr", "hook", "policy", "name"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["nftables", "chain", "rule", "expr", "hook", "policy", "name", "left", "match"]), inner
+        )
     ),
     max_leaves=20,
 )
@@ -31,13 +33,25 @@ def rule(*expression: dict[str, Any]) -> dict[str, Any]:
     return {"rule": {"family": "inet", "table": "t", "chain": "c", "expr": list(expression)}}
 
 
+def state(operator: str, states: object) -> dict[str, Any]:
+    return {"match": {"op": operator, "left": {"ct": {"key": "state"}}, "right": states}}
+
+
+UNTRACKED = "if it is not tracked, as what TPROXY takes"
+
+
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [
         ([chain("forward", "drop")], [("forward", "by policy")]),
         ([chain("input"), rule({"counter": None}, {"reject": None})], [("input", "by a rule for all the rest")]),
         ([chain("input"), rule({"match": {}}, {"drop": None})], []),
-        ([chain("output", "drop"), chain("prerouting", "drop")], []),
+        ([chain("output", "drop"), chain("prerouting", "drop")], [("output", "by policy")]),
+        ([chain("input"), rule(state("in", ["invalid", "untracked"]), {"drop": None})], [("input", UNTRACKED)]),
+        ([chain("input"), rule(state("!=", "new"), {"counter": None}, {"drop": None})], [("input", UNTRACKED)]),
+        ([chain("input"), rule(state("in", "invalid"), {"drop": None})], []),
+        ([chain("input"), rule(state("!=", "new"), {"match": {}}, {"drop": None})], []),
+        ([chain("forward"), rule(state("in", "untracked"), {"drop": None})], []),
         ([chain("input", "drop", table="lockgate_17")], []),
     ],
 )
@@ -64,6 +78,18 @@ def test_docker_and_ufw_are_known_by_their_chains() -> None:
     assert firewalls.remedy(to_us, ("lan0",)) == "ufw allow in on lan0"
     plain = Obstacle("iptables-legacy filter INPUT", "input", "by policy", "")
     assert firewalls.remedy(plain, ("lan0",)) == "iptables-legacy -I INPUT -i lan0 -j ACCEPT"
+
+
+def test_rules_that_accept_by_connection_state_are_no_help() -> None:
+    accepts = rule(state("in", ["established", "related"]), {"accept": None})
+    looks_up = rule({"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": []}}})
+    for entries in ([chain("input", "drop"), accepts], [chain("output", "drop"), looks_up]):
+        assert [each.by_state for each in firewalls.obstacles({"nftables": entries})] == [True]
+    assert not firewalls.obstacles({"nftables": [chain("input", "drop")]})[0].by_state
+    saved = "-P OUTPUT DROP\n-A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"
+    (leaving,) = firewalls.legacy_obstacles("iptables-legacy", saved)
+    assert leaving.by_state
+    assert firewalls.remedy(leaving, ("lan0",)) == "iptables-legacy -I OUTPUT -o lan0 -j ACCEPT"
 
 
 def cells(error: str, **only: str) -> list[dict[str, Any]]:

@@ -92,20 +92,26 @@ def test_router_advertisements_lost_by_forwarding(lab: Lab) -> None:
 
 RULES = """
 table inet home {
-    chain input { type filter hook input priority filter; policy drop; }
+    chain input { type filter hook input priority filter; policy drop; ct state established accept; }
+    chain output { type filter hook output priority filter; policy drop; ct state established,new accept; }
     chain forward { type filter hook forward priority filter; counter reject; }
 }
 """
 
 
 def test_another_firewall_is_named_and_its_remedy_is_accepted(lab: Lab) -> None:
-    lab.gateway.run(["nft", "-f", "-"], input=RULES.replace("{ type", "{\ntype").replace("; }", ";\n}"), check=True)
+    lab.gateway.run(
+        ["nft", "-f", "-"],
+        input=RULES.replace("{ type", "{\ntype").replace("; }", ";\n}").replace("policy drop; ct", "policy drop;\nct"),
+        check=True,
+    )
     try:
         _, found = doctor(lab, "lan0")
-        for hook in ("input", "forward"):
+        for hook in ("input", "forward", "output"):
+            assert ("not tracked" in found[f"firewall.{hook}"]["why"]) == (hook != "forward")
             assert f"inet home {hook}" in found[f"firewall.{hook}"]["seen"]
             remedy = found[f"firewall.{hook}"]["remedy"]
-            assert remedy == f"nft insert rule inet home {hook} iifname lan0 accept"
+            assert remedy == f"nft insert rule inet home {hook} {'o' if hook == 'output' else 'i'}ifname lan0 accept"
             lab.gateway.run(remedy.split(), check=True)
     finally:
         lab.gateway.run(["nft", "delete", "table", "inet", "home"], check=True)
@@ -182,8 +188,9 @@ def namespaces() -> set[str]:
 def test_scratch_namespaces_end_with_a_killed_doctor(lab: Lab) -> None:
     """They have no names; SIGKILL takes the processes along, and with them the namespaces."""
     code = "import sys, time\nsys.argv[0] = 'x'\nfrom appliance.doctor.scratch import __main__ as m, isolation\n"
+    code += "from appliance.cli.doctor import plans\n"
     code += "isolation.die_with(int(sys.argv[1]))\nisolation.leave()\nm.features.all_tried()\n"
-    code += "one = m.one\nm.one = lambda *a: (print('there', flush=True), time.sleep(60))\nm.end_to_end()\n"
+    code += "one = m.one\nm.one = lambda *a: (print('there', flush=True), time.sleep(60))\nm.end_to_end(plans())\n"
     outer = "import os, subprocess, sys\n"
     outer += "subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])\n"
     before = namespaces()
@@ -205,7 +212,8 @@ def test_scratch_namespaces_end_with_a_killed_doctor(lab: Lab) -> None:
 BROKEN = """
 import json
 from pathlib import Path
-from appliance.doctor.scratch import __main__ as gateway, isolation, rules, wire
+from appliance.cli.doctor import plans
+from appliance.doctor.scratch import __main__ as gateway, isolation, wire
 
 settle = wire.settle
 
@@ -214,9 +222,9 @@ def spoilt():
     Path("/proc/sys/net/ipv4/conf/all/src_valid_mark").write_text("1")
 
 wire.settle = spoilt
-rules.TOOLS, rules.METHODS = ("nftables", "iptables-nosuch"), ("tproxy",)
+tried = plans(("nftables", "iptables-nosuch"))
 isolation.leave()
-print(json.dumps(gateway.end_to_end()))
+print(json.dumps(gateway.end_to_end({tool: {"tproxy": methods["tproxy"]} for tool, methods in tried.items()})))
 """
 
 
@@ -228,4 +236,4 @@ def test_the_self_test_can_fail(lab: Lab) -> None:
     errors = {(cell["tool"], cell["protocol"], cell["family"]): cell["error"] for cell in json.loads(done.stdout)}
     assert errors["nftables", "tcp", 4] == errors["nftables", "udp", 4] == "nothing arrived at the listener"
     assert errors["nftables", "tcp", 6] == errors["nftables", "udp", 6] == ""
-    assert errors["iptables-nosuch", "tcp", 4] == "iptables-nosuch is not installed"
+    assert errors["iptables-nosuch", "tcp", 4] == "iptables-nosuch-restore is not installed"

@@ -54,3 +54,24 @@ def test_what_heartbeat_and_owned_table_rest_on(vm: Machine) -> None:
         "an owned table outlives `nft flush ruleset`": "True",
         "an owned table is gone after kill -9": "True",
     }
+
+
+def test_a_gateway_that_hangs_on_linux_6_1(vm: Machine) -> None:
+    """The heartbeat, in the kernel that has to be told it anew: by nftables, and by iptables' xt_recent."""
+    done = vm.run(SETUP + "exec python3 -m tests.vm.inside.heartbeat\n", timeout=900)
+    assert done.code == 0, done.output + done.console
+    assert done.output.splitlines()[1:] == [
+        "nftables open process: intercepted, flows by",
+        "nftables closed process: intercepted, stopped",
+        "nftables open unit: intercepted, flows by",
+        "iptables-nft open process: intercepted, flows by",
+        "iptables-legacy closed process: intercepted, stopped",
+    ]
+
+
+def test_twenty_thousand_flows_on_linux_6_1(vm: Machine) -> None:
+    """As the test of that name in the lab, whose machine may not have as many files."""
+    done = vm.run(SETUP + "exec python3 -m tests.vm.inside.many_flows\n", timeout=1400, memory=2500)
+    assert done.code == 0, done.output + done.console
+    assert done.output.count("20000 flows:") == 2, done.output
+    print(done.output)

@@ -1,4 +1,6 @@
-"""The gateway's side of the self-test; see the package. Prints {"features": …, "combinations": […]} or {"error": …}."""
+"""The gateway's side of the self-test; see the package. Reads the plans to be tried (rules.Plans) as JSON. Prints
+{"features": …, "combinations": […]} or {"error": …}.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ PORT = 443
 
 def main() -> None:
     isolation.die_with(int(sys.argv[1]))
+    plans = json.load(sys.stdin)
     try:
         isolation.leave()
     except OSError as error:
@@ -25,14 +28,14 @@ def main() -> None:
         return
     found = features.all_tried()
     try:
-        combinations = end_to_end()
+        combinations = end_to_end(plans)
     except Exception as error:  # whatever it is, the features are known
         print(json.dumps({"features": found, "combinations": [], "error": f"{type(error).__name__}: {error}"}))
         return
     print(json.dumps({"features": found, "combinations": combinations}))
 
 
-def end_to_end() -> list[dict[str, Any]]:
+def end_to_end(plans: rules.Plans) -> list[dict[str, Any]]:
     """Every combination of tool, method, protocol and family: does the client's message come back, and do we know
     where it was going?"""
     ours, theirs = multiprocessing.Pipe()
@@ -48,23 +51,24 @@ def end_to_end() -> list[dict[str, Any]]:
     ours.recv()
     listener = Listener()
     return [
-        {"tool": tool, "method": method, "protocol": protocol, "family": family,
-         "error": one(ours, listener, tool, method, protocol, family)}
-        for tool in rules.TOOLS for method in rules.METHODS for protocol in ("tcp", "udp") for family in (4, 6)
+        {"tool": tool, "method": method, "protocol": protocol, "family": int(family),
+         "error": one(ours, listener, steps, method, protocol, int(family))}
+        for tool, methods in plans.items() for method, families in methods.items()
+        for protocol in ("tcp", "udp") for family, steps in families.items()
     ]  # fmt: skip
 
 
-def one(channel: Any, listener: Listener, tool: rules.Tool, method: rules.Method, protocol: str, family: int) -> str:
+def one(channel: Any, listener: Listener, steps: Any, method: str, protocol: str, family: int) -> str:
     """ "" if it works, else what does not."""
-    if problem := rules.lay(tool, method, protocol, family, listener.port):
-        return problem
     try:
+        if problem := rules.lay(steps):
+            return problem
         listener.drain()
         channel.send((protocol, ASKED[family], PORT))
         found, problem = listener.take(protocol, family, method)
         heard = json.loads(channel.recv())
     finally:
-        rules.take_away(tool, method, family)
+        rules.take_away(steps)
     if problem or heard:
         return str(problem or heard)
     if found != (ASKED[family], PORT):

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable
 
+from appliance.doctor import system
 from appliance.doctor.scratch.rules import nft
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 1, 0x1000
@@ -29,6 +30,18 @@ def _heartbeat() -> str:
         return nft(f"table inet {_T} {{\nset s {{\ntype ipv4_addr; flags timeout; {elements}\n}}\n}}\n")
     finally:
         nft(f"delete table inet {_T}")
+
+
+def _recent() -> str:
+    """Under iptables only: where that is not installed it is not needed."""
+    words = ("-w", "2", "-t", "raw", "OUTPUT", "-m", "recent", "--rcheck", "--seconds", "2", "--name", _T)
+    if not system.program("iptables"):
+        return ""
+    code, output = system.run("iptables", *words[:4], "-A", *words[4:])
+    if code:
+        return system.first_line(output)
+    system.run("iptables", *words[:4], "-D", *words[4:])
+    return ""
 
 
 def _owner() -> str:
@@ -81,6 +94,7 @@ FEATURES: dict[str, Callable[[], str]] = {
     "nft_socket": _rule("meta l4proto tcp socket transparent 1 accept"),
     "nf_conntrack": _rule("ct state new counter"),
     "nf_conntrack_netlink": _conntrack_netlink,
+    "xt_recent": _recent,
     "set timeouts": _heartbeat,
     "flags owner": _owner,
     "tun": _tun,

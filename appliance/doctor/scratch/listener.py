@@ -7,6 +7,8 @@ import select
 import socket
 import struct
 
+from appliance.doctor.scratch.wire import PORT
+
 SECONDS = 1.5
 _ORIGINAL_DST = 80  # SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST
 _SOL_IPV6 = 41
@@ -18,12 +20,10 @@ class Listener:
 
     def __init__(self) -> None:
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self.port = 0
         for protocol in ("tcp", "udp"):
             for family in (4, 6):
                 sock = _transparent(protocol, family)
-                sock.bind(("::" if family == 6 else "0.0.0.0", self.port))
-                self.port = sock.getsockname()[1]
+                sock.bind(("::" if family == 6 else "0.0.0.0", PORT))
                 if protocol == "tcp":
                     sock.listen(5)
                 self._sockets[protocol, family] = sock

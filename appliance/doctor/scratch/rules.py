@@ -1,64 +1,36 @@
-"""The rules that send the scratch client's traffic to the listener, by each tool and method."""
+"""The rules that send the scratch client's traffic to the listener: those of the gateway's own plan, handed in."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from appliance.doctor import system
-from appliance.doctor.scratch.wire import LAN, MARK
 
-Tool = Literal["nftables", "iptables-nft", "iptables-legacy"]
-Method = Literal["tproxy", "redirect"]
-TOOLS: tuple[Tool, ...] = ("nftables", "iptables-nft", "iptables-legacy")
-METHODS: tuple[Method, ...] = ("tproxy", "redirect")
-TABLE = "lockgate_doctor"
+Plans = Mapping[str, Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]]
+"""By tool, method and family ("4", "6"): steps, each {"argv": […], "input": "…", "undo": [[…], …]}."""
 
 
-def lay(tool: Tool, method: Method, protocol: str, family: int, port: int) -> str:
-    """Rules for one protocol and family. "" or the tool's or the kernel's own error."""
-    if tool == "nftables":
-        return nft(nft_text(method, protocol, family, port))
-    code, output = system.run(*iptables(tool, method, protocol, family, port))
+def lay(steps: Sequence[Mapping[str, Any]]) -> str:
+    """ "" or the tool's or the kernel's own error."""
+    for step in steps:
+        if problem := _run(step["argv"], step["input"]):
+            return problem
+    return ""
+
+
+def take_away(steps: Sequence[Mapping[str, Any]]) -> None:
+    """What `lay` has laid, all or some of it."""
+    for step in reversed(steps):
+        for argv in step["undo"]:
+            _run(argv)
+
+
+def _run(argv: Sequence[str], input: str = "") -> str:
+    if argv[0] == "nft":
+        return nft(input or " ".join(argv[1:]))
+    code, output = system.run(*argv, input=input)
     return system.first_line(output) if code else ""
-
-
-def take_away(tool: Tool, method: Method, family: int) -> None:
-    """What `lay` has laid."""
-    if tool == "nftables":
-        nft(f"delete table {_nft_family(family)} {TABLE}")
-    else:
-        system.run(_program(tool, family), "-w", "2", "-t", _TABLES[method], "-F")
-
-
-def nft_text(method: Method, protocol: str, family: int, port: int) -> str:
-    kind, verdict = {
-        "redirect": ("nat hook prerouting priority dstnat", f"redirect to :{port}"),
-        "tproxy": ("filter hook prerouting priority mangle", f"tproxy to :{port} meta mark set {MARK} accept"),
-    }[method]
-    match = f'iifname "{LAN}" fib daddr type != {{ local, broadcast, multicast }} meta l4proto {protocol}'
-    return (
-        f"table {_nft_family(family)} {TABLE} {{\nchain prerouting {{\ntype {kind}; policy accept;\n"
-        f"{match} {verdict}\n}}\n}}\n"
-    )
-
-
-def iptables(tool: Tool, method: Method, protocol: str, family: int, port: int) -> list[str]:
-    target = ["REDIRECT", "--to-ports", str(port)]
-    if method == "tproxy":
-        target = ["TPROXY", "--on-port", str(port), "--tproxy-mark", str(MARK)]
-    return [_program(tool, family), "-w", "2", "-t", _TABLES[method], "-A", "PREROUTING", "-i", LAN, "-p", protocol,
-            "-m", "addrtype", "!", "--dst-type", "LOCAL", "-j", *target]  # fmt: skip
-
-
-_TABLES = {"redirect": "nat", "tproxy": "mangle"}
-
-
-def _nft_family(family: int) -> str:
-    return "ip6" if family == 6 else "ip"
-
-
-def _program(tool: Tool, family: int) -> str:
-    return tool.replace("iptables", "ip6tables") if family == 6 else tool
 
 
 def nft(text: str) -> str:

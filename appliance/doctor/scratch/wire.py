@@ -8,8 +8,8 @@ from pyroute2 import IPRoute
 
 LAN, CLIENT = "lan0", "eth0"
 GATEWAY4, GATEWAY6, CLIENT4, CLIENT6 = "10.255.61.1", "fd61::1", "10.255.61.2", "fd61::2"
-MARK, TABLE = 1, 100
-_LOCAL = 2  # RTN_LOCAL
+PORT = 8080
+"""Of the gateway's listener."""
 _SETTINGS = ("ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter", "ipv6/conf/default/accept_dad",
              "ipv6/conf/default/disable_ipv6", "ipv6/conf/all/disable_ipv6")  # fmt: skip
 
@@ -23,15 +23,11 @@ def settle() -> None:
 
 
 def gateway_end(client_pid: int) -> None:
-    """A veth pair from here to the namespace of `client_pid`; our addresses; TPROXY's rule and table."""
+    """A veth pair from here to the namespace of `client_pid`; our addresses."""
     settle()
     with IPRoute() as netlink:
         netlink.link("add", ifname=LAN, kind="veth", peer={"ifname": CLIENT, "net_ns_pid": client_pid})
         _up(netlink, LAN, (GATEWAY4, 24), (GATEWAY6, 64))
-        loopback = netlink.link_lookup(ifname="lo")[0]
-        for family, everything in ((2, "0.0.0.0/0"), (10, "::/0")):
-            netlink.rule("add", family=family, fwmark=MARK, table=TABLE)
-            netlink.route("add", family=family, dst=everything, oif=loopback, table=TABLE, type=_LOCAL, scope=254)
 
 
 def client_end() -> None:
