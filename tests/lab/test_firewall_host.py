@@ -144,7 +144,13 @@ def test_excluded_ports_under_closed(lab: Lab) -> None:
 
 def test_plan_says_what_is_excluded(lab: Lab) -> None:
     command = [*LOCKGATE, "firewall", "plan", "--set", "mode=transparent:lan0", "--set", "firewall_exclude_ports=22"]
-    assert "th dport { 22 } return" in lab.gateway.run(command, cwd=ROOT, check=True).stdout
+    told = lab.gateway.run(command, cwd=ROOT, check=True).stdout
+    assert "th dport { 22 } return" in told
+    assert "flags owner" in told
+    told = lab.gateway.run([*command, "--set", "firewall=none"], cwd=ROOT, check=True).stdout
+    assert "tproxy" in told
+    assert "flags owner" not in told  # to be laid by hand
+    assert "timeout" not in told
 
 
 @pytest.mark.parametrize(
