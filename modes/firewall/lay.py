@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.exceptions import ModeError
 from appliance.log import RateLimited
-from modes.firewall import others, undo
+from modes.firewall import nfnetlink, others, rtnetlink, undo
 from modes.firewall.plan import (
     BUILT_IN,
     FORWARDING,
@@ -23,13 +23,12 @@ from modes.firewall.plan import (
     Plan,
     Redirect,
     Step,
-    beat,
     beat_files,
     ports,
     replaced,
     undoing,
 )
-from modes.firewall.tools import WITHOUT, Failed, Nft, chosen, close_on_exec, ipv6_off, made, may_administer, run
+from modes.firewall.tools import WITHOUT, Failed, Nft, chosen, ipv6_off, made, may_administer, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -138,28 +137,40 @@ class Firewall:
         return ""
 
     def _say(self) -> None:
-        """Tell the kernel. :raises Failed: it has not what is to be told."""
+        """Tell the kernel. :raises Failed: it has not what is to be told, or what belongs to it."""
+        want = self._want
         if self._nft is not None:
-            self._nft.run(beat(self._want))
-            return
-        for path, text in beat_files(self._want):
-            try:
-                with open(path, "w") as file:
-                    file.write(text)
-            except OSError as e:
-                raise Failed(f"{path}: {e.strerror}") from None
+            for table in ("lockgate", "lockgate_closed") if want.closed else ("lockgate",):
+                self._nft.renew(f"{table}_{want.number}", want.interfaces)
+            if want.masquerade and not nfnetlink.has_table("inet", nat := f"lockgate_nat_{want.number}"):
+                raise Failed(f"table {nat} is gone")
+        else:
+            for path, text in beat_files(want):
+                try:
+                    with open(path, "w") as file:
+                        file.write(text)
+                except OSError as e:
+                    raise Failed(f"{path}: {e.strerror}") from None
+        if want.method == "tproxy":
+            for family, _ in want.listeners:
+                if not rtnetlink.delivered_here(family, want.mark):
+                    raise Failed(f"the ip -{family} rule or route of mark {want.mark:#x} is gone")
 
     def _lay_again(self) -> None:
-        """All that a firewall program could have removed. :raises Failed: it cannot be laid."""
-        steps = [s for s in (*self._shut, *self._plan.routing, *self._plan.interception) if s.argv[0] != "ip"]
-        if self._nft is not None:
-            self._nft.run("".join(map(replaced, steps)))
-            close_on_exec()  # libnftables may have got itself another socket
-            return
-        for step in steps:
+        """All of it. :raises Failed: it cannot be laid."""
+        steps = (*self._shut, *self._plan.routing, *self._plan.interception)
+        for step in steps if self._nft is None else [step for step in steps if step.argv[0] == "ip"]:
             for argv in step.undo:
                 undo.run(list(argv))
             run(step)
+        if self._nft is not None:
+            text = "".join(replaced(step) for step in steps if step.argv[0] == "nft")
+            try:
+                self._nft.run(text)
+            except Failed:  # libnftables may have got itself another socket, and ours owns the table
+                self._nft.close()
+                self._nft = Nft()
+                self._nft.run(text)
         self._say()
 
     def _lay(self) -> None:
@@ -235,6 +246,8 @@ class Firewall:
 
     def _made(self, want: Redirect) -> Plan:
         if self.backend == "nftables":
+            if self._nft is not None:
+                self._nft.close()
             self._nft = Nft()
             want = replace(want, owned=self._nft.can_own and not want.survives)
         self._want = want
@@ -291,15 +304,16 @@ class Firewall:
 
     def _remove(self) -> None:
         if self._nft is not None:
-            number = self._want.number
-            # At once, not when the last beat has run out; and only we can remove what we own.
-            for text in (f"flush set inet lockgate_closed_{number} alive", f"delete table inet lockgate_{number}"):
+            if self._want.closed:  # at once, not when the last beat has run out
                 with contextlib.suppress(Failed):
-                    self._nft.run(text)
+                    self._nft.run(f"flush set inet lockgate_closed_{self._want.number} alive")
+            self._nft.delete(f"lockgate_{self._want.number}")  # only we can remove what we own
         if self._list:
             undo.replay(self._list, routing=True)
             self._list = ""
-        self._nft = None
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
         if self._guardian is not None:
             for pipe in (self._guardian.stdin, self._guardian.stdout):
                 assert pipe is not None

@@ -182,18 +182,11 @@ def _alive(table: str, names: str) -> str:
     return text + f"add element inet {table} alive {{ {names} }}\n"
 
 
-def beat(want: Redirect) -> str:
-    """nftables: the interfaces are intercepted for another BEAT_TIMEOUT. Adding alone does not renew what is there.
-    An error where one of our tables is gone.
-    """
-    names = ", ".join(f'"{interface}"' for interface in want.interfaces)
-    said = ""
-    for table in ("lockgate", "lockgate_closed") if want.closed else ("lockgate",):
-        words = f"element inet {table}_{want.number} alive {{ {names} }}\n"
-        said += f"add {words}delete {words}add {words}"
-    if want.masquerade:  # it is there already; only the table of it may not be
-        said += f"add chain inet lockgate_nat_{want.number} forward\n"
-    return said
+def beat(table: str, interfaces: Sequence[str]) -> str:
+    """nftables: the set of a table holds on for another BEAT_TIMEOUT. Adding alone does not renew what is there."""
+    names = ", ".join(f'"{interface}"' for interface in interfaces)
+    words = f"element inet {table} alive {{ {names} }}\n"
+    return f"add {words}delete {words}add {words}"
 
 
 _ANY = {4: "0.0.0.0", 6: "::"}

@@ -8,11 +8,12 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from appliance.exceptions import ModeError
-from modes.firewall import undo
-from modes.firewall.plan import Plan, Redirect, Step, iptables, nftables
+from modes.firewall import nfnetlink, undo
+from modes.firewall.plan import Plan, Redirect, Step, beat, iptables, nftables
 
 _COMMAND_SECONDS = 10
 _NET_ADMIN = 12
@@ -59,12 +60,39 @@ class Nft:
     """Carries out nft commands: by libnftables, whose socket owns what it makes with `flags owner`, or by `nft`."""
 
     def __init__(self) -> None:
+        before = netfilter_sockets()
         self._library = library()
-        close_on_exec()
+        new = netfilter_sockets() - before
+        for number in new:  # inheritable: a program that an add-on starts would keep our table alive
+            fcntl.fcntl(number, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        # The same socket to the kernel, the owner of what the library makes, for what is done often.
+        self._socket = socket.socket(fileno=os.dup(new.pop())) if self._library and len(new) == 1 else None
 
     @property
     def can_own(self) -> bool:
-        return self._library is not None
+        return self._socket is not None
+
+    def renew(self, table: str, interfaces: Sequence[str]) -> None:
+        """The set `alive` of an inet table holds on for longer. :raises Failed: it is not there."""
+        if self._library is None:
+            self.run(beat(table, interfaces))
+            return
+        with nfnetlink.socket_of_its_own() if self._socket is None else contextlib.nullcontext(self._socket) as sock:
+            try:
+                nfnetlink.renew(sock, table, "alive", interfaces)
+            except OSError as e:
+                raise Failed(f"table {table}: {e.strerror}") from None
+
+    def delete(self, table: str) -> None:
+        """An inet table, ours or nobody's. No error."""
+        with contextlib.suppress(OSError):
+            nfnetlink.delete_table("inet", table, self._socket)
+
+    def close(self) -> None:
+        """What is owned goes."""
+        self._library = None
+        if self._socket is not None:
+            self._socket.close()
 
     def run(self, text: str) -> None:
         """One transaction. :raises Failed: the kernel did not take it, or the program is not there."""
@@ -76,15 +104,17 @@ class Nft:
             raise Failed(f"nftables: {error.strip().splitlines()[0] if error.strip() else code}")
 
 
-def close_on_exec() -> None:
-    """libnftables' sockets are inheritable: a program that an add-on starts would keep our table alive."""
+def netfilter_sockets() -> set[int]:
+    """This process's descriptors that are sockets of netlink to netfilter."""
+    found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(name))) as sock:
                 if sock.family == socket.AF_NETLINK and sock.proto == _NETFILTER:
-                    fcntl.fcntl(int(name), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+                    found.add(int(name))
+    return found
 
 
 def ipv6_off() -> bool:

@@ -207,7 +207,7 @@ def run(argv: list[str]) -> None:
     end = time.monotonic() + _OWNER_SECONDS
     while argv[:3] == ["nft", "delete", "table"]:  # nft need not be installed
         try:
-            nfnetlink.delete_table(*argv[3:5])
+            nfnetlink.delete_table(argv[3], argv[4])
         except OSError as e:
             if e.errno == errno.EPERM and time.monotonic() < end:
                 time.sleep(0.02)

@@ -76,7 +76,7 @@ def test_out_of_memory(lab: Lab) -> None:
     with lab.server.inside():
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("", 5353))
-    server.settimeout(0.05)
+    server.settimeout(5)
     with (
         server,
         little_memory(80_000_000) as processes,
@@ -87,6 +87,7 @@ def test_out_of_memory(lab: Lab) -> None:
             processes.write_text(str(pid))
         client.send(b"x")
         through = server.recvfrom(100)[1]
+        server.settimeout(0.05)
         with lab.connect("origin.test", 2525) as sock:
             sock.sendall(b"x")
             seen = set()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.gateway_proc import LOCKGATE, ROOT, Gateway
 from tests.lab.labkit import ECHO, Lab
-from tests.lab.netns import wait_for
+from tests.lab.netns import end_process, wait_for
 from tests.lab.test_firewall import ADDON, PORT, echoed, state, udp
 
 
@@ -171,7 +171,7 @@ def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, 
     with lab.server.inside():
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("", 5353))
-    server.settimeout(0.05)
+    server.settimeout(5)
     try:
         with (
             lab.forwarding(),
@@ -181,6 +181,7 @@ def test_no_private_source_leaves_where_the_box_masquerades_by_itself(lab: Lab, 
         ):
             client.send(b"x")
             through = server.recvfrom(100)[1]
+            server.settimeout(0.05)
             running.signal(signal.Signals[how])
             seen, end = set(), time.monotonic() + 4
             while time.monotonic() < end:
@@ -219,3 +220,33 @@ def test_two_gateways_that_masquerade(lab: Lab) -> None:
 def test_one_interface_in_two_modes(lab: Lab) -> None:
     with pytest.raises(RuntimeError, match=f"lan0 is intercepted by transparent:lan0@{PORT} already"):
         lab.gateway_proc("-m", f"transparent:lan0@{PORT}", "-m", f"transparent:wan0,lan0@{PORT + 1}", ports=[PORT + 9])
+
+
+@pytest.mark.parametrize("backend", ["nftables", pytest.param("iptables-legacy", marks=pytest.mark.slow)])
+def test_ip_rules_and_routes_that_somebody_removes(lab: Lab, backend: str) -> None:
+    """systemd-networkd removes rules that are not its own when it starts again."""
+    with gateway(lab, firewall=backend) as running:
+        laid = state(lab)
+        for words in ("rule del fwmark 0x6c670001", "-6 route flush table 6701"):
+            ip(lab, words)
+            wait_for(lambda: state(lab) == laid, 5, "all is there again")
+            assert (echoed(lab), udp(lab, 6)) == (b"gateway", b"gateway")
+        running.wait_output("somebody has removed rules of ours .*ip -4 rule")
+        running.wait_output("somebody has removed rules of ours .*ip -6 rule")
+
+
+@pytest.mark.slow
+def test_another_program_changes_nftables_all_the_time(lab: Lab) -> None:
+    """libnftables gets itself a new socket when it meets a change of somebody else's; ours must not go with it."""
+    busy = "while :; do nft add table ip busy; nft add chain ip busy c; nft delete table ip busy; done"
+    with gateway(lab, masquerade="wan0") as running:
+        process = lab.gateway.popen(["sh", "-c", busy])
+        try:
+            end = time.monotonic() + 6
+            while time.monotonic() < end:
+                assert echoed(lab) == b"gateway" or echoed(lab) == b"gateway"
+        finally:
+            end_process(process)
+            lab.gateway.run(["nft", "delete", "table", "ip", "busy"])
+        assert "heartbeat" not in running.output
+        assert "somebody" not in running.output

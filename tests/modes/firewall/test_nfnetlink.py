@@ -49,6 +49,14 @@ assert not n.has_table("ip", "mangle")
 nft("add table inet t\\nadd chain inet t c\\nadd rule inet t c accept")
 n.delete_table("inet", "t")
 assert error(n.delete_table, "inet", "t") == "ENOENT"
+nft("add table inet t\\nadd set inet t alive { type ifname; flags timeout; timeout 60s; }")
+for _ in range(2):
+    with n.socket_of_its_own() as sock:
+        n.renew(sock, "t", "alive", ["lan0", "a-long-name-123"])
+out = subprocess.run(["nft", "list", "set", "inet", "t", "alive"], capture_output=True, text=True).stdout
+assert '"lan0"' in out and '"a-long-name-123"' in out, out
+with n.socket_of_its_own() as sock:
+    assert error(n.renew, sock, "gone", "alive", ["lan0"]) == "ENOENT"
 n.flush_conntrack(5)
 print("done")
 """
