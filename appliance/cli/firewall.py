@@ -11,7 +11,7 @@ from appliance import config
 from appliance.exceptions import ModeError
 from appliance.options import COMMAND_LINE, Options
 from modes.firewall import undo
-from modes.firewall.plan import Method, Redirect, ports
+from modes.firewall.plan import FORWARDING, REDIRECTING, Method, Redirect, ports
 from modes.firewall.tools import made
 from modes.spec import DEFAULT_PORT
 
@@ -46,6 +46,9 @@ def plan(options: Options) -> int:
         )  # fmt: skip
         print(f"# {spec.full_spec}: {backend}, {method}")
         print(made(backend, want))
+        sysctls = (FORWARDING if want.masquerade else {}) | (REDIRECTING if method == "redirect" else {})
+        for name, value in sysctls.items():
+            print(f"# sysctl -w {name}={value}")
     return 0
 
 
@@ -68,7 +71,7 @@ def show() -> int:
         print(f"{path}: process {data['pid']} {state}")
         for argv in (*data["interception"], *data["routing"], *data["closed"]):
             print("  undone by  " + " ".join(argv))
-        for key, value in data["sysctls"].items():
+        for key, value in (data["sysctls"] | data["tuned"]).items():
             print(f"  was  {key}={value}")
     if not found:
         print("nothing is laid here by lockgate")

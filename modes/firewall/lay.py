@@ -19,6 +19,7 @@ from modes.firewall import nfnetlink, others, rtnetlink, undo
 from modes.firewall.plan import (
     BUILT_IN,
     FORWARDING,
+    REDIRECTING,
     Method,
     Plan,
     Redirect,
@@ -31,7 +32,7 @@ from modes.firewall.plan import (
 from modes.firewall.tools import WITHOUT, Failed, Nft, chosen, ipv6_off, made, may_administer, run
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class Firewall:
         """
         for beats in self._pulses:
             self._shut = self._made(replace(self._want, beats=beats)).closed
-            self._write(Plan((), ()), ())
+            self._write(Plan((), ()))
             try:
                 for step in self._shut:
                     self._step(step)
@@ -256,25 +257,27 @@ class Firewall:
     def _carry_out(self) -> None:
         """:raises Failed: a step does not work; then some may have been done."""
         self._plan = plan = self._made(self._want)
-        sysctls = []
-        for name in FORWARDING if self._want.masquerade else ():
-            with contextlib.suppress(OSError):
-                undo.sysctl(name)
-                sysctls.append(name)
-        self._write(plan, sysctls)
+        forwarding = there(FORWARDING) if self._want.masquerade else {}
+        tuned = there(REDIRECTING) if self._want.method == "redirect" else {}
+        self._write(plan, tuple(forwarding), tuple(tuned))
         for step in plan.routing:
             self._step(step)
-        for name in sysctls:
+        for name, value in forwarding.items():
             try:
-                undo.sysctl(name, "1")
+                undo.sysctl(name, value)
             except OSError as e:
-                raise Failed(f"sysctl {name}=1: {e.strerror}") from None
+                raise Failed(f"sysctl {name}={value}: {e.strerror}") from None
+        for name, value in tuned.items():
+            try:
+                undo.sysctl(name, value)
+            except OSError as e:
+                logger.info("firewall: sysctl %s=%s: %s; on Linux 6.1 some connections hang", name, value, e.strerror)
         for step in plan.interception:
             self._step(step)
         if self._want.beats:
             self._say()
 
-    def _write(self, plan: Plan, sysctls: Sequence[str]) -> None:
+    def _write(self, plan: Plan, sysctls: Sequence[str] = (), tuned: Sequence[str] = ()) -> None:
         undo.write(
             self._list,
             mark=self._want.mark,
@@ -282,6 +285,7 @@ class Firewall:
             routing=undoing(plan.routing),
             closed=undoing(self._shut),
             sysctls=sysctls,
+            tuned=tuned,
             tables=[] if self._nft else [(family, table) for family in ("ip", "ip6") for table in BUILT_IN],
         )
 
@@ -321,3 +325,13 @@ class Firewall:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._guardian.wait(_GUARDIAN_SECONDS)
             self._guardian = None
+
+
+def there(sysctls: Mapping[str, str]) -> dict[str, str]:
+    """Those that this kernel has."""
+    found = {}
+    for name, value in sysctls.items():
+        with contextlib.suppress(OSError):
+            undo.sysctl(name)
+            found[name] = value
+    return found

@@ -17,7 +17,12 @@ PREFERENCE = "0"
 """Of our ip rule: right after `local`. The kernel gives a rule without a preference the place before the second one
 there is, so that of a VPN which comes later (all that has not its mark) would carry what is for us on to the VPN; only
 0 is never undercut."""
-FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+FORWARDING = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
+"""Sysctls of masquerade."""
+REDIRECTING = {"net.ipv4.tcp_early_demux": "0"}
+"""Of the redirect method, IPv6 included. A client may use one port towards two servers; behind REDIRECT both are for
+one place, so NAT gives the second another port. But the kernel has looked for its socket before, by the first port, and
+found the first connection; Linux 6.1 then does not look again, and the second hangs."""
 _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 
 

@@ -66,16 +66,18 @@ def write(
     routing: Sequence[Sequence[str]] = (),
     closed: Sequence[Sequence[str]] = (),
     sysctls: Sequence[str] = (),
+    tuned: Sequence[str] = (),
     tables: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Replace the list, and have it on disk before this returns. The first three are commands; sysctls will be changed;
-    tables (family and name, of iptables) may come into being. What these two were before is noted, and is what they
-    were before the first of several gateways: the last one to end puts it back.
+    """Replace the list, and have it on disk before this returns. The first three are commands; sysctls
+    (with routing) and tuned (sysctls, with interception) will be changed; tables (family and name, of iptables) may
+    come into being. What these were before is noted, and is what they were before the first of several gateways: the
+    last one to end puts it back.
     """
     with _locked(path):
         before, made = _noted(path)
         earlier, own = read(path), os.getpid()
-        before |= earlier.get("sysctls", {})
+        before |= earlier.get("sysctls", {}) | earlier.get("tuned", {})
         made |= {(family, table) for family, table in earlier.get("tables", ())}
         data = {
             "pid": own,
@@ -85,6 +87,7 @@ def write(
             "routing": routing,
             "closed": closed,
             "sysctls": {name: before[name] if name in before else sysctl(name) for name in sysctls},
+            "tuned": {name: before[name] if name in before else sysctl(name) for name in tuned},
             "tables": [t for t in tables if t in made or not nfnetlink.has_table(*t)],
         }
         _save(path, data)
@@ -98,7 +101,7 @@ def _noted(path: str) -> tuple[dict[str, str], set[tuple[str, str]]]:
     for name in os.listdir(folder):
         if name != own and name.startswith(own.partition("-")[0] + "-") and name.endswith(".json"):
             data = read(f"{folder}/{name}")
-            sysctls |= data.get("sysctls", {})
+            sysctls |= data.get("sysctls", {}) | data.get("tuned", {})
             tables |= {(family, table) for family, table in data.get("tables", ())}
     return sysctls, tables
 
@@ -151,14 +154,14 @@ def replay(path: str, routing: bool, closed: bool = False) -> None:
         run(argv)
     left |= {"routing": []} if routing else {}
     left |= {"closed": []} if closed else {}
+    left |= {"sysctls": {}} if routing else {}
     with contextlib.suppress(OSError), _locked(path):
         others = _noted(path)
-        if routing:
-            for name, value in data.get("sysctls", {}).items():
-                if name not in others[0]:
-                    with contextlib.suppress(OSError):
-                        sysctl(name, value)
-            left["sysctls"] = {}
+        for name, value in (data.get("tuned", {}) | (data.get("sysctls", {}) if routing else {})).items():
+            if name not in others[0]:
+                with contextlib.suppress(OSError):
+                    sysctl(name, value)
+        left["tuned"] = {}
         if left.get("routing") or left.get("sysctls") or left.get("closed"):
             _save(path, left)
             return

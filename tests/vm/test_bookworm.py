@@ -66,6 +66,8 @@ def test_a_gateway_that_hangs_on_linux_6_1(vm: Machine) -> None:
         "nftables open unit: intercepted, flows by",
         "iptables-nft open process: intercepted, flows by",
         "iptables-legacy closed process: intercepted, stopped",
+        "redirect, one port, IPv4: intercepted, intercepted",
+        "redirect, one port, IPv6: intercepted, intercepted",
     ]
 
 

@@ -74,6 +74,17 @@ def test_sysctls_and_tables_are_those_before_the_first(tmp_path: Path, monkeypat
     assert (values, removed) == ({"a": "0"}, [("ip", "raw")])
 
 
+def test_sysctls_of_interception_go_back_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"forwarding": "1", "tuned": "0"}
+    monkeypatch.setattr(undo, "sysctl", lambda name, value=None: values.update({name: value}) if value else "before")
+    _, path = undo.reserve(str(tmp_path))
+    undo.write(path, sysctls=["forwarding"], tuned=["tuned"])
+    undo.replay(path, routing=False)
+    assert values == {"forwarding": "1", "tuned": "before"}
+    undo.replay(path, routing=True)
+    assert values == {"forwarding": "before", "tuned": "before"}
+
+
 def test_a_lock_that_nobody_lets_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(undo, "_LOCK_SECONDS", 0.1)
     _, path = undo.reserve(str(tmp_path))
