@@ -153,6 +153,7 @@ def strangers(lab: Lab) -> Iterator[None]:
         lab.client.run(["ip", "route", "del", "local", "10.99.0.0/16", "dev", "lo"])
 
 
+@pytest.mark.slow
 def test_udp_flood_from_spoofed_sources(lab: Lab, strangers: None) -> None:
     """Others are served; processor, files and memory are bounded, and it is quiet afterwards."""
     with gateway(lab, "nftables", "tproxy", addon="def udp_message(flow): pass\n", max_connections=400) as running:

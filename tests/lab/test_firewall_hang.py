@@ -40,10 +40,10 @@ def command(backend: str) -> tuple[str, ...]:
         ("nftables", "tproxy"),
         pytest.param("nftables", "redirect", marks=slow),
         pytest.param("nft", "tproxy", marks=slow),
-        pytest.param("iptables-nft", "tproxy", marks=slow),
+        ("iptables-nft", "tproxy"),
         pytest.param("iptables-nft", "redirect", marks=slow),
         pytest.param("iptables-legacy", "tproxy", marks=slow),
-        ("iptables-legacy", "redirect"),
+        pytest.param("iptables-legacy", "redirect", marks=slow),
     ],
 )
 def test_a_stopped_process_lets_traffic_flow_by(lab: Lab, backend: str, method: str) -> None:
