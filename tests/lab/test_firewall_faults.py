@@ -126,6 +126,7 @@ def test_without_the_program_nft(lab: Lab, tmp_path: Path) -> None:
     assert state(lab) == before
 
 
+@pytest.mark.slow
 def test_without_nft_and_libnftables(lab: Lab, tmp_path: Path) -> None:
     """iptables takes its place. Where there is none either, or one was asked for, the error says what to install."""
     before = state(lab)
@@ -173,6 +174,7 @@ def test_udp_flood_from_spoofed_sources(lab: Lab, strangers: None) -> None:
         quiet(running)
 
 
+@pytest.mark.slow
 def test_syn_flood_from_spoofed_sources(lab: Lab) -> None:
     """The kernel keeps them out (its queue, and then cookies): the gateway does not hear of them."""
     route = ["10.99.0.0/16", "via", lab.client.v4]

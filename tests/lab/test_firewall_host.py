@@ -159,7 +159,7 @@ def test_plan_says_what_is_excluded(lab: Lab) -> None:
         ("nftables", "SIGKILL"),
         ("nftables", "SIGSTOP"),
         pytest.param("iptables-nft", "SIGKILL", marks=pytest.mark.slow),
-        ("iptables-nft", "SIGSTOP"),
+        pytest.param("iptables-nft", "SIGSTOP", marks=pytest.mark.slow),
         pytest.param("iptables-legacy", "SIGKILL", marks=pytest.mark.slow),
         pytest.param("iptables-legacy", "SIGSTOP", marks=pytest.mark.slow),
     ],

@@ -62,6 +62,7 @@ def test_a_restart_within_two_seconds(lab: Lab, backend: str) -> None:
     assert state(lab) == before
 
 
+@slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("fail", ["open", pytest.param("closed", marks=slow)])
 def test_no_restart(lab: Lab, backend: str, fail: str) -> None:
