@@ -271,7 +271,13 @@ class OptionTable:
     stream_large_bodies: str | None = option(
         "1m", "Bodies over this size are not held for add-ons but streamed.", kind="size", example="10m"
     )
-    body_size_limit: str | None = option(None, "Refuse bodies over this size.", kind="size", example="100m")
+    body_size_limit: str | None = option(
+        None, "Refuse bodies, and WebSocket messages, over this size.", kind="size", example="100m"
+    )
+    websocket: bool = option(True, "Show the messages of WebSocket connections; off: relay them as raw TCP.")
+    stream_large_messages: str | None = option(
+        "4m", "WebSocket messages over this size pass without hooks as they arrive.", kind="size", example="16m"
+    )
     max_header_size: str = option(
         "64k", "Refuse heads of requests and responses over this size.", kind="size", example="64k"
     )
