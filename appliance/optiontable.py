@@ -423,6 +423,12 @@ class OptionTable:
     hardump: str = option(
         "", "Write HTTP flows as HAR to this file; .zhar: deflated, -: standard output.", example="traffic.har"
     )
+    pcap_over_ip: str = option(
+        "",
+        "Feed finished flows, decrypted, as pcapng to whoever connects to this [ADDRESS:]PORT, such as Wireshark; "
+        "127.0.0.1 unless an address is named.",
+        example="57012",
+    )
     rfile: str | None = option(
         None,
         "Read flows from this flow file or HAR (-: standard input), then end.",

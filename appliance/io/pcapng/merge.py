@@ -69,24 +69,27 @@ def _old(capture: IO[bytes], order: str, resolution: int, keylog: Callable[[], I
 
 
 def _sections(capture: IO[bytes], start: bytes, keylog: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
-    order = "<"
+    order, any_yet = "<", False
     while len(start) == 4:
         size = capture.read(4)
-        if len(size) < 4:
-            return
         rest = b""
         if start == _SECTION:
             rest = capture.read(4)
-            if rest not in (b"\x4d\x3c\x2b\x1a", b"\x1a\x2b\x3c\x4d"):
+            if len(rest) == 4 and rest not in (b"\x4d\x3c\x2b\x1a", b"\x1a\x2b\x3c\x4d"):
                 raise NoCapture("a section header without its byte-order magic")
             order = "<" if rest[:1] == b"\x4d" else ">"
-        (length,) = struct.unpack(f"{order}I", size)
+        length = int.from_bytes(size, "little" if order == "<" else "big")
+        if len(size) < 4 or len(rest) % 4:
+            break
         if length > MAX_BLOCK or length < 12 + len(rest) or length % 4:
             raise NoCapture(f"a block of {length} bytes: the pcapng file is broken")
         body = rest + capture.read(length - 8 - len(rest))
         if len(body) < length - 8:
-            return
+            break
         yield start + size + body
+        any_yet = True
         if start == _SECTION:
             yield from secrets(keylog(), order)
         start = capture.read(4)
+    if not any_yet:
+        raise NoCapture("the pcapng file ends inside its header")

@@ -91,7 +91,9 @@ def _response(response: Response, bare: bool) -> bytes:
     status = response.status_code
     reason = response.raw_reason or RESPONSES.get(status, "").encode()
     if bare:
-        fields = [(name, value) for name, value in response.headers.fields if name[:1] != b":"]
+        framing = _FRAMING if status < 200 or status == 204 else frozenset()  # RFC 9110 §8.6: others may say a length
+        fields = [(name, value) for name, value in response.headers.fields
+                  if name[:1] != b":" and name.lower() not in framing]  # fmt: skip
     else:
         fields = _fields(response, True)
     return _head(b"%s %03d %s" % (_version(response), status, reason), fields)
