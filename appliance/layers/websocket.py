@@ -21,9 +21,12 @@ from appliance.layers.websocket_follow import Follower
 from appliance.layers.websocket_frames import (
     ABNORMAL,
     BAD_GATEWAY,
+    BINARY,
     CLOSE,
     GOING_AWAY,
+    INTERNAL_ERROR,
     PROTOCOL_ERROR,
+    TEXT,
     Control,
     Message,
     Piece,
@@ -108,6 +111,8 @@ class Way:
     def encode(self, opcode: int, content: bytes, sizes: list[int], compressed: bool) -> bytes:
         """The frames of a message that was changed, or comes from nobody."""
         compress = self.compress if compressed and self.compress is not None and self.compress.able else None
+        if opcode not in (TEXT, BINARY):
+            raise ValueError(f"a message's type is TEXT or BINARY, not {opcode!r}")
         parts = list(fragments(content, sizes))
         made = []
         for number, part in enumerate(parts):
@@ -170,6 +175,10 @@ class Conversation:
         except asyncio.CancelledError:
             why = SHUTDOWN
             raise
+        except Exception as e:  # what an add-on made of a message cannot be sent
+            logger.exception("fault in a WebSocket; it is closed")
+            self._closing(INTERNAL_ERROR, f"fault in the gateway: {e!r}", False)
+            why = Reason("protocol", "fault in the gateway")
         finally:
             flow._live = None
             if self._timer is not None:
@@ -417,7 +426,9 @@ class Conversation:
             stream.farewell = None
             if stream.why is not None:
                 continue
-            if why.kind == "protocol":
+            if data.close_code == INTERNAL_ERROR and why.kind == "protocol":
+                stream.write(self._word(to_server, INTERNAL_ERROR, ""))
+            elif why.kind == "protocol":
                 # Whoever is at fault hears what it did, the other one that its peer is of no use.
                 if data.closed_by_client is to_server:
                     said = self._word(to_server, GOING_AWAY if to_server else BAD_GATEWAY, "")

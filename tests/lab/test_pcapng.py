@@ -28,23 +28,23 @@ def tshark(path: Path, *words: str) -> list[str]:
 
 
 @needs
-@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("version", [pytest.param("1.2", marks=pytest.mark.slow), "1.3"])
 def test_a_capture_with_its_secrets(lab: Lab, tmp_path: Path, version: str) -> None:
     """Of both sides of the gateway: what passed there in TLS can be read."""
     keys, raw, whole, flows = (tmp_path / name for name in ("keys.log", "lan.pcap", "lan.pcapng", "flows"))
-    tcpdump = lab.gateway.popen(["tcpdump", "-i", "any", "-U", "-w", str(raw), "-Z", "root", "tcp"])
+    tcpdump = lab.gateway.popen(["tcpdump", "-i", "any", "-U", "--immediate-mode", "-w", str(raw), "-Z", "root", "tcp"])
     try:
         wait_for(lambda: raw.exists() and raw.stat().st_size >= 24, 10, "tcpdump listens")
         with lab.gateway_proc("-w", str(flows), options={"tls_keylog_file": keys}) as gateway:
             flag = ["--tls-max", version, f"--tlsv{version}"]
             assert lab.curl(f"https://origin.test:{HTTPS}/find/me", *flag, via=gateway).status == 200
             assert lab.curl(f"https://origin.test:{H2}/1k", "--http2", *flag, via=gateway).status == 200
-        wait_for(lambda: raw.stat().st_size > 20_000, 10, "it has captured")
+        wait_for(lambda: raw.stat().st_size > 8_000, 10, "it has captured")
         time.sleep(0.3)  # the last packets
     finally:
         netns.end_process(tcpdump)
     sealed = tshark(
-        raw, "-d", f"tcp.port=={HTTPS},tls", "-d", f"tcp.port=={H2},tls", "-Y", "http.request.uri contains find"
+        raw, "-d", f"tcp.port=={HTTPS},tls", "-d", f"tcp.port=={H2},tls", "-Y", 'http.request.uri contains "find"'
     )
     assert sealed == []
     assert main(["convert", str(raw), str(whole), "--secrets", str(keys)]) == 0

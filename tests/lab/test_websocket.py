@@ -129,7 +129,10 @@ def test_an_addon_between_two_peers(
 
 
 @pytest.mark.skipif(chromium_path() is None, reason="chromium is not installed")
-@pytest.mark.parametrize(("name", "version"), [("origin.test", "HTTP/1.1"), ("v4.origin.test", "HTTP/2.0")])
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [pytest.param("origin.test", "HTTP/1.1", marks=pytest.mark.slow), ("v4.origin.test", "HTTP/2.0")],
+)
 def test_chromium(lab: Lab, running: tuple[Gateway, Path], name: str, version: str) -> None:
     """By extended CONNECT where the page came over HTTP/2."""
     gateway, _ = running

@@ -671,6 +671,22 @@ async def test_kill_before_it_opens(rigs: Make) -> None:
     assert "error" not in events.names and events.names.count("websocket_end") == 1
 
 
+@pytest.mark.parametrize("content", ["text", None])
+async def test_a_message_that_cannot_be_sent(rigs: Make, content: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def hook(flow: HTTPFlow) -> None:
+        assert flow.websocket is not None
+        flow.websocket.messages[-1].content = content
+
+    events = listening(websocket_message=hook)
+    rig = await rigs(events)
+    talk = await opened(rig)
+    await talk.say("hello")
+    await talk.closed(1011)
+    assert (await events.wait("websocket_end")).websocket.close_code == 1011
+    assert "fault in a WebSocket" in caplog.text
+    await rig.idle()
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_any_bytes_after_the_handshake(rigs: Make, seed: int) -> None:
     import random
