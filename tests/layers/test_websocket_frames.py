@@ -111,11 +111,14 @@ def test_as_wsproto_reads(conversation: tuple[bytes, bool], step: int) -> None:
     theirs, their_code = authority(data, masked)
     for size in (0, step) if len(data) < 5000 else (0,):
         ours, our_code = read(data, masked, size)
+        ours = [one for one in ours if not isinstance(one, Piece)]  # of a frame that claims to be huge
         event("refused" if our_code else "read")
-        assert their_code or not our_code, (plain(ours), our_code, theirs)
+        if our_code and not their_code:  # found before the frame's head is whole
+            assert authority(data + bytes(14), masked)[1], (plain(ours), our_code, theirs)
+            continue
         if their_code == ws.BAD_DATA:  # it looks at each fragment, we at the whole: other faults may come between
             assert plain(ours)[: len(theirs)] == theirs
-            assert our_code or not _whole(data, masked)
+            assert our_code or not _whole(data, masked) or (ours and ours[-1].opcode == ws.CLOSE)
             continue
         if their_code and not our_code:
             # 1014 is registered since, and wsproto does not know it. Some faults it finds before a frame is whole.

@@ -344,6 +344,7 @@ class TestExtended:
         assert (await client.response(13)).status == 502  # bounded, and said
         await client.say(data(3, end=True))
         await until(lambda: one.ended == 1)
+        await client.response(3)  # and the gateway knows it
         await client.say(websocket(15))
         assert (await client.head(15)).status == 200  # there is room again
 
