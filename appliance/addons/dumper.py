@@ -23,6 +23,7 @@ from appliance.log import escape
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
 from appliance.verdict import Verdict
+from appliance.websocket import WebSocketMessage
 
 HEADERS, CONTENTS, ALL = 2, 3, 4
 """Values of `flow_detail` from which on more is shown."""
@@ -271,7 +272,7 @@ class Contents(Lines):
         arrow, kind = ">" if message.from_client else "<", "text" if message.is_text else "binary"
         words = [_client(flow.client_conn), arrow, escape(flow.request.pretty_url)[:MAX_URL], kind]
         words += [pretty_size(len(message.content)), *marks]
-        content = _content(message.content, "text/plain" if message.is_text else "", ctx.options.flow_detail)
+        content = _viewed(message, message.content, flow, ctx.options.flow_detail)
         self._screen.write([" ".join(words), *content])
 
     def tcp_message(self, flow: TCPFlow) -> None:
@@ -337,7 +338,9 @@ def _body(message: Message, flow: Flow, detail: int) -> Iterable[str]:
     return _viewed(message, message.get_content(strict=False) or b"", flow, detail)
 
 
-def _viewed(message: Message | ContentMessage, data: bytes, flow: Flow, detail: int) -> Iterator[str]:
+def _viewed(
+    message: Message | ContentMessage | WebSocketMessage, data: bytes, flow: Flow, detail: int
+) -> Iterator[str]:
     """As a content view shows it, indented; what is long: as text or hex."""
     from appliance import contentviews  # not before bodies are shown
 

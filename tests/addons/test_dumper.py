@@ -209,7 +209,7 @@ def test_websocket() -> None:
     (line,) = Terminal().fire("websocket_end", flow)
     assert "websocket" in line and "closed by client: 1000 b\\x1bye 1 + 1 messages" in line, line
     lines = Terminal(flow_detail=3).fire("websocket_message", flow)
-    assert "binary 2b dropped" in lines[0].lower() and lines[1].strip().startswith("00000000  00 01"), lines
+    assert "binary 2b dropped" in lines[0].lower() and lines[1].strip().startswith("0000000000  00 01"), lines
     flow.websocket.messages.pop()
     lines = Terminal(flow_detail=3).fire("websocket_message", flow)
     assert "> " in lines[0] and lines[1].strip() == "ping"
