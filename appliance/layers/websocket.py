@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from appliance.exceptions import ControlException
@@ -16,26 +15,24 @@ from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate, raise_if_killed
 from appliance.layers.kept import MAX_INJECTED, keep
-from appliance.layers.websocket_deflate import Compress, Deflate, Inflate
+from appliance.layers.websocket_deflate import Inflate
 from appliance.layers.websocket_follow import Follower
 from appliance.layers.websocket_frames import (
     ABNORMAL,
     BAD_GATEWAY,
-    BINARY,
     CLOSE,
     GOING_AWAY,
     INTERNAL_ERROR,
     PROTOCOL_ERROR,
-    TEXT,
     Control,
     Message,
     Piece,
     Reader,
     Violation,
     close_payload,
-    fragments,
     frame,
 )
+from appliance.layers.websocket_way import Way
 from appliance.log import RateLimited
 from appliance.net import relay
 from appliance.net.reasons import CLOSED, KILLED, SHUTDOWN, Gone, Reason
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
 
     from appliance.http import HTTPFlow
+    from appliance.layers.websocket_deflate import Deflate
     from appliance.net.datagrams import Datagrams
     from appliance.net.stream import Stream
 
@@ -82,45 +80,6 @@ class WebsocketLayer(Layer):
         finally:
             if self in self.context.layers:  # there may be many on one HTTP/2 connection
                 self.context.layers.remove(self)
-
-
-class Way:
-    """One direction."""
-
-    __slots__ = ("closed", "compress", "dst", "from_client", "injected", "mid_frame", "same", "src", "waits")
-
-    def __init__(self, from_client: bool, src: Stream, dst: Stream, came: Deflate | None, goes: Deflate | None) -> None:
-        self.from_client = from_client
-        self.src = src
-        self.dst = dst
-        self.injected: deque[WebSocketMessage] = deque()
-        self.closed = False  # no more comes this way
-        self.waits = False  # in read()
-        self.mid_frame = False  # what was written last ends inside a frame
-        here = None if came is None else came.way(from_client)
-        there = None if goes is None else goes.way(from_client)
-        # Compressed messages can go on as they came: the other side has seen all that they refer to.
-        self.same = here == there
-        self.compress = Compress(there) if there is not None else None
-
-    def changed(self, came: Deflate | None) -> None:
-        """A compressed message did not go on as it came: what refers back to it cannot either."""
-        if came is not None and came.way(self.from_client).takeover:
-            self.same = False
-
-    def encode(self, opcode: int, content: bytes, sizes: list[int], compressed: bool) -> bytes:
-        """The frames of a message that was changed, or comes from nobody."""
-        compress = self.compress if compressed and self.compress is not None and self.compress.able else None
-        if opcode not in (TEXT, BINARY):
-            raise ValueError(f"a message's type is TEXT or BINARY, not {opcode!r}")
-        parts = list(fragments(content, sizes))
-        made = []
-        for number, part in enumerate(parts):
-            fin = number == len(parts) - 1
-            payload = part if compress is None else compress.some(part, fin)
-            code = 0 if number else opcode
-            made.append(frame(code, payload, self.from_client, fin, compress is not None and not number))
-        return b"".join(made)
 
 
 class Conversation:
@@ -426,20 +385,23 @@ class Conversation:
             stream.farewell = None
             if stream.why is not None:
                 continue
+            said = b""
             if data.close_code == INTERNAL_ERROR and why.kind == "protocol":
-                stream.write(self._word(to_server, INTERNAL_ERROR, ""))
+                said = self._word(to_server, INTERNAL_ERROR, "")
             elif why.kind == "protocol":
                 # Whoever is at fault hears what it did, the other one that its peer is of no use.
                 if data.closed_by_client is to_server:
                     said = self._word(to_server, GOING_AWAY if to_server else BAD_GATEWAY, "")
                 else:
                     said = self._word(to_server, data.close_code or PROTOCOL_ERROR, data.close_reason or "")
-                stream.write(said)
             elif why is SHUTDOWN:
-                stream.write(self._goodbye(to_server))
-            elif why is not CLOSED:
+                said = self._goodbye(to_server)
+            elif why is not CLOSED and (why is KILLED or not self._ways[to_server].closed):
                 stream.abort(why)
                 continue
+            # Polite also when the other side was lost but for its close frame: a reset could overtake it.
+            if said:
+                stream.write(said)
             stream.close(linger=True)
 
     async def _ended(self, why: Reason, client_left: bool) -> None:

@@ -485,6 +485,20 @@ class TestEndings:
         await talk.closed(1000)
         await events.wait("websocket_end")
 
+    async def test_a_server_that_closes_and_is_gone(self, rigs: Make) -> None:
+        """Its reset does not overtake its close frame."""
+
+        async def origin(talk: Talk) -> None:
+            await talk.close(1000, "bye")
+            await asyncio.sleep(0.05)
+            talk.peer.reset()
+
+        events = listening()
+        talk = await opened(await rigs(events), origin)
+        await events.wait("websocket_end")
+        assert await talk.closed(1000) == "bye"
+        assert await talk.peer.rest() == b""
+
     async def test_a_close_that_is_not_answered(self, rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(layer, "CLOSE_PATIENCE", 0.1)
 
