@@ -495,9 +495,11 @@ class TestEndings:
 
         events = listening()
         talk = await opened(await rigs(events), origin)
-        await events.wait("websocket_end")
+        await asyncio.sleep(0.15)
+        await talk.close(1000)
         assert await talk.closed(1000) == "bye"
         assert await talk.peer.rest() == b""
+        assert (await events.wait("websocket_end")).websocket.close_code == 1000
 
     async def test_a_close_that_is_not_answered(self, rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(layer, "CLOSE_PATIENCE", 0.1)
