@@ -217,7 +217,7 @@ class Core:
             except UnicodeDecodeError:
                 raise CommandError("inject.websocket: text that is not UTF-8; send it as binary") from None
         inject: Any = getattr(flow._live, "inject", None)
-        if inject is None:
+        if inject is None or data.close_code is not None:
             logger.warning("inject.websocket: the WebSocket is not open, nothing was sent")
             return
         kind = Opcode.TEXT if is_text else Opcode.BINARY

@@ -344,6 +344,29 @@ class TestInjection:
         talk = await opened(await rigs(Events("websocket_end", websocket_start=hook)))
         await talk.hears("early")
 
+    async def test_from_a_task_while_it_lasts(self, rigs: Make) -> None:
+        """The idiom of mitmproxy's example: it may be late by one, and that is a warning."""
+        tasks: list[asyncio.Task[None]] = []
+
+        async def feed(flow: HTTPFlow) -> None:
+            assert flow.websocket is not None
+            while flow.websocket.timestamp_end is None:
+                Core().inject_websocket(flow, True, b"tick")
+                await asyncio.sleep(0.002)
+
+        def hook(flow: HTTPFlow) -> None:
+            tasks.append(asyncio.ensure_future(feed(flow)))
+
+        events = Events("websocket_end", websocket_start=hook)
+        talk = await opened(await rigs(events))
+        for _ in range(5):
+            await talk.hears("tick")
+        await talk.close()
+        while (await talk.frame())[0] != 0x88:
+            pass
+        await events.wait("websocket_end")
+        await asyncio.wait_for(tasks[0], 5)
+
     async def test_faults(self, rigs: Make) -> None:
         events = listening()
         talk = await opened(await rigs(events))
