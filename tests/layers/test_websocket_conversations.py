@@ -155,7 +155,7 @@ async def conversation(
     return bytes(got), flow
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(messages, max_size=6), st.booleans(), agreements, agreements, st.booleans(),
        st.sampled_from([7, 100, 100_000]), st.sampled_from([50, 1 << 20]))  # fmt: skip
 def test_conversations(

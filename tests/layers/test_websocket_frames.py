@@ -104,7 +104,7 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, bool]:
     return bytes(data), masked
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(conversations(), st.integers(1, 50))
 def test_as_wsproto_reads(conversation: tuple[bytes, bool], step: int) -> None:
     data, masked = conversation
@@ -373,7 +373,7 @@ def test_the_follower_counts_as_the_reader(conversation: tuple[bytes, bool], ste
         assert follower.messages >= sum(isinstance(one, Message) for one in found)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.booleans(), st.booleans())
 def test_any_bytes(data: bytes, masked: bool, deflate: bool) -> None:
     whole = read(data, masked, inflate=Inflate(Way()) if deflate else None)
