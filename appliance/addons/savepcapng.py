@@ -13,6 +13,9 @@ from appliance.io import pcapng
 
 logger = logging.getLogger(__name__)
 
+NAMED = 5
+"""Flows that cannot be written and are named."""
+
 
 class SavePcapng:
     """Has no hooks: it costs nothing."""
@@ -25,15 +28,11 @@ class SavePcapng:
 
     def save(self, flows: Sequence[Flow], path: str) -> None:
         """Save what flows said as packets in the clear, for Wireshark and the like."""
-        written = 0
         try:
             with open_target(path, append=False) as file:
-                file.write(pcapng.header())
-                for flow in flows:
-                    before = written
-                    for block in pcapng.packets(flow):
-                        written = before + 1
-                        file.write(block)
+                written, faults = pcapng.write(flows, file)
         except (OSError, OptionsError) as error:
             raise CommandError(f"cannot save the pcapng: {error}") from None
         logger.info("%d of %d flows saved to %s", written, len(flows), path)
+        for fault in faults[:NAMED]:
+            logger.error("save.pcapng: %s", fault)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -15,7 +15,8 @@ from appliance.flow import Flow
 from appliance.io import FlowReader, FlowWriter, pcapng
 from appliance.io.pcapng.merge import NoCapture, is_capture
 
-KINDS = ("flows", "har", "pcapng")
+NAMED = 5
+"""Faults that are told."""
 _SUFFIXES = {".har": "har", ".zhar": "har", ".pcapng": "pcapng", ".pcap": "pcapng", ".ntar": "pcapng"}
 
 
@@ -93,17 +94,19 @@ def _flows_out(
         except FlowReadException as error:
             broken.append(str(error))
 
-    writers: dict[str, Callable[[Iterable[Flow], IO[bytes], bool], None]] = {
-        "flows": _as_flows, "har": _as_har, "pcapng": _as_packets
-    }  # fmt: skip
-    writers[kind](flows(), out, packed)
+    if kind == "pcapng":
+        broken += pcapng.write(flows(), out)[1]
+    elif kind == "har":
+        _as_har(flows(), out, packed)
+    else:
+        _as_flows(flows(), out)
     out.flush()
-    for text in broken:
+    for text in broken[:NAMED]:
         print(f"lockgate: {source}: {text}", file=sys.stderr)
     return int(bool(broken))
 
 
-def _as_flows(flows: Iterable[Flow], out: IO[bytes], packed: bool) -> None:
+def _as_flows(flows: Iterable[Flow], out: IO[bytes]) -> None:
     writer = FlowWriter(out)
     for flow in flows:
         writer.add(flow)
@@ -116,10 +119,3 @@ def _as_har(flows: Iterable[Flow], out: IO[bytes], packed: bool) -> None:
     sink = Sink(out, packed)
     dump(flows, sink.write)
     sink.end()
-
-
-def _as_packets(flows: Iterable[Flow], out: IO[bytes], packed: bool) -> None:
-    out.write(pcapng.header())
-    for flow in flows:
-        for block in pcapng.packets(flow):
-            out.write(block)

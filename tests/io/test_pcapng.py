@@ -241,6 +241,23 @@ def test_nothing_said_is_nothing_written() -> None:
     assert list(pcapng.packets(empty)) == []
 
 
+def test_odd_flows_cost_the_others_nothing() -> None:
+    odd, good = between(tflow.ttcpflow()), between(tflow.ttcpflow())
+    odd.messages[1].content = "no bytes"
+    odd.messages[0].timestamp = float("nan")
+    file = io.BytesIO()
+    count, faults = pcapng.write([odd, good], file)
+    assert count == 2 and len(faults) == 1 and odd.id in faults[0]
+    assert len(list(blocks(file.getvalue()))) > 2 + len(frames(good))
+
+
+@pytest.mark.parametrize("time", [float("inf"), float("nan"), -1.0, 1e300])
+def test_odd_times(time: float) -> None:
+    flow = between(tflow.tudpflow())
+    flow.messages[0].timestamp = time
+    assert frames(flow)[0][0] == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=3001), st.booleans(), st.booleans())
 def test_checksums(data: bytes, six: bool, from_client: bool) -> None:

@@ -78,15 +78,15 @@ def peers(lab: Lab) -> Iterator[None]:
 def running(lab: Lab, peers: None) -> Iterator[tuple[Gateway, Path]]:
     flows = lab.scratch / "websockets.flows"
     with (
-        lab.gateway_proc("-m", "transparent@8081", "-w", str(flows), addon=ADDON) as gateway,
+        lab.gateway_proc("-m", "regular@8080", "-m", "transparent@8081", "-w", str(flows), addon=ADDON) as gateway,
         lab.redirect(8081, "tproxy"),
     ):
         yield gateway, flows
 
 
-def talk(lab: Lab, gateway: Gateway, url: str) -> dict[str, Any]:
-    ca = [str(gateway.ca)] if url.startswith("wss") else []
-    done = lab.client.run([sys.executable, "-m", "tests.lab.websocket_peer", "talk", url, *ca], timeout=40, cwd=ROOT)
+def talk(lab: Lab, gateway: Gateway, url: str, proxy: bool = False) -> dict[str, Any]:
+    words = [url, str(gateway.ca) if url.startswith("wss") else "", gateway.proxy if proxy else ""]
+    done = lab.client.run([sys.executable, "-m", "tests.lab.websocket_peer", "talk", *words], timeout=40, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -126,6 +126,14 @@ def test_an_addon_between_two_peers(
     assert [m.content for m in messages if m.dropped] == [b"drop me"]
     assert sum(m.injected for m in messages) == 2
     assert f"websocket {'https' if 'wss' in url else 'http'}://" in gateway.output
+
+
+@pytest.mark.parametrize("url", [f"ws://origin.test:{PLAIN}/chat", f"wss://origin.test:{TLS}/chat"], ids=["ws", "wss"])
+def test_through_a_proxy(lab: Lab, running: tuple[Gateway, Path], url: str) -> None:
+    """By CONNECT, as clients do for both."""
+    gateway, _ = running
+    got = talk(lab, gateway, url, proxy=True)
+    assert "SERVER heard CLIENT 1" in got["heard"] and "from nobody" in got["heard"] and got["code"] == 1000
 
 
 @pytest.mark.skipif(chromium_path() is None, reason="chromium is not installed")

@@ -1,7 +1,8 @@
 """Both ends of a WebSocket by the `websockets` library, for the lab.
 
 python -m tests.lab.websocket_peer serve PORT [CERT KEY]: says what it hears with "server heard " before it; `/` is a
-page for a browser. The same with `talk URL [CA]`: says a few things, and prints as JSON what comes back.
+page for a browser. The same with `talk URL CA PROXY` ("" = none): says a few things, and prints as JSON what
+comes back.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ async def _serve(port: int, pair: list[str]) -> None:
         await asyncio.get_running_loop().create_future()
 
 
-async def _talk(url: str, ca: str | None) -> None:
+async def _talk(url: str, ca: str, proxy: str) -> None:
     context = ssl.create_default_context(cafile=ca) if ca else None
     if context:
         context.set_alpn_protocols(["h2", "http/1.1"] if "www." in url else ["http/1.1"])
     heard: list[object] = []
-    async with connect(url, ssl=context, max_size=1 << 24, open_timeout=10, proxy=None) as connection:
+    async with connect(url, ssl=context, max_size=1 << 24, open_timeout=10, proxy=proxy or None) as connection:
         await connection.send("client 1")
         await connection.send("drop me")
         await connection.send(iter(["cli", "ent", " in fragments"]))
@@ -87,4 +88,4 @@ async def _talk(url: str, ca: str | None) -> None:
 
 if __name__ == "__main__":
     what, where, *more = sys.argv[1:]
-    asyncio.run(_serve(int(where), more) if what == "serve" else _talk(where, more[0] if more else None))
+    asyncio.run(_serve(int(where), more) if what == "serve" else _talk(where, *more))
