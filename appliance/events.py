@@ -108,9 +108,9 @@ _ALL: Final = (
     _data("tls_failed_client", "TLS with a client failed; conn.error says why."),
     _data("tls_failed_server", "TLS with a server failed; conn.error says why."),
     # -- WebSocket
-    _flow("websocket_start", "The connection was upgraded.", "kill", yet=False),
-    _flow("websocket_message", "A message: flow.websocket.messages[-1].", "its content, drop(), kill", yet=False),
-    _flow("websocket_end", "It has ended; flow.websocket.close_code says how.", yet=False),
+    _flow("websocket_start", "The connection was upgraded.", "kill"),
+    _flow("websocket_message", "A message: flow.websocket.messages[-1].", "its content, drop(), kill"),
+    _flow("websocket_end", "It has ended; flow.websocket.close_code says how."),
     # -- SOCKS
     _data("socks5_auth", "A SOCKS client gave a name and password.", "valid", yet=False),
     # -- advanced

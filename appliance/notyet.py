@@ -39,7 +39,6 @@ NOT_YET: frozenset[str] = frozenset(
         "web_port",
         "web_static_viewer",
         "web_theme",
-        "websocket",
     )
 )
 """Options."""

@@ -277,7 +277,13 @@ class OptionTable:
     stream_large_bodies: str | None = option(
         "1m", "Bodies over this size are not held for add-ons but streamed.", kind="size", example="10m"
     )
-    body_size_limit: str | None = option(None, "Refuse bodies over this size.", kind="size", example="100m")
+    body_size_limit: str | None = option(
+        None, "Refuse bodies, and WebSocket messages, over this size.", kind="size", example="100m"
+    )
+    websocket: bool = option(True, "Show the messages of WebSocket connections; off: relay them as raw TCP.")
+    stream_large_messages: str | None = option(
+        "4m", "WebSocket messages over this size pass without hooks as they arrive.", kind="size", example="16m"
+    )
     max_header_size: str = option(
         "64k", "Refuse heads of requests and responses over this size.", kind="size", example="64k"
     )
@@ -422,6 +428,12 @@ class OptionTable:
     save_stream_filter: str | None = option(None, "Write only flows that match this filter.", example="~d device")
     hardump: str = option(
         "", "Write HTTP flows as HAR to this file; .zhar: deflated, -: standard output.", example="traffic.har"
+    )
+    pcap_over_ip: str = option(
+        "",
+        "Feed finished flows, decrypted, as pcapng to whoever connects to this [ADDRESS:]PORT, such as Wireshark; "
+        "127.0.0.1 unless an address is named.",
+        example="57012",
     )
     rfile: str | None = option(
         None,

@@ -40,17 +40,21 @@ class Settings:
         "rawtcp",
         "show_ignored",
         "spoof",
+        "stream_messages",
         "stream_over",
         "strict",
         "strip_ech",
         "udp_timeout",
         "upstream_cert",
         "use_hosts_file",
+        "websocket",
     )
 
     def __init__(self, options: Options) -> None:
         self.body_limit = options.size("body_size_limit")
         self.stream_over = options.size("stream_large_bodies")
+        self.stream_messages = options.size("stream_large_messages")
+        self.websocket = options.websocket
         self.max_head = options.size("max_header_size") or 65536
         self.idle_timeout = float(options.tcp_timeout)
         self.udp_timeout = float(options.udp_timeout)

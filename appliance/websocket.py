@@ -85,7 +85,12 @@ class WebSocketMessage:
 
 
 class WebSocketData:
-    """All messages in order, and how it ended: `close_code` is None while it has not (§7.4)."""
+    """The messages in order, and how it ended: `close_code` is None while it has not (§7.4).
+
+    Of an endless connection the last 10,000 messages or 16 MiB are there.
+    """
+
+    carried: tuple[int, int] | None = None  # messages up and down that went by without being made; not in the state
 
     def __init__(
         self,

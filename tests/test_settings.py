@@ -36,6 +36,7 @@ def test_defaults() -> None:
     assert not s.allow_metadata
     assert s.body_limit is None
     assert s.stream_over == 1 << 20
+    assert s.websocket and s.stream_messages == 4 << 20
     assert s.max_head == 65536
     assert not s.policy.active
 

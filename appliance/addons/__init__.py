@@ -18,11 +18,13 @@ from appliance.addons.maplocal import MapLocal
 from appliance.addons.mapremote import MapRemote
 from appliance.addons.modifybody import ModifyBody
 from appliance.addons.modifyheaders import ModifyHeaders
+from appliance.addons.pcapoverip import PcapOverIp
 from appliance.addons.portal import Portal
 from appliance.addons.proxyauth import ProxyAuth
 from appliance.addons.readfile import ReadFile
 from appliance.addons.save import Save
 from appliance.addons.savehar import SaveHar
+from appliance.addons.savepcapng import SavePcapng
 from appliance.addons.script import ScriptLoader
 from appliance.addons.serverplayback import ServerPlayback
 from appliance.addons.stickyauth import StickyAuth
@@ -56,6 +58,8 @@ def default_addons() -> list[object]:
         StickyCookie(),
         Save(),
         SaveHar(),
+        SavePcapng(),
+        PcapOverIp(),
         UpstreamAuth(),
         UpdateAltSvc(),
         # What users see is what all of them did.

@@ -12,6 +12,7 @@ from appliance.flow import Flow
 from appliance.http import HTTPFlow, Message
 from appliance.log import ALERT
 from appliance.url import parse
+from appliance.websocket import Opcode, WebSocketMessage
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +204,24 @@ class Core:
     def inject_udp(self, flow: Flow, to_client: bool, message: bytes) -> None:
         """Send a datagram into a UDP conversation; `udp_message` sees it."""
         _inject(flow, "udp", to_client, message)
+
+    @command.command("inject.websocket")
+    def inject_websocket(self, flow: Flow, to_client: bool, message: bytes, is_text: bool = True) -> None:
+        """Send a message into a WebSocket connection; `websocket_message` sees it."""
+        data = getattr(flow, "websocket", None)
+        if data is None:
+            raise CommandError("inject.websocket: this flow is no WebSocket")
+        if is_text:
+            try:
+                message.decode()
+            except UnicodeDecodeError:
+                raise CommandError("inject.websocket: text that is not UTF-8; send it as binary") from None
+        inject: Any = getattr(flow._live, "inject", None)
+        if inject is None or data.close_code is not None:
+            logger.warning("inject.websocket: the WebSocket is not open, nothing was sent")
+            return
+        kind = Opcode.TEXT if is_text else Opcode.BINARY
+        inject(to_client, WebSocketMessage(kind, not to_client, message, injected=True))
 
     # -- what goes on --------------------------------------------------------------------------------------------------
 

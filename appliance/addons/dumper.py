@@ -23,6 +23,7 @@ from appliance.log import escape
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
 from appliance.verdict import Verdict
+from appliance.websocket import WebSocketMessage
 
 HEADERS, CONTENTS, ALL = 2, 3, 4
 """Values of `flow_detail` from which on more is shown."""
@@ -140,6 +141,29 @@ class Lines:
                     lines += _body(response, flow, detail)
         self._screen.write(lines)
 
+    # -- WebSocket
+
+    @body_not_needed
+    def websocket_end(self, flow: HTTPFlow) -> None:
+        data = flow.websocket
+        if data is None or ((flt := self._screen.filter) is not None and not flt(flow)):
+            return
+        style = self._screen.style
+        words = [_client(flow.client_conn), "websocket", escape(flow.request.pretty_url)[:MAX_URL]]
+        if flow.error is not None:
+            words.append(style(f"error: {escape(flow.error.msg)}", _RED))
+        elif data.close_code is not None:
+            who = "client" if data.closed_by_client else "server"
+            reason = f" {escape(data.close_reason)}" if data.close_reason else ""
+            words.append(
+                style(f"closed by {who}: {data.close_code}{reason}", _GREEN if data.close_code < 1002 else _YELLOW)
+            )
+        sent = sum(message.from_client for message in data.messages)
+        up, down = data.carried or (sent, len(data.messages) - sent)
+        words.append(f"{up} + {down} messages")
+        words.append(pretty_duration((data.timestamp_end or time.time()) - flow.request.timestamp_start))
+        self._screen.write([" ".join(words)])
+
     # -- TCP and UDP
 
     def tcp_end(self, flow: TCPFlow) -> None:
@@ -239,6 +263,18 @@ class Contents(Lines):
     def response(self, flow: HTTPFlow) -> None:
         self._http(flow)
 
+    def websocket_message(self, flow: HTTPFlow) -> None:
+        """Shown at once: its connection may last for days."""
+        if flow.websocket is None or ((flt := self._screen.filter) is not None and not flt(flow)):
+            return
+        message = flow.websocket.messages[-1]
+        marks = [name for name in ("dropped", "injected") if getattr(message, name)]
+        arrow, kind = ">" if message.from_client else "<", "text" if message.is_text else "binary"
+        words = [_client(flow.client_conn), arrow, escape(flow.request.pretty_url)[:MAX_URL], kind]
+        words += [pretty_size(len(message.content)), *marks]
+        content = _viewed(message, message.content, flow, ctx.options.flow_detail)
+        self._screen.write([" ".join(words), *content])
+
     def tcp_message(self, flow: TCPFlow) -> None:
         """Shown at the end."""
 
@@ -302,7 +338,9 @@ def _body(message: Message, flow: Flow, detail: int) -> Iterable[str]:
     return _viewed(message, message.get_content(strict=False) or b"", flow, detail)
 
 
-def _viewed(message: Message | ContentMessage, data: bytes, flow: Flow, detail: int) -> Iterator[str]:
+def _viewed(
+    message: Message | ContentMessage | WebSocketMessage, data: bytes, flow: Flow, detail: int
+) -> Iterator[str]:
     """As a content view shows it, indented; what is long: as text or hex."""
     from appliance import contentviews  # not before bodies are shown
 

@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from appliance import ctx
 from appliance.addonmanager import Loader
@@ -26,8 +26,11 @@ from appliance.udp import UDPFlow
 
 logger = logging.getLogger(__name__)
 
-LARGEST: Final = 16 << 20
-"""Bytes of messages of one TCP or UDP flow that wait in memory for its end; beyond, they are written in parts."""
+LARGEST: Final = 8 << 20
+MOST: Final = 5000
+"""Bytes and number of messages of one TCP, UDP or WebSocket flow that wait in memory for its end; beyond, they are
+written in parts. Less than the flow itself keeps (layers/kept.py), so that none is lost.
+"""
 
 
 class Save(Switch):
@@ -75,7 +78,8 @@ def open_target(path: str, append: bool = True) -> IO[bytes]:
 class Recording:
     """A flow is written when it has ended, and is in the file then; those that never do, at shutdown.
 
-    A long TCP or UDP conversation is written in parts: flows of their own, whose metadata names the one they are of.
+    A long TCP, UDP or WebSocket conversation is written in parts: flows of their own, whose metadata names the one they
+    are of.
     A write that fails (a full disk) is told and counted and stops no traffic; the file keeps no half a flow, and the
     next one is tried again.
     """
@@ -162,16 +166,17 @@ class Recording:
     def _begin(self, flow: Flow) -> None:
         self._active[id(flow)] = flow
 
-    def _bound(self, flow: TCPFlow | UDPFlow) -> None:
-        size = self._sizes.get(id(flow), 0) + len(flow.messages[-1].content)
-        if size > LARGEST:
+    def _bound(self, flow: Flow, messages: list[Any]) -> None:
+        """The last of `messages` is new."""
+        size = self._sizes.get(id(flow), 0) + len(messages[-1].content)
+        if size > LARGEST or len(messages) > MOST:
+            last = messages.pop()  # still on its way, and may be changed
             part = flow.copy()
-            del part.messages[-1]  # still on its way, and may be changed
             part.metadata["part_of"] = flow.id
             flow.metadata["parts_before"] = flow.metadata.get("parts_before", 0) + 1
-            del flow.messages[:-1]
+            messages[:] = [last]
             self._put(part)
-            size = len(flow.messages[-1].content)
+            size = len(last.content)
         self._sizes[id(flow)] = size
 
     # -- what there is to be written
@@ -189,6 +194,10 @@ class Recording:
     def websocket_start(self, flow: HTTPFlow) -> None:
         self._begin(flow)
 
+    def websocket_message(self, flow: HTTPFlow) -> None:
+        assert flow.websocket is not None
+        self._bound(flow, flow.websocket.messages)
+
     def websocket_end(self, flow: HTTPFlow) -> None:
         self._write(flow)
 
@@ -197,7 +206,7 @@ class Recording:
 
     def tcp_message(self, flow: TCPFlow) -> None:
         """Messages are there only if somebody listens to them."""
-        self._bound(flow)
+        self._bound(flow, flow.messages)
 
     def tcp_end(self, flow: Flow) -> None:
         self._write(flow)
@@ -209,7 +218,7 @@ class Recording:
         self._begin(flow)
 
     def udp_message(self, flow: UDPFlow) -> None:
-        self._bound(flow)
+        self._bound(flow, flow.messages)
 
     def udp_end(self, flow: Flow) -> None:
         self._write(flow)

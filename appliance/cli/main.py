@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.addons import main as addons
 
             return addons(args.addons_command, args.files)
+        if args.command == "convert":
+            from appliance.cli.convert import main as convert
+
+            return convert(args.source, args.target, args.to, args.filter, args.secrets)
         if args.command == "options":
             from appliance.cli.options import show
 

@@ -76,6 +76,15 @@ examples:
 Exit code 0: no fault, 1: there are some. What this user may not look at is said; sudo shows all.
 """
 
+_CONVERT = """\
+examples:
+  lockgate convert flows flows.pcapng               what was said, as packets in the clear: Wireshark, Zeek, Suricata
+  lockgate convert flows api.har --filter '~d api'  some of it as HAR; a HAR can be read too
+  lockgate convert flows - --to pcapng | tshark -r -
+  lockgate convert lan.pcap lan.pcapng --secrets keys.log
+                                                    a capture of tcpdump with what decrypts it (tls_keylog_file) inside
+"""
+
 
 class _Set(argparse.Action):
     """Appends `name=value` to `specs`, in the order of the command line."""
@@ -194,11 +203,20 @@ def build() -> Parser:
     )
     for name, help in (("list", "hooks, options and commands"), ("check", "faults, with their lines, before traffic")):
         _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help="a script, as for `run -s`")
+    _convert(_command(commands, "convert", "turn flow files, HAR and captures into each other", _CONVERT))
     options = _command(commands, "options", "list all options", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)
     _doctor(_command(commands, "doctor", "say what here keeps transparent interception from working", _DOCTOR))
     return parser
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", help="flow file, HAR, pcap or pcapng; -: standard input")
+    parser.add_argument("target", metavar="OUT", help="what to write: .har, .zhar, .pcapng, else a flow file")
+    parser.add_argument("--to", choices=("flows", "har", "pcapng"), help="what kind, where the name does not tell")
+    parser.add_argument("--filter", default="", metavar="FILTER", help="only flows that match")
+    parser.add_argument("--secrets", metavar="KEYLOG", help="TLS key log file to put into a capture")
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from appliance.layers.http import HttpLayer, HTTPMode
 from appliance.layers.tcp import TCPLayer
 from appliance.layers.tls import ClientTLSLayer, ServerTLSLayer
 from appliance.layers.udp import UDPLayer
+from appliance.layers.websocket import WebsocketLayer
 
 __all__ = [
     "ClientTLSLayer",
@@ -18,6 +19,7 @@ __all__ = [
     "ServerTLSLayer",
     "TCPLayer",
     "UDPLayer",
+    "WebsocketLayer",
     "next_layer",
     "passthrough",
 ]

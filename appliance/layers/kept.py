@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
-
-from appliance.conversation import ContentMessage
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
 
-M = TypeVar("M", bound=ContentMessage)
+
+class Kept(Protocol):
+    content: bytes
+
+
+M = TypeVar("M", bound=Kept)
 
 KEPT_MESSAGES = 10_000
 KEPT_BYTES = 16 << 20

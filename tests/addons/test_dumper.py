@@ -22,6 +22,7 @@ from appliance.options import Options
 from appliance.tcp import TCPFlow, TCPMessage
 from appliance.udp import UDPFlow, UDPMessage
 from appliance.verdict import Verdict
+from appliance.websocket import WebSocketData, WebSocketMessage
 
 DECRYPT = Verdict("decrypt", "TLS")
 
@@ -194,6 +195,27 @@ def test_conversations() -> None:
     udp.error = Error("refused")
     (line,) = Terminal().fire("udp_error", udp)
     assert re.fullmatch(r"10\.61\.1\.2 udp 8\.8\.8\.8:53 error: refused 4b up 10b down \d+ms in 2 \+ 1 messages", line)
+
+
+def websocket(**end: Any) -> HTTPFlow:
+    flow = http(b"")
+    messages = [WebSocketMessage(1, True, b"ping"), WebSocketMessage(2, False, b"\0\1", dropped=True)]
+    flow.websocket = WebSocketData(messages, **end)
+    return flow
+
+
+def test_websocket() -> None:
+    flow = websocket(close_code=1000, close_reason="b\x1bye", closed_by_client=True, timestamp_end=0.0)
+    (line,) = Terminal().fire("websocket_end", flow)
+    assert "websocket" in line and "closed by client: 1000 b\\x1bye 1 + 1 messages" in line, line
+    lines = Terminal(flow_detail=3).fire("websocket_message", flow)
+    assert "binary 2b dropped" in lines[0].lower() and lines[1].strip().startswith("0000000000  00 01"), lines
+    flow.websocket.messages.pop()
+    lines = Terminal(flow_detail=3).fire("websocket_message", flow)
+    assert "> " in lines[0] and lines[1].strip() == "ping"
+    flow.websocket.messages, flow.websocket.carried = [], (7, 8)
+    assert "7 + 8 messages" in Terminal().fire("websocket_end", flow)[0]
+    assert Terminal(dumper_filter="~m POST").fire("websocket_end", flow) == []
 
 
 def test_connections_that_were_not_decrypted() -> None:

@@ -21,6 +21,7 @@ from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Error, Flow
 from appliance.io import FlowWriter, read_flows_from_paths
 from appliance.tcp import TCPFlow, TCPMessage
+from appliance.websocket import WebSocketData, WebSocketMessage
 from tests.addons.chain import Chain
 from tests.flowkit import http, several, tcp, udp, websocket
 from tests.io.har_schema import check
@@ -78,6 +79,25 @@ def test_a_long_conversation_is_written_in_parts(tmp_path: Path, monkeypatch: py
     assert last.id == flow.id and last.metadata["parts_before"] == len(parts) == 4
     said = [message.content for part in [*parts, last] if isinstance(part, TCPFlow) for message in part.messages]
     assert said == [b"%d" % number * 40 for number in range(10)]
+
+
+def test_a_long_websocket_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(save, "MOST", 4)
+    chain, flow = Chain(Save(), save_stream_file=str(tmp_path / "flows")), http()
+    flow.websocket = WebSocketData()
+    chain.fire(flow, "response")
+    chain.fire(flow, "websocket_start")
+    for number in range(10):
+        flow.websocket.messages.append(WebSocketMessage(1, True, b"%d" % number))
+        chain.fire(flow, "websocket_message")
+        assert len(flow.websocket.messages) <= 4
+    flow.websocket.close_code = 1000
+    chain.fire(flow, "websocket_end")
+    read = list(read_flows_from_paths([tmp_path / "flows"]))
+    assert [one.metadata.get("part_of") for one in read] == [flow.id, flow.id, None]
+    said = [message.content for one in read for message in one.websocket.messages]
+    assert said == [b"%d" % number for number in range(10)]
+    assert read[-1].websocket.close_code == 1000 and read[-1].response is not None
 
 
 def test_append_filter_and_overwrite(tmp_path: Path) -> None:

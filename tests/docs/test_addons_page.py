@@ -6,11 +6,14 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from appliance import compat, contentviews
+from appliance import compat, contentviews, ctx
 from appliance.contentviews import registry
+from appliance.test import tflow
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,7 +28,7 @@ def test_the_table_is_current() -> None:
 
 
 def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    addon, view, test = re.findall(r"```python\n(.*?)```", (DOCS / "addons.md").read_text(), re.DOTALL)
+    addon, socket, view, test = re.findall(r"```python\n(.*?)```", (DOCS / "addons.md").read_text(), re.DOTALL)
     (tmp_path / "teapot.py").write_text(addon)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_views", dict(registry._views))
@@ -35,6 +38,14 @@ def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(test, names)
         names["test_refuses"]()  # type: ignore[operator]
         exec(view, {})
+        exec(socket, names)
+        flow: Any = tflow.twebsocketflow()
+        flow.websocket.messages[-1].from_client, flow.websocket.messages[-1].text = True, "lights on"
+        said: list[Any] = []
+        commands = SimpleNamespace(call=lambda *words: said.append(words))
+        monkeypatch.setattr(ctx, "master", SimpleNamespace(commands=commands), raising=False)
+        names["websocket_message"](flow)  # type: ignore[operator]
+        assert flow.websocket.messages[-1].text == "lights off" and said[0][0] == "inject.websocket"
         assert "upper" in contentviews.registry.available_views()
     finally:
         compat.uninstall()

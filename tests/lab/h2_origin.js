@@ -5,6 +5,35 @@ const fs = require("fs");
 const crypto = require("crypto");
 const [port, key, cert] = process.argv.slice(2);
 
+const chat = (stream) => { // a WebSocket's server: says what it hears, with "server heard " before it
+  let all = Buffer.alloc(0), begun = 0, parts = [];
+  stream.on("data", (piece) => {
+    all = Buffer.concat([all, piece]);
+    for (;;) {
+      if (all.length < 6) return;
+      const size = all[1] & 127, at = size === 127 ? 10 : size === 126 ? 4 : 2;
+      if (all.length < at + 4) return;
+      const length = size === 127 ? Number(all.readBigUInt64BE(2)) : size === 126 ? all.readUInt16BE(2) : size;
+      if (all.length < at + 4 + length) return;
+      const fin = all[0] & 128;
+      let code = all[0] & 15, body = Buffer.from(all.subarray(at + 4, at + 4 + length)).map((byte, n) => byte ^ all[at + n % 4]);
+      all = all.subarray(at + 4 + length);
+      if (code < 8) {
+        begun = code || begun;
+        parts.push(body);
+        if (!fin) continue;
+        [code, body, parts] = [begun, Buffer.concat(parts), []];
+      }
+      const said = code > 7 || body.length > 1000 ? body : Buffer.concat([Buffer.from("server heard "), body]);
+      const head = said.length < 126 ? Buffer.from([0x80 | (code === 9 ? 10 : code), said.length])
+        : Buffer.concat([Buffer.from([0x80 | code, 127]), Buffer.alloc(8)]);
+      if (said.length > 125) head.writeBigUInt64BE(BigInt(said.length), 2);
+      stream.write(Buffer.concat([head, said]));
+      if (code === 8) stream.end();
+    }
+  });
+};
+
 const server = http2.createSecureServer({ key: fs.readFileSync(key), cert: fs.readFileSync(cert), allowHTTP1: false,
   settings: { enableConnectProtocol: true } });
 server.on("sessionError", () => {});
@@ -19,7 +48,7 @@ server.on("stream", (stream, headers, flags, raw) => {
   const [, kind, argument] = path.split("/");
   if (headers[":protocol"]) { // RFC 8441
     stream.respond({ ":status": 200, "x-protocol": headers[":protocol"] });
-    stream.pipe(stream);
+    if (kind === "chat") chat(stream); else stream.pipe(stream);
     return;
   }
   if (kind === "bytes") {

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "tls_clienthello": "ClientHelloData",
     **dict.fromkeys(("tls_start_client", "tls_start_server", "tls_established_client"), TLS),
     **dict.fromkeys(("tls_established_server", "tls_failed_client", "tls_failed_server"), TLS),
+    **dict.fromkeys(("websocket_start", "websocket_message", "websocket_end"), "HTTPFlow"),
     "next_layer": "NextLayer",
     **dict.fromkeys(("dns_request", "dns_response", "dns_error"), "DNSFlow"),
     "update": "list",
@@ -79,6 +80,20 @@ def raw_tcp(lab: Lab) -> None:
         sock.recv(1)
 
 
+def websocket(lab: Lab) -> None:
+    """The origin echoes what it hears, masks included: for a server that is a fault."""
+    with lab.connect("origin.test", HTTP, family=4) as sock:
+        sock.sendall(
+            b"GET /upgrade HTTP/1.1\r\nHost: origin.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            b"\x81\x82\0\0\0\0hi"
+        )
+        heard = b""
+        while piece := sock.recv(1000):
+            heard += piece
+        assert b"101 " in heard and heard.endswith(b"\x88\x02\x03\xf6"), heard
+
+
 def udp(lab: Lab) -> None:
     for port in (ECHO, CLOSED):
         with lab.client.inside():
@@ -119,6 +134,7 @@ def fired(lab: Lab) -> list[tuple[str, str, str]]:
     ):
         http_and_tls(lab, gateway.proxy, gateway.ca)
         raw_tcp(lab)
+        websocket(lab)
         udp(lab)
         with nameserver(lab):
             dns(lab)
@@ -143,6 +159,7 @@ def test_event(fired: list[tuple[str, str, str]], name: str) -> None:
         ("requestheaders", "response", "error"),
         ("http_connect", "http_connected", "http_connect_error"),
         ("tcp_start", "tcp_end", "tcp_error"),
+        ("websocket_start", "websocket_end", ""),
         ("udp_start", "udp_end", "udp_error"),
         ("dns_request", "dns_response", "dns_error"),
         ("client_connected", "client_disconnected", ""),

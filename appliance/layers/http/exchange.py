@@ -17,12 +17,13 @@ from appliance.layers.http import pages
 from appliance.layers.http.bodies import SILENCE, hold, is_streaming_kind
 from appliance.layers.http.endings import Failed, failed, fire_error, send_page
 from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
-from appliance.layers.http.switching import carry
+from appliance.layers.http.switching import carry, compression, is_websocket
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import KILLED, SHUTDOWN, Gone, Killed, Reason
 from appliance.response import Response
+from appliance.websocket import WebSocketData
 
 if TYPE_CHECKING:
     from appliance.layers.http.layer import HttpLayer
@@ -339,23 +340,46 @@ class Exchange:
         outbound.done()
 
     async def _switch(self, response: Response) -> None:
-        """101: both sides become raw bytes from here on."""
+        """101: both sides become a WebSocket, or raw bytes, from here on."""
         flow, inbound, outbound, link = self.flow, self._inbound, self._outbound, self._link
         assert outbound is not None and link is not None
         if inbound.upgrade_to is None:
             raise Failed(502, "the server switched protocols although nobody had asked")
         response.raw_content = b""
-        for event in ("responseheaders", "response"):
-            self._answered = event == "response"
-            if (wait := gate(self._handler, event, flow, inbound)) is not None:
+        far = None
+        if is_websocket(self._layer, inbound.upgrade_to, flow, response):
+            flow.websocket = WebSocketData()
+            far = compression(response.headers)
+        try:
+            for event in ("responseheaders", "response"):
+                self._answered = event == "response"
+                if (wait := gate(self._handler, event, flow, inbound)) is not None:
+                    await wait
+                if flow.response is not None and flow.response.status_code != 101 and not self._answered:
+                    flow.websocket = None  # an add-on does not want it
+            final = flow.response or response
+            wait = inbound.respond(final, b"" if final.status_code == 101 else final.raw_content or b"")
+            if wait is not None:
                 await wait
-        wait = inbound.respond(flow.response or response, b"")
-        if wait is not None:
-            await wait
+        except BaseException:
+            await self._never_open()
+            raise
+        if final.status_code != 101:
+            outbound.reset(Reason("closed", "an add-on answered instead"))
+            await self._never_open()
+            return
         if not link.client.shared:
             self._layer.pool.forget(link)
             self._link = None
-        await carry(self._layer, inbound, outbound, link)
+        await carry(self._layer, inbound, outbound, link, flow, far)
+
+    async def _never_open(self) -> None:
+        """A WebSocket that was agreed to and did not come about; whoever waits for its end has it."""
+        if not self._answered:
+            self.flow.websocket = None
+        elif self.flow.websocket is not None:
+            self.flow.websocket.timestamp_end = time.time()
+            await self._handler.fire("websocket_end", self.flow)
 
     # -- endings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from cryptography import x509
 
 from appliance.flow import Error
 from appliance.http import Response
+from appliance.layers.websocket_frames import close_payload, frame, mask
 from tests.harness import Events, Make, Peer, Rig, answering, echo, until
 from tests.layers.http.h2_frames import (
     END_STREAM,
@@ -269,7 +271,7 @@ class TestExtended:
     async def test_to_http1(self, rigs: Make, codec: str) -> None:
         origin = WebSocketOrigin()
         events = Events(*HOOKS)
-        s = await setting(rigs, origin, events, h1=True, http2_codec=codec)
+        s = await setting(rigs, origin, events, h1=True, http2_codec=codec, websocket=False)
         client = await s.client()
         assert client.settings[S.ENABLE_CONNECT_PROTOCOL] == 1
         await client.say(websocket(1))
@@ -327,7 +329,7 @@ class TestExtended:
                 peer.reader._buffer[:0] = start  # type: ignore[attr-defined]
                 await one(peer)
 
-        s = await setting(rigs, both, tls=tls, http2_codec=codec)
+        s = await setting(rigs, both, tls=tls, http2_codec=codec, websocket=False)
         client = await s.client()
         await client.say(get(1), websocket(3), websocket(5))
         assert (await client.response(1)).body == b"hello"
@@ -342,6 +344,7 @@ class TestExtended:
         assert (await client.response(13)).status == 502  # bounded, and said
         await client.say(data(3, end=True))
         await until(lambda: one.ended == 1)
+        await client.response(3)  # and the gateway knows it
         await client.say(websocket(15))
         assert (await client.head(15)).status == 200  # there is room again
 
@@ -411,7 +414,7 @@ class TestExtended:
     async def test_kill(self, rigs: Make, codec: str) -> None:
         flows: list[Any] = []
         events = Events(*HOOKS, tcp_start=flows.append)
-        s = await setting(rigs, WebSocketOrigin(), events, h1=True, http2_codec=codec)
+        s = await setting(rigs, WebSocketOrigin(), events, h1=True, http2_codec=codec, websocket=False)
         client = await s.client()
         await client.say(websocket(1))
         await client.head(1)
@@ -420,6 +423,60 @@ class TestExtended:
         assert (await client.response(1)).reset is not None
         await until(lambda: "tcp_error" in events.names)
         assert events.of("tcp_error")[0].error.msg == Error.KILLED_MESSAGE
+        await client.alive()
+
+    async def test_messages(self, rigs: Make, codec: str) -> None:
+        """To HTTP/1, with hooks, side by side; each ends by itself, and the connection goes on."""
+
+        async def origin(peer: Peer) -> None:
+            head = await peer.head()
+            key = re.search(rb"(?i)sec-websocket-key: (\S+)", head)
+            assert key is not None
+            accept = base64.b64encode(hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            await peer.say(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            )
+            while True:
+                first, length = await peer.exactly(2)
+                key, payload = await peer.exactly(4), await peer.exactly(length & 127)
+                await peer.say(frame(first & 15, mask(payload, key), False))
+                if first & 15 == 8:
+                    return
+
+        def upper(flow: Any) -> None:
+            message = flow.websocket.messages[-1]
+            if message.from_client:
+                message.content = message.content.upper()
+
+        events = Events(*HOOKS, "websocket_start", "websocket_end", websocket_message=upper)
+        s = await setting(rigs, origin, events, h1=True, http2_codec=codec)
+        client = await s.client()
+        await client.say(websocket(1), websocket(3))
+        assert (await client.head(1)).status == (await client.head(3)).status == 200
+        await client.say(data(1, frame(1, b"one", True)), data(3, frame(1, b"three", True)))
+        await body(client, 1, b"\x81\x03ONE")
+        await body(client, 3, b"\x81\x05THREE")
+        await client.say(data(1, frame(8, close_payload(1000), True)))
+        got = await client.response(1)
+        assert got.reset in (None, Code.NO_ERROR) and got.body.endswith(b"\x88\x02\x03\xe8")
+        flow = await events.wait("websocket_end")
+        assert (flow.websocket.close_code, flow.websocket.closed_by_client) == (1000, True)
+        assert not {"tcp_start", "error"} & set(events.names)
+        await client.say(rst(3, Code.CANCEL))
+        assert (await events.wait("websocket_end", 2)).websocket.close_code == 1006
+        await client.alive()
+
+    async def test_kill_of_a_websocket(self, rigs: Make, codec: str) -> None:
+        flows: list[Any] = []
+        events = Events(*HOOKS, websocket_start=flows.append)
+        s = await setting(rigs, WebSocketOrigin(), events, h1=True, http2_codec=codec)
+        client = await s.client()
+        await client.say(websocket(1))
+        await client.head(1)
+        await until(lambda: flows)
+        flows[0].kill()
+        assert (await client.response(1)).reset is not None
         await client.alive()
 
 
