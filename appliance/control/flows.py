@@ -1,0 +1,160 @@
+"""Methods on flows: who may see them live, and what can be done to those that are held."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from appliance import flowfilter
+from appliance.control.edit import edit
+from appliance.control.feed import KINDS, FlowSubscription
+from appliance.control.methods import method, plain
+from appliance.control.protocol import ControlError
+from appliance.control.summary import CONTENT, MOST_CONTENT, content, details, summary
+from appliance.exceptions import ControlException
+from appliance.http import HTTPFlow
+
+if TYPE_CHECKING:
+    from appliance.addons.flowfeed import FlowFeed
+    from appliance.control.server import Session
+    from appliance.flow import Flow
+
+MOST_KEPT = 1000
+_SHORT = 4
+"""Characters of an id that are enough, if no other flow's begins with them."""
+
+
+def _feed(session: Session) -> FlowFeed:
+    feed: FlowFeed = session.server.gateway.addons.get("flowfeed")
+    return feed
+
+
+@method("flows.subscribe", filter="text?", events="texts?", keep="count?")
+def subscribe(session: Session, filter: str = "", events: list[str] | None = None, keep: int = 0) -> dict[str, Any]:
+    """`keep`: how many flows stay at hand after their end, for `flows.get` and `flows.replay`."""
+    try:
+        flt = flowfilter.parse(filter) if filter else None
+    except ValueError as error:
+        raise ControlError("bad_params", f"filter: {error}", "docs/filters.md has the operators") from None
+    kinds = frozenset(KINDS if events is None else events)
+    if wrong := kinds - set(KINDS):
+        raise ControlError("bad_params", f"there is no event {min(wrong)!r}", f"there are {', '.join(KINDS)}")
+    if keep > MOST_KEPT:
+        raise ControlError("bad_params", f"keep: {keep} are too many", f"{MOST_KEPT} at most")
+    feed = _feed(session)
+    made = session.subscribe(
+        lambda n: FlowSubscription(n, session.transport, session.server.loop, flt, kinds), feed.remove
+    )
+    assert isinstance(made, FlowSubscription)
+    feed.add(made, keep)
+    return {"subscription": made.number}
+
+
+@method("flows.intercepted")
+def intercepted(session: Session) -> dict[str, Any]:
+    return {"flows": [summary(flow) for flow in _held(session).values()]}
+
+
+def _held(session: Session) -> dict[str, Flow]:
+    return session.server.gateway.worker.held
+
+
+def _find(session: Session, flow_id: str) -> Flow:
+    """By its id, or the beginning of it. Raises ControlError."""
+    flows = _feed(session).at_hand()
+    if flow_id in flows:
+        return flows[flow_id]
+    found = [flow for known, flow in flows.items() if known.startswith(flow_id)] if len(flow_id) >= _SHORT else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ControlError("not_found", f"{len(found)} flows have an id that begins with {flow_id}", "give more of it")
+    raise ControlError(
+        "not_found",
+        f"no flow {flow_id[:100]} is at hand",
+        "flows are while they are held (`lockgate intercepted list`), and while a subscriber follows them",
+    )
+
+
+@method("flows.get", id="text", content_limit="count?")
+def get(session: Session, id: str, content_limit: int = CONTENT) -> dict[str, Any]:
+    return {"flow": details(_find(session, id), min(content_limit, MOST_CONTENT))}
+
+
+@method("flows.content", id="text", part="text", offset="count?", limit="count?")
+def get_content(session: Session, id: str, part: str, offset: int = 0, limit: int = MOST_CONTENT) -> dict[str, Any]:
+    """A body piece by piece, its content codings taken off."""
+    flow = _find(session, id)
+    if part not in ("request", "response") or not isinstance(flow, HTTPFlow):
+        raise ControlError("bad_params", f"{part[:100]!r} is no part of this flow", "request or response, of HTTP")
+    message = getattr(flow, part)
+    if message is None:
+        raise ControlError("not_found", f"there is no {part} yet")
+    return content(message.get_content(strict=False), max(4, min(limit, MOST_CONTENT)), offset)
+
+
+@method(
+    "flows.edit",
+    id="text",
+    request="object?",
+    response="object?",
+    message="object?",
+    comment="text?",
+    marked="text?",
+    resume="bool?",
+)
+def edit_flow(session: Session, id: str, resume: bool = False, **changes: Any) -> dict[str, Any]:
+    flow = _find(session, id)
+    if changes:
+        edit(flow, changes)
+    if resume:
+        flow.resume()
+    session.server.gateway.addons.trigger("update", [flow])
+    return {"flow": summary(flow)}
+
+
+@method("flows.resume", ids="texts?", all="bool?")
+def resume(session: Session, ids: list[str] | None = None, all: bool = False) -> dict[str, Any]:
+    flows = [flow for flow in _chosen(session, ids, all) if flow.intercepted]
+    for flow in flows:
+        flow.resume()
+    return _told(session, flows)
+
+
+@method("flows.kill", ids="texts?", all="bool?")
+def kill(session: Session, ids: list[str] | None = None, all: bool = False) -> dict[str, Any]:
+    """`all`: all that are held."""
+    flows = []
+    for flow in _chosen(session, ids, all):
+        if flow.killable:
+            try:
+                flow.kill()
+            except ControlException:
+                continue
+            flows.append(flow)
+    return _told(session, flows)
+
+
+def _chosen(session: Session, ids: list[str] | None, all: bool) -> list[Flow]:
+    if (ids is None) == (not all):
+        raise ControlError("bad_params", "which flows?", "give ids, or all: true for all that are held")
+    return list(_held(session).values()) if ids is None else [_find(session, one) for one in ids]
+
+
+def _told(session: Session, flows: list[Flow]) -> dict[str, Any]:
+    if flows:
+        session.server.gateway.addons.trigger("update", flows)
+    return {"ids": [flow.id for flow in flows]}
+
+
+@method("flows.replay", ids="texts")
+async def replay(session: Session, ids: list[str]) -> dict[str, Any]:
+    """By the command `replay.client`."""
+    commands = session.server.gateway.commands
+    if "replay.client" not in commands:
+        raise ControlError("not_yet", "there is no command replay.client")
+    flows = [_find(session, one) for one in ids]
+    outcome = commands.call("replay.client", flows)
+    if inspect.isawaitable(outcome):
+        outcome = await outcome
+    return {"ids": [flow.id for flow in flows], "value": plain(outcome)}
