@@ -64,7 +64,7 @@ class Client:
         try:
             self._sock.sendall(dump({"id": self._id, "method": method, "params": params}))
         except TimeoutError:
-            raise self._silent() from None
+            raise ControlError("failed", "the gateway does not read what it is asked", "it may hang") from None
         except OSError:
             pass  # what it said before it went may be the reason
         while True:
@@ -94,28 +94,29 @@ class Client:
             if self._sock.fileno() >= 0:
                 self._sock.settimeout(self.timeout)
 
-    def wait_end(self) -> None:
-        """Until the gateway has closed the connection: it then has gone, but for its last breath."""
-        for _ in self.events():
+    def wait_end(self, seconds: float | None = None) -> None:
+        """Until the gateway has closed the connection: it has gone then, but for its last breath. Raises ControlError:
+        it has not within that time.
+        """
+        self._sock.settimeout(seconds)
+        while self._receive():
             pass
 
     def _read(self) -> dict[str, Any]:
         while (line := self._lines.next()) is None:
-            try:
-                data = self._sock.recv(1 << 18)
-            except TimeoutError:
-                raise self._silent() from None
-            except OSError:
-                data = b""
+            data = self._receive()
             if not data:
                 raise ControlError("failed", "the gateway has closed the connection", "has it been stopped?")
             self._lines.feed(data)
         return load(line)
 
-    def _silent(self) -> ControlError:
-        return ControlError(
-            "failed", f"the gateway gave no answer within {self.timeout:g} s", "it may hang: `lockgate doctor`"
-        )
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(1 << 18)
+        except TimeoutError:
+            raise ControlError("failed", "the gateway does not answer in time", "it may hang: see its log") from None
+        except OSError:
+            return b""
 
     def close(self) -> None:
         self._sock.close()

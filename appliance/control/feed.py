@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from appliance.control.protocol import dump
@@ -36,17 +35,23 @@ class Subscription:
         self.number = number
         self.dropped = 0  # not told yet
         self.lost = 0  # in all
+        self.waiting: list[Any] = []
         self._transport = transport
         self._loop = loop
         self._flushing: asyncio.TimerHandle | None = None
 
-    def room(self, waiting: int) -> bool:
-        """Whether one more event can be taken; if not it is counted."""
-        if waiting < MOST_WAITING and (waiting or self._transport.get_write_buffer_size() < MOST_UNREAD):
+    def take(self, what: Any) -> bool:
+        """One more thing to tell. False: there is no room for it, and it was counted."""
+        if len(self.waiting) < MOST_WAITING and self._transport.get_write_buffer_size() < MOST_UNREAD:
+            self.waiting.append(what)
+            self.soon()
             return True
-        self.dropped += 1
-        self.lost += 1
+        self.drop(1)
         return False
+
+    def drop(self, count: int) -> None:
+        self.dropped += count
+        self.lost += count
 
     def soon(self) -> None:
         """There is something to flush."""
@@ -54,33 +59,37 @@ class Subscription:
             self._flushing = self._loop.call_later(BATCH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write what waits, and how much was dropped before it."""
+        """Write what waits, and before it how much was dropped earlier."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
         if self._transport.is_closing():
             return
-        if self._transport.get_write_buffer_size() >= MOST_UNREAD:
-            left_out = sum(1 for _ in self.take())
-            self.dropped += left_out
-            self.lost += left_out
-            return
+        waiting, self.waiting = self.waiting, []
+        left = MOST_UNREAD - self._transport.get_write_buffer_size()
         lines = []
-        if self.dropped:
+        if self.dropped and left > 0:
             lines.append(dump({"event": "dropped", "subscription": self.number, "count": self.dropped}))
             self.dropped = 0
-        lines += [dump({"event": self.event, "subscription": self.number, **data}) for data in self.take()]
+        for number, what in enumerate(waiting):
+            if left <= 0:
+                self.drop(len(waiting) - number)
+                break
+            if (data := self.describe(what)) is not None:
+                lines.append(dump({"event": self.event, "subscription": self.number, **data}))
+                left -= len(lines[-1])
         if lines:
             self._transport.write(b"".join(lines))
 
-    def take(self) -> Iterable[dict[str, Any]]:
-        """What waits, as events; it then waits no longer."""
+    def describe(self, what: Any) -> dict[str, Any] | None:
+        """Its part of an event. None: not yet, it was taken once more."""
         raise NotImplementedError
 
     def end(self) -> None:
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
+        self.waiting.clear()
 
 
 # -- flows
@@ -100,7 +109,6 @@ class FlowSubscription(Subscription):
         super().__init__(number, transport, loop)
         self.flt = flt
         self.kinds = kinds
-        self._waiting: list[tuple[str, Any]] = []
         self._changed: set[int] = set()  # flows of this batch, by id(), that need no second `update`
 
     def note(self, kind: str, flow: Flow) -> None:
@@ -108,29 +116,25 @@ class FlowSubscription(Subscription):
             return
         if self.flt is not None and not self.flt(flow):
             return
-        if not self.room(len(self._waiting)):
-            return
-        self._waiting.append((kind, flow))  # held for a batch's time, and thereby its id()
-        self._changed.add(id(flow))
-        self.soon()
+        if self.take((kind, flow)):
+            self._changed.add(id(flow))  # its own as long as the flow is held, which is until the flush
+
+    def flush(self) -> None:
+        self._changed.clear()
+        super().flush()
 
     def note_connection(self, client: Client) -> None:
-        if "connection" in self.kinds and self.room(len(self._waiting)):
-            self._waiting.append(("connection", client))
-            self.soon()
+        if "connection" in self.kinds:
+            self.take(("connection", client))
 
-    def take(self) -> Iterable[dict[str, Any]]:
-        waiting, self._waiting = self._waiting, []
-        self._changed.clear()
-        for kind, what in waiting:
-            if kind == "connection":
-                yield {"kind": kind, "connection": connection(what)}
-            else:
-                yield {"kind": kind, "flow": summary(what)}
-
-    def end(self) -> None:
-        super().end()
-        self._waiting.clear()
+    def describe(self, what: tuple[str, Any]) -> dict[str, Any] | None:
+        kind, one = what
+        if kind == "connection":
+            return {"kind": kind, "connection": connection(one)}
+        if kind == "end" and one.intercepted and one.live:  # it may still be edited
+            self.take(what)
+            return None
+        return {"kind": kind, "flow": summary(one)}
 
 
 # -- the log
@@ -142,16 +146,9 @@ class LogSubscription(Subscription):
     def __init__(self, number: int, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, level: int) -> None:
         super().__init__(number, transport, loop)
         self.level = level
-        self._waiting: list[dict[str, Any]] = []
 
-    def note(self, record: dict[str, Any]) -> None:
-        if self.room(len(self._waiting)):
-            self._waiting.append(record)
-            self.soon()
-
-    def take(self) -> Iterable[dict[str, Any]]:
-        waiting, self._waiting = self._waiting, []
-        return waiting
+    def describe(self, what: dict[str, Any]) -> dict[str, Any] | None:
+        return what
 
 
 class LogFeed(logging.Handler):
@@ -199,10 +196,9 @@ class LogFeed(logging.Handler):
         self._scheduled = False
         left_out, self._left_out = self._left_out, 0
         for one in self.subscriptions:
-            one.dropped += left_out
-            one.lost += left_out
+            one.drop(left_out)
         while self._queue:
             level, entry = self._queue.popleft()
             for one in self.subscriptions:
                 if level >= one.level:
-                    one.note(entry)
+                    one.take(entry)

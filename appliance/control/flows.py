@@ -13,6 +13,7 @@ from appliance.control.protocol import ControlError
 from appliance.control.summary import CONTENT, MOST_CONTENT, content, details, summary
 from appliance.exceptions import ControlException
 from appliance.http import HTTPFlow
+from appliance.ids import short_id
 
 if TYPE_CHECKING:
     from appliance.addons.flowfeed import FlowFeed
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_KEPT = 1000
 _SHORT = 4
-"""Characters of an id that are enough, if no other flow's begins with them."""
+"""Characters of the beginning of an id that are enough, if no other flow's begins with them."""
 
 
 def _feed(session: Session) -> FlowFeed:
@@ -35,7 +36,7 @@ def subscribe(session: Session, filter: str = "", events: list[str] | None = Non
     try:
         flt = flowfilter.parse(filter) if filter else None
     except ValueError as error:
-        raise ControlError("bad_params", f"filter: {error}", "docs/filters.md has the operators") from None
+        raise ControlError("bad_params", str(error)) from None
     kinds = frozenset(KINDS if events is None else events)
     if wrong := kinds - set(KINDS):
         raise ControlError("bad_params", f"there is no event {min(wrong)!r}", f"there are {', '.join(KINDS)}")
@@ -60,15 +61,17 @@ def _held(session: Session) -> dict[str, Flow]:
 
 
 def _find(session: Session, flow_id: str) -> Flow:
-    """By its id, or the beginning of it. Raises ControlError."""
+    """By its id, its short id, or the beginning of it. Raises ControlError."""
     flows = _feed(session).at_hand()
     if flow_id in flows:
         return flows[flow_id]
-    found = [flow for known, flow in flows.items() if known.startswith(flow_id)] if len(flow_id) >= _SHORT else []
+    found = [flow for known, flow in flows.items() if short_id(known) == flow_id]
+    if not found and len(flow_id) >= _SHORT:
+        found = [flow for known, flow in flows.items() if known.startswith(flow_id)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise ControlError("not_found", f"{len(found)} flows have an id that begins with {flow_id}", "give more of it")
+        raise ControlError("not_found", f"{len(found)} flows go by {flow_id}", "give the whole id")
     raise ControlError(
         "not_found",
         f"no flow {flow_id[:100]} is at hand",
@@ -137,7 +140,7 @@ def kill(session: Session, ids: list[str] | None = None, all: bool = False) -> d
 
 def _chosen(session: Session, ids: list[str] | None, all: bool) -> list[Flow]:
     if (ids is None) == (not all):
-        raise ControlError("bad_params", "which flows?", "give ids, or all: true for all that are held")
+        raise ControlError("bad_params", "no flow is named", "give ids, or all: true for all that are held")
     return list(_held(session).values()) if ids is None else [_find(session, one) for one in ids]
 
 
