@@ -25,7 +25,7 @@ NONE = "none"
 BACKLOG = 16
 _PEER_GROUPS = 59  # SO_PEERGROUPS, Linux 4.13
 _UCRED = struct.Struct("3i")
-_MAX_GROUPS = 65536
+_MAX_GROUPS = 256  # what getsockopt() of Python can take
 
 
 def socket_path(options: Options) -> Path | None:
