@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -23,9 +24,14 @@ SCHEMA: dict[str, Any] = json.loads(FILE.read_text())
 _REGISTRY: Any = Registry().with_resource("control", Resource.from_contents(SCHEMA))
 
 
+@functools.cache
+def _validator(where: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": f"control#{where}"}, registry=_REGISTRY)
+
+
 def check(value: Any, where: str) -> None:
     """`where`: a pointer into the schema. Raises jsonschema.ValidationError."""
-    Draft202012Validator({"$ref": f"control#{where}"}, registry=_REGISTRY).validate(value)
+    _validator(where).validate(value)
 
 
 def check_params(method: str, params: dict[str, Any]) -> None:
