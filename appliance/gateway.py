@@ -189,7 +189,7 @@ class Gateway:
         try:
             await self.settle()
         except LockgateError:
-            options.apply(before)
+            options.apply({name: old for name, old in before.items() if name in options})
             raise
 
     def _greet(self) -> None:

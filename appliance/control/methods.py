@@ -93,8 +93,7 @@ async def reload(session: Session) -> dict[str, Any]:
     """config.yaml and all scripts."""
     gateway = _gateway(session)
     before = {name: (value, gateway.options.source(name)) for name, value in gateway.options.items()}
-    gateway.reload()
-    await gateway.settle()
+    await gateway.change(list(before), gateway.reload)
     scripts = _reload_scripts(gateway, None)
     changed = [name for name, value in gateway.options.items() if name in before and before[name][0] != value]
     return {"changed": changed, "scripts": scripts}
