@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,11 @@ def wanted(specs: Sequence[str], host: str, port: int | None, redirect: tuple[ob
     """
     found: list[Wanted] = []
     seen: set[tuple[str | None, int | None]] = set()
+    taken: dict[str, str] = {}
     for spec in map(ModeSpec.parse, specs):
+        for interface in spec.interfaces:
+            if (other := taken.setdefault(interface, spec.full_spec)) != spec.full_spec:
+                raise ModeError(f"{spec.full_spec}: {interface} is intercepted by {other} already; name it in one mode")
         one = Wanted(spec, host, port, redirect if spec.interfaces else None)
         if one.place in seen and spec.port != 0:
             raise ModeError(f"{spec.full_spec}: another mode listens there already; give each its own @PORT")
@@ -236,4 +241,9 @@ async def _take_away(firewall: Firewall) -> None:
     path = firewall._list
     await firewall.remove()
     if path:
-        await asyncio.to_thread(undo.replay, path, routing=True, closed=True)
+        await asyncio.to_thread(_reopen, path)
+
+
+def _reopen(path: str) -> None:
+    if os.path.exists(path):
+        undo.replay(path, routing=True, closed=True)

@@ -45,7 +45,7 @@ _COMMANDS = """\
 examples:
   lockgate command                          all commands of built-in add-ons and scripts
   lockgate command hooks.profile
-  lockgate command flow.comment @all 'seen on the bench'
+  lockgate command flow.encode.options
 """
 
 _INTERCEPTED = """\

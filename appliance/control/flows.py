@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from appliance.control.server import Session
     from appliance.flow import Flow
 
-MOST_KEPT = 1000
 _SHORT = 4
 """Characters of the beginning of an id that are enough, if no other flow's begins with them."""
 
@@ -30,9 +29,8 @@ def _feed(session: Session) -> FlowFeed:
     return feed
 
 
-@method("flows.subscribe", filter="text?", events="texts?", keep="count?")
-def subscribe(session: Session, filter: str = "", events: list[str] | None = None, keep: int = 0) -> dict[str, Any]:
-    """`keep`: how many flows stay at hand after their end, for `flows.get` and `flows.replay`."""
+@method("flows.subscribe", filter="text?", events="texts?")
+def subscribe(session: Session, filter: str = "", events: list[str] | None = None) -> dict[str, Any]:
     try:
         flt = flowfilter.parse(filter) if filter else None
     except ValueError as error:
@@ -40,14 +38,12 @@ def subscribe(session: Session, filter: str = "", events: list[str] | None = Non
     kinds = frozenset(KINDS if events is None else events)
     if wrong := kinds - set(KINDS):
         raise ControlError("bad_params", f"there is no event {min(wrong)!r}", f"there are {', '.join(KINDS)}")
-    if keep > MOST_KEPT:
-        raise ControlError("bad_params", f"keep: {keep} are too many", f"{MOST_KEPT} at most")
     feed = _feed(session)
     made = session.subscribe(
         lambda n: FlowSubscription(n, session.transport, session.server.loop, flt, kinds), feed.remove
     )
     assert isinstance(made, FlowSubscription)
-    feed.add(made, keep)
+    feed.add(made)
     return {"subscription": made.number}
 
 
@@ -75,7 +71,7 @@ def _find(session: Session, flow_id: str) -> Flow:
     raise ControlError(
         "not_found",
         f"no flow {flow_id[:100]} is at hand",
-        "flows are while they are held (`lockgate intercepted list`), and while a subscriber follows them",
+        "flows are while they are held (`lockgate intercepted`), or followed by a subscriber, or kept in memory",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -304,6 +305,10 @@ def plain(value: Any, depth: int = 0) -> Any:
         return summary(value)
     if depth > 20:
         return str(value)
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(one, depth + 1) for key, one in value.items()}
     if isinstance(value, Sequence | set | frozenset):

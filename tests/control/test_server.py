@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from appliance.control.feed import MOST_UNREAD
-from appliance.control.methods import METHODS
+from appliance.control.methods import METHODS, plain
 from appliance.control.protocol import CODES, MAX_LINE, ControlError
 from appliance.control.server import MAX_CLIENTS
 from appliance.exceptions import OptionsError
+from appliance.ids import short_id
+from appliance.test import tflow
 from tests.control.kit import SCHEMA, Checked, answer, plain_socket, raw, running
 from tests.harness import until
 
@@ -110,7 +113,6 @@ async def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
             ("log.subscribe", {"level": "loud"}, "bad_params"),
             ("flows.subscribe", {"filter": "~q ("}, "bad_params"),
             ("flows.subscribe", {"events": ["start"]}, "bad_params"),
-            ("flows.subscribe", {"keep": 5000}, "bad_params"),
             ("flows.get", {"id": "nobody"}, "not_found"),
             ("flows.resume", {}, "bad_params"),
             ("flows.resume", {"ids": [], "all": True}, "bad_params"),
@@ -315,3 +317,44 @@ async def test_the_end_of_the_gateway_is_the_end_of_the_stream(tmp_path: Path) -
         await gateway.task
     with pytest.raises(ControlError, match="no gateway runs"):
         Checked(gateway.path)
+
+
+async def test_replay_is_that_of_the_command(tmp_path: Path) -> None:
+    script = tmp_path / "addon.py"
+    script.write_text(
+        "from collections.abc import Sequence\nfrom appliance import command, flow\n"
+        "@command.command('replay.client')\ndef replay(flows: Sequence[flow.Flow]) -> None:\n"
+        "    for one in flows:\n        one.comment = 'replayed'\n"
+    )
+    async with running(tmp_path) as gateway:
+        one = tflow.tflow()
+        gateway.gateway.worker.held[one.id] = one
+        if "replay.client" not in gateway.gateway.commands:
+            with pytest.raises(ControlError) as caught:
+                await gateway.call("flows.replay", ids=[one.id])
+            assert caught.value.code == "not_yet"
+        await gateway.call("options.set", values={"scripts": [str(script)]})
+        assert (await gateway.call("flows.replay", ids=[short_id(one.id)]))["ids"] == [one.id]
+        assert one.comment == "replayed"
+
+
+def test_values_of_commands_as_json() -> None:
+    @dataclasses.dataclass
+    class Status:
+        flows: int
+        folder: Path
+
+    class Pair(NamedTuple):
+        a: int
+        b: bytes
+
+    found = plain({"x": (1, b"\0", None, 1.5, float("nan"), {2: True}), "y": Status(3, Path("/z")), "z": Pair(4, b"")})
+    assert found == {
+        "x": [1, {"base64": "AA=="}, None, 1.5, "nan", {"2": True}],
+        "y": {"flows": 3, "folder": "/z"},
+        "z": {"a": 4, "b": {"base64": ""}},
+    }
+    json.dumps(found)
+    loop: list[Any] = []
+    loop.append(loop)
+    assert json.dumps(plain(loop))

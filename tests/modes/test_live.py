@@ -196,6 +196,8 @@ async def test_changes_that_come_together_come_one_after_the_other(rig: Rig) -> 
 def test_two_of_one_place() -> None:
     with pytest.raises(ModeError, match="another mode listens there"):
         wanted(["regular@8080", "transparent@8080"], "", None, None)
+    with pytest.raises(ModeError, match="lan1 is intercepted by transparent:lan0,lan1@1 already"):
+        wanted(["transparent:lan0,lan1@1", "transparent:lan1@2"], "", None, None)
     assert len(wanted(["regular@0", "regular@0", "dns"], "", None, None)) == 3
 
 
