@@ -315,7 +315,7 @@ def test_who_may_use_it_and_what_kill_9_leaves(lab: Lab, tmp_path: Path) -> None
         return stat.S_IMODE(sock.stat().st_mode)
 
     assert "no gateway runs with" in lockgate(tmp_path, "status", expect=1)
-    with lab.gateway_proc(confdir=tmp_path) as gateway:
+    with lab.gateway_proc(confdir=tmp_path, options={"ca_key": "ec"}) as gateway:
         assert mode() == 0o600
         assert json.loads(lockgate(gateway, "status", "--json"))["pid"] == gateway.process.pid
         # A second one is refused, and the first goes on.
@@ -334,8 +334,9 @@ def test_who_may_use_it_and_what_kill_9_leaves(lab: Lab, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_gateways_have_two_folders(lab: Lab, tmp_path: Path) -> None:
-    first = lab.gateway_proc("-m", "regular@8080", confdir=tmp_path / "a")
-    with first, lab.gateway_proc("-m", "regular@8090", confdir=tmp_path / "b") as second:
+    quick = {"ca_key": "ec"}
+    first = lab.gateway_proc("-m", "regular@8080", confdir=tmp_path / "a", options=quick)
+    with first, lab.gateway_proc("-m", "regular@8090", confdir=tmp_path / "b", options=quick) as second:
         for gateway, port in ((first, 8080), (second, 8090)):
             with client(gateway) as control:
                 found = control.call("status")
