@@ -127,7 +127,7 @@ def test_nothing_is_left_at_any_ending(lab: Lab, backend: str, method: str, endi
 def test_nothing_is_left_when_the_start_fails(lab: Lab) -> None:
     """The second mode's redirect cannot be laid, when the first one's lies already."""
     before = state(lab)
-    modes = ("-m", f"transparent:lan0@{PORT}", "-m", f"transparent:lan0@{lab.gateway.v4}:{PORT + 1}")
+    modes = ("-m", f"transparent:lan0@{PORT}", "-m", f"transparent:wan0@{lab.gateway.v4}:{PORT + 1}")
     with pytest.raises(RuntimeError, match="leave HOST out"):
         lab.gateway_proc(*modes, options={"firewall_method": "redirect"}, ports=[PORT + 9])
     assert state(lab) == before
