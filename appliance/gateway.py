@@ -60,6 +60,7 @@ class Gateway:
         self.exit_code = 0
         self._stop = asyncio.Event()
         self._since = time.monotonic()
+        self._changing = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None  # modes are being made what the options say
         self._unsettled = False
         self._settled: dict[str, tuple[object, Source]] = {}  # options that the modes are like
@@ -184,13 +185,14 @@ class Gateway:
     async def change(self, names: Iterable[str], change: Callable[[], object]) -> None:
         """Have options changed, modes included. :raises LockgateError: it is refused, and everything is as it was."""
         options = self.options
-        before = {name: (getattr(options, name), options.source(name)) for name in names}
-        change()
-        try:
-            await self.settle()
-        except LockgateError:
-            options.apply({name: old for name, old in before.items() if name in options})
-            raise
+        async with self._changing:  # one's failure must not undo another's change
+            before = {name: (getattr(options, name), options.source(name)) for name in names}
+            change()
+            try:
+                await self.settle()
+            except LockgateError:
+                options.apply({name: old for name, old in before.items() if name in options})
+                raise
 
     def _greet(self) -> None:
         ca = self.worker.ca

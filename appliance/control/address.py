@@ -48,6 +48,10 @@ def _reachable(path: Path, how: int = os.O_RDONLY) -> Iterator[tuple[str, int]]:
         os.close(folder)
 
 
+class CannotBeMade(OptionsError):
+    """The folder does not allow it."""
+
+
 class Claimed:
     """A listening socket and its file. Raises OptionsError: another gateway has it, or it cannot be made."""
 
@@ -72,7 +76,7 @@ class Claimed:
                     sock.close()
                     raise
         except OSError as error:
-            raise OptionsError(
+            raise CannotBeMade(
                 f"the control socket {path} cannot be made: {error.strerror}; "
                 "name another place with --set control_socket=PATH, or none"
             ) from None

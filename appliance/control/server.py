@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from appliance import __version__
-from appliance.control.address import Claimed, group_number, peer, permitted, socket_path
+from appliance.control.address import CannotBeMade, Claimed, group_number, peer, permitted, socket_path
 from appliance.control.feed import LogFeed, Subscription
 from appliance.control.protocol import PROTOCOL, ControlError, Lines, Request, dump, failure, parse, result
 from appliance.exceptions import LockgateError
@@ -53,7 +53,13 @@ class ControlServer:
         if path is None or (not options.server and not options.control_socket):
             return  # without a server there is nothing to control, unless somebody says so
         group = options.control_group
-        self._claimed = claimed = Claimed(path, group)
+        try:
+            self._claimed = claimed = Claimed(path, group)
+        except CannotBeMade as error:
+            if options.control_socket or group:
+                raise
+            logger.warning("%s", error)  # a configuration folder may be somebody else's to write to
+            return
         if group:
             self._group = gid = group_number(group)
             if (shut := claimed.closed_to(gid)) is not None:

@@ -149,7 +149,7 @@ ODD = st.recursive(
 
 
 @given(st.sampled_from(MAKERS), st.dictionaries(st.sampled_from(NAMES[:5]), ODD, max_size=3))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_whatever_is_asked_it_is_done_or_refused(make: Callable[[], Flow], changes: dict[str, Any]) -> None:
     one = make()
     one.intercepted = True

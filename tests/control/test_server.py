@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pytest
 from appliance.control.feed import MOST_UNREAD
 from appliance.control.methods import METHODS, plain
 from appliance.control.protocol import CODES, MAX_LINE, ControlError
-from appliance.control.server import MAX_CLIENTS
+from appliance.control.server import MAX_CLIENTS, ControlServer
 from appliance.exceptions import OptionsError
 from appliance.ids import short_id
 from appliance.test import tflow
@@ -358,3 +359,32 @@ def test_values_of_commands_as_json() -> None:
     loop: list[Any] = []
     loop.append(loop)
     assert json.dumps(plain(loop))
+
+
+async def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def bind(sock: object, name: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    async with running(tmp_path) as gateway:
+        await gateway.stop()
+        monkeypatch.setattr("socket.socket.bind", bind)
+        server = ControlServer(gateway.gateway)
+        server.claim()
+        assert "cannot be made: Read-only file system; name another place" in caplog.text
+        gateway.gateway.options.__dict__["control_socket"] = str(tmp_path / "x.sock")
+        with pytest.raises(OptionsError, match="Read-only"):
+            server.claim()
+        await server.close()
+
+
+async def test_of_two_changes_at_once_the_good_one_stays(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            bad = f"regular@127.0.0.1:{taken.getsockname()[1]}"
+            found = await asyncio.gather(
+                *(gateway.call("modes.add", spec=spec) for spec in ("regular@localhost:0", bad, "regular@[::1]:0")),
+                return_exceptions=True,
+            )
+        assert [isinstance(one, ControlError) for one in found] == [False, True, False]
+        modes = {mode["spec"] for mode in (await gateway.call("modes.list"))["modes"]}
+        assert modes == {"regular@127.0.0.1:0", "regular@localhost:0", "regular@[::1]:0"}
