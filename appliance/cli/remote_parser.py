@@ -45,7 +45,7 @@ _COMMANDS = """\
 examples:
   lockgate command                          all commands of built-in add-ons and scripts
   lockgate command hooks.profile
-  lockgate command flow.encode.options
+  lockgate command flow.comment '~c 500' 'seen on the bench'      of flows in memory: the option view_limit
 """
 
 _INTERCEPTED = """\

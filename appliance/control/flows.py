@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from appliance import flowfilter
 from appliance.control.edit import edit
 from appliance.control.feed import KINDS, FlowSubscription
-from appliance.control.methods import method, plain
+from appliance.control.methods import method
 from appliance.control.protocol import ControlError
 from appliance.control.summary import CONTENT, MOST_CONTENT, content, details, summary
 from appliance.exceptions import ControlException
@@ -147,13 +146,12 @@ def _told(session: Session, flows: list[Flow]) -> dict[str, Any]:
 
 
 @method("flows.replay", ids="texts")
-async def replay(session: Session, ids: list[str]) -> dict[str, Any]:
-    """By the command `replay.client`."""
-    commands = session.server.gateway.commands
-    if "replay.client" not in commands:
-        raise ControlError("not_yet", "there is no command replay.client")
+def replay(session: Session, ids: list[str]) -> dict[str, Any]:
+    """Send their requests again, as the command `replay.client` does: all of them, or none."""
+    gateway = session.server.gateway
     flows = [_find(session, one) for one in ids]
-    outcome = commands.call("replay.client", flows)
-    if inspect.isawaitable(outcome):
-        outcome = await outcome
-    return {"ids": [flow.id for flow in flows], "value": plain(outcome)}
+    for flow in flows:
+        if (why := gateway.addons.get("clientplayback").check(flow)) is not None:
+            raise ControlError("refused", why)
+    gateway.commands.call("replay.client", flows)
+    return {"ids": [flow.id for flow in flows]}

@@ -20,7 +20,7 @@ MAX_LINE = 4 << 20
 MAX_ID = 128
 """Characters of a request's id."""
 
-Code = Literal["bad_request", "bad_params", "unknown_method", "not_found", "refused", "failed", "busy", "not_yet"]
+Code = Literal["bad_request", "bad_params", "unknown_method", "not_found", "refused", "failed", "busy"]
 CODES: dict[Code, str] = {
     "bad_request": "The line is no request.",
     "bad_params": "A parameter is missing, unknown or of the wrong type.",
@@ -29,7 +29,6 @@ CODES: dict[Code, str] = {
     "refused": "The gateway, or an add-on, does not accept it. Nothing was changed.",
     "failed": "It was tried and did not work.",
     "busy": "A bound is reached.",
-    "not_yet": "This release has not got it.",
 }
 
 

@@ -320,23 +320,28 @@ async def test_the_end_of_the_gateway_is_the_end_of_the_stream(tmp_path: Path) -
         Checked(gateway.path)
 
 
-async def test_replay_is_that_of_the_command(tmp_path: Path) -> None:
-    script = tmp_path / "addon.py"
-    script.write_text(
-        "from collections.abc import Sequence\nfrom appliance import command, flow\n"
-        "@command.command('replay.client')\ndef replay(flows: Sequence[flow.Flow]) -> None:\n"
-        "    for one in flows:\n        one.comment = 'replayed'\n"
-    )
-    async with running(tmp_path) as gateway:
-        one = tflow.tflow()
-        gateway.gateway.worker.held[one.id] = one
-        if "replay.client" not in gateway.gateway.commands:
-            with pytest.raises(ControlError) as caught:
-                await gateway.call("flows.replay", ids=[one.id])
-            assert caught.value.code == "not_yet"
-        await gateway.call("options.set", values={"scripts": [str(script)]})
+async def test_flows_in_memory_are_at_hand_and_can_be_replayed(tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(origin, "127.0.0.1", 0)
+    async with running(tmp_path, view_limit=10) as gateway, server:
+        one, held = tflow.tflow(resp=True), tflow.tflow()
+        one.request.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/again"
+        one.request.content, one._live = b"", None
+        assert gateway.gateway.view is not None
+        gateway.gateway.view.add([one, held])
+        with pytest.raises(ControlError, match="while it is going on"):
+            await gateway.call("flows.replay", ids=[one.id, held.id])
+        assert heads == []
         assert (await gateway.call("flows.replay", ids=[short_id(one.id)]))["ids"] == [one.id]
-        assert one.comment == "replayed"
+        await until(lambda: one.response is not None and one.response.status_code == 204)
+        assert heads[0].startswith(b"GET /again HTTP/1.1\r\n")
+        assert (await gateway.call("flows.get", id=one.id))["flow"]["is_replay"] == "request"
 
 
 def test_values_of_commands_as_json() -> None:

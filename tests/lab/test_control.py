@@ -113,6 +113,18 @@ def test_the_same_by_the_command_line(lab: Lab, origins: Origins) -> None:
     assert origins.requests()[0].values("x-lab") == ["2"]
 
 
+def test_flows_in_memory_are_named_and_replayed(lab: Lab, origins: Origins) -> None:
+    with lab.gateway_proc(options={"view_limit": 10}) as gateway, client(gateway) as control:
+        assert lab.curl(f"https://origin.test:{HTTPS}/again", via=gateway).status == 200
+        [flow] = json.loads(lockgate(gateway, "command", "view.flows.resolve", "~u again"))
+        whole = control.call("flows.get", id=flow["id"])["flow"]
+        assert json.loads(whole["response"]["content"]["text"])["target"] == "/again"
+        control.call("flows.edit", id=flow["id"], request={"path": "/changed"})
+        control.call("flows.replay", ids=[flow["id"]])
+        wait_for(lambda: len(origins.requests()) == 2, 10, "it is asked again")
+    assert [request.target for request in origins.requests()] == ["/again", "/changed"]
+
+
 def test_a_held_answer_without_a_server(lab: Lab, origins: Origins) -> None:
     with lab.gateway_proc(options={"intercept": "~q"}) as gateway, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(lab.curl, f"http://origin.test:{HTTP}/x", via=gateway)
