@@ -90,8 +90,12 @@ class Gateway:
             await self._stop.wait()
             return self.exit_code
         finally:
-            await self._end()
-            add_log.uninstall()
+            try:
+                await self._end()
+            finally:
+                if hasattr(self, "control"):
+                    await self.control.close()
+                add_log.uninstall()
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         options = self.options
@@ -251,8 +255,6 @@ class Gateway:
             logger.info("what hooks cost:\n%s", table(self.hooks))
         if not self._quiet:
             print(totals_line(self.worker.totals, self.uptime), file=sys.stdout, flush=True)
-        if hasattr(self, "control"):
-            await self.control.close()
 
 
 def _of_firewall(name: str) -> bool:

@@ -54,7 +54,7 @@ def held(gateway: Gateway, count: int = 1) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("https", [False, True])
+@pytest.mark.parametrize("https", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_edit_of_a_held_request_arrives_at_the_origin(lab: Lab, origins: Origins, https: bool) -> None:
     with lab.gateway_proc(options={"intercept": "~q & ~m POST"}) as gateway, ThreadPoolExecutor(1) as pool:
         url = f"https://origin.test:{HTTPS}/old" if https else f"http://origin.test:{HTTP}/old"
@@ -125,6 +125,7 @@ def test_flows_in_memory_are_named_and_replayed(lab: Lab, origins: Origins) -> N
     assert [request.target for request in origins.requests()] == ["/again", "/changed"]
 
 
+@pytest.mark.slow
 def test_a_held_answer_without_a_server(lab: Lab, origins: Origins) -> None:
     with lab.gateway_proc(options={"intercept": "~q"}) as gateway, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(lab.curl, f"http://origin.test:{HTTP}/x", via=gateway)
