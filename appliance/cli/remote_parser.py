@@ -92,7 +92,7 @@ def add_options(parser: Parser) -> None:
 def _modes(parser: Parser) -> None:
     todo = _todo(parser)
     _remote(todo, "list", "modes and where they listen")
-    for name, help in (("add", "listen as well"), ("remove", "listen no more")):
+    for name, help in (("add", "listen in one more way"), ("remove", "listen there no more")):
         _remote(todo, name, help).add_argument("mode", metavar="MODE", help="NAME[:DATA][@[HOST:]PORT], as for run -m")
 
 

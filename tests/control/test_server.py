@@ -393,3 +393,25 @@ async def test_of_two_changes_at_once_the_good_one_stays(tmp_path: Path) -> None
         assert [isinstance(one, ControlError) for one in found] == [False, True, False]
         modes = {mode["spec"] for mode in (await gateway.call("modes.list"))["modes"]}
         assert modes == {"regular@127.0.0.1:0", "regular@localhost:0", "regular@[::1]:0"}
+
+
+async def test_while_nobody_is_subscribed_nothing_listens(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        hooks = gateway.gateway.hooks
+
+        def ears() -> Any:
+            return dict(hooks.table), dict(hooks.holds), dict(hooks.heard)
+
+        before, client = ears(), await gateway.client()
+        first = await asyncio.to_thread(client.call, "flows.subscribe", events=["end", "connection"])
+        assert hooks.heard["response"] and not hooks.holds["response"]
+        assert not hooks.heard["tcp_message"] and not hooks.heard["tcp_start"]
+        second = await asyncio.to_thread(client.call, "flows.subscribe", filter="~c 500")
+        assert hooks.heard["tcp_message"] and not hooks.table["tcp_message"]  # raw TCP is still spliced
+        assert not hooks.holds["request"] and not hooks.holds["response"]
+        for one in (second, first):
+            await asyncio.to_thread(client.call, "unsubscribe", **one)
+        assert ears() == before
+        await asyncio.to_thread(client.call, "flows.subscribe")
+        client.close()
+        await until(lambda: ears() == before)
