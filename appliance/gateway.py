@@ -190,7 +190,7 @@ class Gateway:
         """Have options changed, modes included. :raises LockgateError: it is refused, and everything is as it was."""
         options = self.options
         async with self._changing:  # one's failure must not undo another's change
-            before = {name: (getattr(options, name), options.source(name)) for name in names}
+            before = {name: (getattr(options, options.entry(name).name), options.source(name)) for name in names}
             change()
             try:
                 await self.settle()

@@ -149,8 +149,6 @@ async def options_set(
     if (values is None) == (specs is None):
         raise ControlError("bad_params", "options.set takes either values or specs")
     names = list(values) if values is not None else [spec.partition("=")[0].strip() for spec in specs or ()]
-    for name in names:
-        gateway.options.entry(name)
     return await _changed(
         session, names, lambda: gateway.options.update(**values) if values else gateway.options.set(*(specs or ()))
     )

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import socket
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from appliance.control.feed import MOST_UNREAD
 from appliance.control.methods import METHODS, plain
-from appliance.control.protocol import CODES, MAX_LINE, ControlError
+from appliance.control.protocol import CODES, MAX_LINE, ControlError, dump
 from appliance.control.server import MAX_CLIENTS, ControlServer
 from appliance.exceptions import OptionsError
 from appliance.ids import short_id
@@ -415,3 +416,28 @@ async def test_while_nobody_is_subscribed_nothing_listens(tmp_path: Path) -> Non
         await asyncio.to_thread(client.call, "flows.subscribe")
         client.close()
         await until(lambda: ears() == before)
+
+
+async def test_whatever_is_asked_is_answered_and_nothing_is_a_fault(tmp_path: Path) -> None:
+    odd = [None, True, 0, -1, 1.5, "", "x", "x" * 300, "\udcff", [], ["x"], [1], {}, {"x": 1}, {"url": 5}, 10**30]
+    chance = random.Random(7)
+    async with running(tmp_path, view_limit=5) as gateway:
+        assert gateway.gateway.view is not None
+        gateway.gateway.view.add([held := tflow.tflow(resp=True), tflow.ttcpflow(), tflow.tdnsflow()])
+        held.intercepted = True
+        ids = [flow.id for flow in gateway.gateway.view]
+        reader, writer = await raw(gateway.path)
+        codes = set()
+        for number in range(700):
+            name = chance.choice([*METHODS.keys() - {"shutdown"}, "x"])
+            known = [*METHODS[name].params, "bogus"] if name in METHODS else ["bogus"]
+            params = {key: chance.choice([*odd, *ids]) for key in known if chance.random() < 0.6}
+            writer.write(dump({"id": number, "method": name, "params": params}))
+            while "event" in (found := await answer(reader)):
+                pass
+            assert found["id"] == number
+            codes.add(found.get("error", {}).get("code", "ok"))
+            assert found.get("error", {}).get("code") != "failed", (name, params, found)
+        writer.close()
+        assert codes == {"ok", "bad_params", "unknown_method", "not_found", "refused", "busy"}
+        assert (await gateway.call("status"))["clients"] == 1
