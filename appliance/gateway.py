@@ -109,7 +109,7 @@ class Gateway:
         minter = Minter(ca, options.leaf_cache_size, options.certs, passphrase=options.cert_passphrase)
         tls = TlsContexts(options)
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
-        self.live = LiveModes(worker, self._made, self._redirect)
+        self.live = LiveModes(worker, self._make, self._redirect)
         options.subscribe(self._changed)
         worker.start()
         self._settled = self._running_options()
@@ -140,8 +140,9 @@ class Gateway:
             return None
         return tuple(value for name, value in self.options.items() if _of_firewall(name))
 
-    def _made(self, want: Wanted) -> modes.Mode:
-        return modes.make(want.spec, self.worker, want.host, want.port)
+    def _make(self, spec: modes.ModeSpec, host: str, port: int | None) -> modes.Mode:
+        """:raises ModeError: it cannot be."""
+        return modes.make(spec, self.worker, host, port)
 
     def _redirect(self, mode: modes.Mode, probe: Callable[[], Awaitable[bool]]) -> Firewall:
         """The redirect of a mode that names interfaces and listens. :raises ModeError: it cannot be."""

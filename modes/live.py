@@ -110,13 +110,13 @@ class Running:
 class LiveModes:
     """Iterates over what runs, in the order of the option `mode`.
 
-    make: a mode, not started. redirect: what feeds a mode, not laid; the function is to be asked before each heartbeat.
+    make: a mode by its specification, host and port, not started. redirect: what feeds a mode, not laid; the function is to be asked before each heartbeat.
     """
 
     def __init__(
         self,
         worker: Worker,
-        make: Callable[[Wanted], Mode],
+        make: Callable[[ModeSpec, str, int | None], Mode],
         redirect: Callable[[Mode, Callable[[], Awaitable[bool]]], Firewall],
     ) -> None:
         self._worker = worker
@@ -189,7 +189,7 @@ class LiveModes:
             await self._end(one)
 
     async def _begin(self, want: Wanted) -> Running:
-        mode = self._make(want)
+        mode = self._make(want.spec, want.host, want.port)
         try:
             await mode.start(self._worker.arrive)
         except BaseException:

@@ -16,7 +16,7 @@ from appliance.arrival import Arrival, Host
 from appliance.exceptions import ModeError
 from appliance.net.guard import LoopGuard
 from appliance.net.stream import Net
-from modes.live import LiveModes, Wanted, wanted
+from modes.live import LiveModes, wanted
 
 
 class Worker(Host):
@@ -71,8 +71,8 @@ class Rig:
         worker: Any = self.worker
         self.live = LiveModes(worker, self._make, self._redirect)
 
-    def _make(self, want: Wanted) -> modes.Mode:
-        return modes.make(want.spec, self.worker, want.host, want.port)
+    def _make(self, spec: modes.ModeSpec, host: str, port: int | None) -> modes.Mode:
+        return modes.make(spec, self.worker, host, port)
 
     def _redirect(self, mode: modes.Mode, probe: Any) -> Any:
         return Redirect(mode, self.log)
