@@ -110,7 +110,8 @@ class Running:
 class LiveModes:
     """Iterates over what runs, in the order of the option `mode`.
 
-    make: a mode by its specification, host and port, not started. redirect: what feeds a mode, not laid; the function is to be asked before each heartbeat.
+    make: a mode by its specification, host and port, not started. redirect: what feeds a mode, not laid; the function
+    is to be asked before each heartbeat.
     """
 
     def __init__(
