@@ -420,18 +420,31 @@ async def test_while_nobody_is_subscribed_nothing_listens(tmp_path: Path) -> Non
 
 async def test_whatever_is_asked_is_answered_and_nothing_is_a_fault(tmp_path: Path) -> None:
     odd = [None, True, 0, -1, 1.5, "", "x", "x" * 300, "\udcff", [], ["x"], [1], {}, {"x": 1}, {"url": 5}, 10**30]
-    chance = random.Random(7)
+    fit: dict[str, list[Any]] = {
+        "text": ["x", "\udcff", "regular@0"],
+        "count": [0, 3, 10**30],
+        "bool": [True, False],
+        "texts": [[], ["x"], ["tcp_timeout=1"]],
+        "object": [{}, {"x": 1}, {"path": "/x"}, {"text": "\ud800"}],
+    }
+    chance = random.Random(3)
     async with running(tmp_path, view_limit=5) as gateway:
         assert gateway.gateway.view is not None
         gateway.gateway.view.add([held := tflow.tflow(resp=True), tflow.ttcpflow(), tflow.tdnsflow()])
         held.intercepted = True
         ids = [flow.id for flow in gateway.gateway.view]
+        fit["text"] += ids
+        fit["texts"].append(ids)
         reader, writer = await raw(gateway.path)
         codes = set()
         for number in range(700):
             name = chance.choice([*sorted(METHODS.keys() - {"shutdown"}), "x"])
-            known = [*METHODS[name].params, "bogus"] if name in METHODS else ["bogus"]
-            params = {key: chance.choice([*odd, *ids]) for key in known if chance.random() < 0.6}
+            known = METHODS[name].params if name in METHODS else {}
+            params = {
+                key: chance.choice(odd if chance.random() < 0.2 else fit[kind.rstrip("?")])
+                for key, kind in [*known.items(), ("bogus", "text")]
+                if chance.random() < (0.05 if key == "bogus" else 0.7)
+            }
             writer.write(dump({"id": number, "method": name, "params": params}))
             while "event" in (found := await answer(reader)):
                 pass
