@@ -359,6 +359,7 @@ def test_two_gateways_have_two_folders(lab: Lab, tmp_path: Path) -> None:
         assert "8080" in lockgate(first, "modes")
 
 
+@pytest.mark.slow
 def test_a_hung_gateway_is_named(lab: Lab) -> None:
     with lab.gateway_proc() as gateway:
         control = client(gateway)
