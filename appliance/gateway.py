@@ -15,7 +15,8 @@ from appliance import config
 from appliance.addonmanager import AddonManager
 from appliance.addons import default_addons
 from appliance.cli.firstscreen import Listening, first_screen, own_address, totals_line
-from appliance.exceptions import ModeError, OptionsError
+from appliance.control.server import ControlServer
+from appliance.exceptions import LockgateError, ModeError, OptionsError
 from appliance.hooks import Hooks
 from appliance.log import AddLog
 from appliance.net.ca_store import CERTIFICATE_FILE
@@ -23,19 +24,22 @@ from appliance.net.certs import CertificateAuthority, Minter
 from appliance.net.tls_context import TlsContexts
 from appliance.worker import Worker
 from modes.firewall import Firewall
-from modes.spec import DEFAULT_PORTS
+from modes.live import LiveModes, Wanted, wanted
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
     from collections.abc import Set as AbstractSet
 
     from appliance.addons.view import View
     from appliance.command import CommandManager
-    from appliance.options import Options
+    from appliance.options import Options, Source
 
 logger = logging.getLogger(__name__)
 
 CERTIFICATE_OPTIONS = frozenset({"certs", "cert_passphrase", "leaf_cache_size"})
 FAREWELL_SECONDS = 5.0
+LISTENING = ("mode", "listen_host", "listen_port")
+"""Options, beside those of the firewall, that say what runs."""
 
 
 class Gateway:
@@ -50,12 +54,16 @@ class Gateway:
         self.options = options
         self.hooks = Hooks()
         self.addons = AddonManager(self, options, self.hooks)
-        self.modes: list[modes.Mode] = []
-        self.firewalls: list[Firewall] = []
+        self.live: LiveModes
+        self.control: ControlServer
         self.worker: Worker
         self.exit_code = 0
         self._stop = asyncio.Event()
         self._since = time.monotonic()
+        self._changing = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None  # modes are being made what the options say
+        self._unsettled = False
+        self._settled: dict[str, tuple[object, Source]] = {}  # options that the modes are like
         self._quiet = True  # until all has started
 
     @property
@@ -68,6 +76,11 @@ class Gateway:
         view: View | None = self.addons.get("view")
         return view
 
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._since
+
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         add_log = AddLog(self.hooks, loop)
@@ -77,26 +90,31 @@ class Gateway:
             await self._stop.wait()
             return self.exit_code
         finally:
-            await self._end()
-            add_log.uninstall()
+            try:
+                await self._end()
+            finally:
+                if hasattr(self, "control"):
+                    await self.control.close()
+                add_log.uninstall()
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         options = self.options
         self.addons.add(*default_addons())
         self.addons.configure()
         options.apply_deferred()
-        specs = self._specs()
+        wished = self._wanted()
+        self.control = ControlServer(self)
+        self.control.claim()
         ca = CertificateAuthority.open(self._confdir(), "ec" if options.ca_key == "ec" else "rsa")
         minter = Minter(ca, options.leaf_cache_size, options.certs, passphrase=options.cert_passphrase)
         tls = TlsContexts(options)
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
+        self.live = LiveModes(worker, self._make, self._redirect)
         options.subscribe(self._changed)
         worker.start()
-        for spec, host in specs if options.server else ():
-            mode = modes.make(spec, worker, host, options.listen_port)
-            self.modes.append(mode)
-            await mode.start(worker.arrive)
-        await self._lay_firewall()
+        self._settled = self._running_options()
+        if options.server:
+            await self.live.become(wished)
         await self.addons.running()
         # What is loaded stays; the collector need not look at it again and again while connections come and go.
         gc.collect()
@@ -104,51 +122,87 @@ class Gateway:
         self._quiet = options.termlog_verbosity == "error"  # -q
         if not self._quiet and options.server:
             self._greet()
+        self.control.serve()
 
     def _confdir(self) -> Path:
         return Path(self.options.confdir).expanduser()
 
-    def _specs(self) -> list[tuple[modes.ModeSpec, str]]:
-        """The modes asked for, each with the address it listens on. :raises ModeError: one cannot be."""
-        options = self.options
-        specs = [modes.ModeSpec.parse(text) for text in options.mode]
-        seen: set[tuple[str | None, int | None]] = set()
-        taken: dict[str, str] = {}
-        for spec in specs:
-            for interface in spec.interfaces:
-                if other := taken.get(interface):
-                    raise ModeError(
-                        f"{spec.full_spec}: {interface} is intercepted by {other} already; name it in one mode"
-                    )
-                taken[interface] = spec.full_spec
-            place = (spec.host, spec.port or options.listen_port or DEFAULT_PORTS.get(spec.type_name))
-            if place in seen and spec.port != 0:
-                raise ModeError(f"{spec.full_spec}: another mode listens there already; give each its own @PORT")
-            seen.add(place)
-        return [(spec, options.bind_host) for spec in specs]
+    # -- modes
 
-    async def _lay_firewall(self) -> None:
-        """The redirect of each mode that names interfaces, once it listens. :raises ModeError: it cannot be laid."""
+    def _wanted(self) -> list[Wanted]:
+        """:raises ModeError: one cannot be."""
         options = self.options
-        for mode in self.modes:
-            if mode.spec.interfaces and options.firewall != "none":
-                laid = Firewall(
-                    mode.spec.interfaces,
-                    mode.addresses,
-                    backend=options.firewall,
-                    method=options.firewall_method,
-                    owner=options.firewall_owner,
-                    masquerade=options.masquerade,
-                    fail=options.firewall_fail,
-                    exclude=options.firewall_exclude_ports,
-                    probe=mode.probe,
-                )
-                self.firewalls.append(laid)
-                await laid.lay()
+        return wanted(options.mode, options.bind_host, options.listen_port, self._redirect_options())
+
+    def _redirect_options(self) -> tuple[object, ...] | None:
+        """What the redirects are made of; None if we lay none."""
+        if self.options.firewall == "none":
+            return None
+        return tuple(value for name, value in self.options.items() if _of_firewall(name))
+
+    def _make(self, spec: modes.ModeSpec, host: str, port: int | None) -> modes.Mode:
+        """:raises ModeError: it cannot be."""
+        return modes.make(spec, self.worker, host, port)
+
+    def _redirect(self, mode: modes.Mode, probe: Callable[[], Awaitable[bool]]) -> Firewall:
+        """The redirect of a mode that names interfaces and listens. :raises ModeError: it cannot be."""
+        options = self.options
+        return Firewall(
+            mode.spec.interfaces,
+            mode.addresses,
+            backend=options.firewall,
+            method=options.firewall_method,
+            owner=options.firewall_owner,
+            masquerade=options.masquerade,
+            fail=options.firewall_fail,
+            exclude=options.firewall_exclude_ports,
+            probe=probe,
+        )
+
+    def _running_options(self) -> dict[str, tuple[object, Source]]:
+        options = self.options
+        names = [name for name in options if name in LISTENING or _of_firewall(name)]
+        return {name: (getattr(options, name), options.source(name)) for name in names}
+
+    async def _settle(self) -> None:
+        """Make the modes what the options say. :raises ModeError: it cannot be; the options are put back."""
+        while self._unsettled:
+            self._unsettled = False
+            now = self._running_options()
+            try:
+                await self.live.become(self._wanted())
+            except ModeError as error:
+                logger.error("the modes stay as they were: %s", error)
+                try:
+                    self.options.apply(self._settled)
+                except OptionsError as refused:
+                    logger.error("the options of modes cannot be put back: %s", refused)
+                self._unsettled = False
+                raise
+            self._settled = now
+
+    async def settle(self) -> None:
+        """Wait until the modes are what the options say. :raises ModeError: they cannot be, and the options are put
+        back.
+        """
+        if self._settling is not None:
+            await asyncio.shield(self._settling)
+
+    async def change(self, names: Iterable[str], change: Callable[[], object]) -> None:
+        """Have options changed, modes included. :raises LockgateError: it is refused, and everything is as it was."""
+        options = self.options
+        async with self._changing:  # one's failure must not undo another's change
+            before = {name: (getattr(options, options.entry(name).name), options.source(name)) for name in names}
+            change()
+            try:
+                await self.settle()
+            except LockgateError:
+                options.apply({name: old for name, old in before.items() if name in options})
+                raise
 
     def _greet(self) -> None:
         ca = self.worker.ca
-        listening = [Listening(mode.spec.full_spec, at[0], at[1]) for mode in self.modes for at in mode.addresses]
+        listening = [Listening(one.mode.spec.full_spec, at[0], at[1]) for one in self.live for at in one.mode.addresses]
         portal = self.options.onboarding_host if self.options.onboarding else None
         path = self._confdir() / CERTIFICATE_FILE
         print(
@@ -158,10 +212,17 @@ class Gateway:
 
     def _changed(self, options: Options, updated: AbstractSet[str]) -> None:
         worker = self.worker
-        if "mode" in updated or "listen_host" in updated or "listen_port" in updated:
-            raise OptionsError("mode, listen_host and listen_port need a restart in this release")
-        if any(name == "masquerade" or name.startswith("firewall") for name in updated):
-            raise OptionsError("masquerade, firewall and firewall_* need a restart in this release")
+        if "control_socket" in updated or "control_group" in updated:
+            raise OptionsError("control_socket and control_group need a restart")
+        if options.server and any(name in LISTENING or _of_firewall(name) for name in updated):
+            try:
+                self._wanted()
+            except ModeError as error:
+                raise OptionsError(str(error)) from None
+            self._unsettled = True
+            if self._settling is None or self._settling.done():
+                self._settling = worker.loop.create_task(self._settle(), name="modes")
+                self._settling.add_done_callback(_seen)
         worker.tls.reload()
         if CERTIFICATE_OPTIONS & updated:
             worker.minter.use_custom(options.certs, options.cert_passphrase)
@@ -179,10 +240,10 @@ class Gateway:
         self._stop.set()
 
     async def _end(self) -> None:
-        for firewall in self.firewalls:
-            await firewall.remove()
-        for mode in self.modes:
-            await mode.stop()
+        if self._settling is not None:
+            await asyncio.wait([self._settling])
+        if hasattr(self, "live"):
+            await self.live.stop()
         if hasattr(self, "worker"):
             await self.worker.stop()
         try:
@@ -195,4 +256,14 @@ class Gateway:
 
             logger.info("what hooks cost:\n%s", table(self.hooks))
         if not self._quiet:
-            print(totals_line(self.worker.totals, time.monotonic() - self._since), file=sys.stdout, flush=True)
+            print(totals_line(self.worker.totals, self.uptime), file=sys.stdout, flush=True)
+
+
+def _of_firewall(name: str) -> bool:
+    return name == "masquerade" or name.startswith("firewall")
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Who waits for it hears of it too."""
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ModeError):
+        logger.error("unexpected fault in a change of modes", exc_info=error)

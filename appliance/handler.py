@@ -159,10 +159,10 @@ class ConnectionHandler:
         if now - self._idle_since > patience:
             self._end(Reason("timeout", f"idle for {patience:.0f} s"))
 
-    def shutdown(self) -> None:
-        """The gateway is stopping."""
+    def shutdown(self, why: Reason = SHUTDOWN) -> None:
+        """The gateway is stopping, or this connection's mode is."""
         self.closing = True
-        self._end(SHUTDOWN)
+        self._end(why)
 
     def cancel(self) -> None:
         """Shutdown did not end it in time."""

@@ -23,3 +23,9 @@ class _Ids:
 
 
 new_id = _Ids()
+
+
+def short_id(name: str) -> str:
+    """What people type: the number alone of an id of ours, the beginning of any other. Not unique across processes."""
+    number = name[12:].lstrip("0") or "0"
+    return number if len(name) == 32 and len(number) <= 12 else name[:8]

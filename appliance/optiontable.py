@@ -121,6 +121,18 @@ class OptionTable:
 
     # -- where and how we listen
     confdir: str = option("~/.lockgate", "Folder of config.yaml and of the CA.", kind="path", example="/etc/lockgate")
+    control_socket: str = option(
+        "",
+        "Unix socket through which `lockgate status` and the like reach a running gateway; empty: control.sock in "
+        "confdir; none: there is none.",
+        kind="path",
+        example="/run/lockgate/control.sock",
+    )
+    control_group: str = option(
+        "",
+        "Group whose members may use the control socket; they can do what the gateway's own user can.",
+        example="lockgate",
+    )
     mode: Sequence[str] = option(
         ("regular",),
         "How traffic arrives: NAME[:DATA][@[HOST:]PORT]. Repeatable.",

@@ -17,11 +17,13 @@ from appliance.net.certs import LeafSpec
 from appliance.net.guard import LoopGuard
 from appliance.net.hosts import System
 from appliance.net.nameservers import NameServers
+from appliance.net.reasons import Reason
 from appliance.net.stream import Net
 from appliance.settings import Settings
 
 if TYPE_CHECKING:
-    from appliance.connection import Address, Client
+    from appliance.connection import Address, Client, ProxyMode
+    from appliance.flow import Flow
     from appliance.hooks import Hooks
     from appliance.net.certs import CertificateAuthority, Minter
     from appliance.net.leaf import LeafFault, LeafKeyKind
@@ -72,6 +74,7 @@ class Worker(Host):
         self.light = 0  # handlers that hold no descriptor of their own: flows of DNS
         self.totals = Totals()
         self.handlers: set[ConnectionHandler] = set()
+        self.held: dict[str, Flow] = {}  # flows that are intercepted now
         self._waiting: list[Callable[[], None]] = []
         self._tick: asyncio.TimerHandle | None = None
         self._told_full = RateLimited(logger, 1)
@@ -103,6 +106,12 @@ class Worker(Host):
         finally:
             self.handlers.discard(handler)
             self._make_room()
+
+    def end_mode(self, spec: ProxyMode) -> None:
+        """Close the connections that came by this mode, what was already said first."""
+        for handler in list(self.handlers):
+            if handler.client.proxy_mode is spec:
+                handler.shutdown(Reason("shutdown", f"the mode {spec.full_spec} has ended"))
 
     # -- what connections share
 

@@ -12,6 +12,7 @@ from appliance.addons.core import Core
 from appliance.addons.cut import Cut
 from appliance.addons.dumper import Dumper
 from appliance.addons.export import Export
+from appliance.addons.flowfeed import FlowFeed
 from appliance.addons.intercept import Intercept
 from appliance.addons.keepserving import KeepServing
 from appliance.addons.maplocal import MapLocal
@@ -65,6 +66,7 @@ def default_addons() -> list[object]:
         # What users see is what all of them did.
         Dumper(),
         KeepServing(),
+        FlowFeed(),
         ReadFile(),
         View(),
         Intercept(),

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from appliance.exceptions import LockgateError, OptionsError
 
+REMOTE = frozenset({"status", "tail", "log", "modes", "intercepted", "command", "reload", "stop"})
+"""Subcommands that speak to a running gateway."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0 done, 1 failed, 2 asked for in the wrong way, 130 stopped by force."""
@@ -38,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.convert import main as convert
 
             return convert(args.source, args.target, args.to, args.filter, args.secrets)
+        if args.command in REMOTE or getattr(args, "todo", None):
+            from appliance.cli.remote import main as remote
+
+            return remote(args)
         if args.command == "options":
             from appliance.cli.options import show
 

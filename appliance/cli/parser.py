@@ -42,6 +42,7 @@ start here:
   lockgate ca show        where the CA certificate is and how devices are made to trust it
   lockgate options        every option, its value and where that came from
   lockgate doctor lan0    what on this machine keeps transparent interception from working
+  lockgate status         how the running gateway is; `tail` shows its flows, `stop` ends it
   lockgate run --help     flags and examples
 """
 
@@ -65,6 +66,7 @@ _OPTIONS = """\
 examples:
   lockgate options                                  a table: name, type, default, value, where it came from
   lockgate options --yaml > ~/.lockgate/config.yaml  a file to start from, every option with its help
+  lockgate options set tcp_timeout=30               in the gateway that runs; see `lockgate options set --help`
 """
 
 
@@ -169,6 +171,8 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 def build() -> Parser:
     """The parser of the whole command. Costs no import beyond argparse and the option table."""
+    from appliance.cli import remote_parser  # which takes what is above
+
     parser = Parser(
         prog="lockgate",
         description="An interception gateway: decrypts, passes or blocks every connection, with Python hooks.",
@@ -204,9 +208,11 @@ def build() -> Parser:
     for name, help in (("list", "hooks, options and commands"), ("check", "faults, with their lines, before traffic")):
         _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help="a script, as for `run -s`")
     _convert(_command(commands, "convert", "turn flow files, HAR and captures into each other", _CONVERT))
-    options = _command(commands, "options", "list all options", _OPTIONS)
+    options = _command(commands, "options", "list all options; get and set those of a running gateway", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)
+    remote_parser.add_options(options)
+    remote_parser.add(commands)
     _doctor(_command(commands, "doctor", "say what here keeps transparent interception from working", _DOCTOR))
     return parser
 

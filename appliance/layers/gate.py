@@ -62,7 +62,12 @@ async def _settle(handler: ConnectionHandler, pending: Awaitable[None] | None, f
         if pending is not None:
             await pending
         while flow.intercepted:
-            await flow.wait_for_resume()
+            held = handler.worker.held
+            held[flow.id] = flow
+            try:
+                await flow.wait_for_resume()
+            finally:
+                held.pop(flow.id, None)
     finally:
         handler.gated -= 1
     raise_if_killed(flow)

@@ -30,6 +30,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.net = netns.Network()
+        self._last: Gateway | None = None  # with the shared confdir
         try:
             self._fill()
         except BaseException:
@@ -92,8 +93,11 @@ class Lab:
         words = list(arguments)
         if not any(word in ("-m", "--mode") or word.startswith("--mode=") for word in words):
             words += ["-m", f"regular@{self.gateway.v4}:{ports_of(words)[0]}"]
-        confdir = confdir or self.scratch / "confdir"
+        shared = self.scratch / "confdir"
+        confdir = confdir or shared
         settings: dict[str, object] = {"confdir": confdir, **(options or {})}
+        if confdir == shared and self._last is not None and self._last.process.poll() is None:
+            settings.setdefault("control_socket", "none")  # the first of two that share it has it
         if trust:
             settings.setdefault("ssl_verify_upstream_trusted_ca", self.root if trust is True else trust)
         for name, value in settings.items():
@@ -104,10 +108,13 @@ class Lab:
             addon.write_text(source)
         if addon:
             words += ["-s", str(addon)]
-        return Gateway(
+        made = Gateway(
             self.gateway, [*command, "run", *words], ports=ports_of(words) if ports is None else ports,
             confdir=confdir, scratch=self.scratch, env=env, nofile=nofile, timeout=timeout,
         )  # fmt: skip
+        if confdir == shared:
+            self._last = made
+        return made
 
     # -- clients
     def curl(self, url: str, *arguments: str, via: Gateway | None = None, ca: Path | None = None, **more: Any) -> Reply:

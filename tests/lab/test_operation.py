@@ -152,7 +152,7 @@ def run(lab: Lab, *arguments: str) -> tuple[int, str]:
 
 def test_port_in_use_names_its_holder(lab: Lab) -> None:
     with lab.gateway_proc("-m", "regular@8090") as gateway:
-        code, output = run(lab, "-m", "regular@8090")
+        code, output = run(lab, "-m", "regular@8090", "--set", "control_socket=none")
     assert code != 0
     assert re.search(rf"8090 is in use by .*{gateway.process.pid}", output), output
     assert "Traceback" not in output

@@ -24,6 +24,7 @@ class Handler:
         self.hooks = Hooks(*addons)
         self.worker = self
         self.gated = 0
+        self.held: dict[str, Any] = {}
 
     def gate(self, flow: TCPFlow, end: Any = None) -> Any:
         me: Any = self

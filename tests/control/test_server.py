@@ -1,0 +1,456 @@
+"""The server under good and bad clients; every line is held to docs/control.schema.json."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import random
+import socket
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from appliance.control.feed import MOST_UNREAD
+from appliance.control.methods import METHODS, plain
+from appliance.control.protocol import CODES, MAX_LINE, ControlError, dump
+from appliance.control.server import MAX_CLIENTS, ControlServer
+from appliance.exceptions import OptionsError
+from appliance.ids import short_id
+from appliance.test import tflow
+from tests.control.kit import SCHEMA, Checked, answer, plain_socket, raw, running
+from tests.harness import until
+
+_SCHEMA_KIND = {"text": "string", "count": "integer", "bool": "boolean", "texts": "array", "object": "object"}
+
+
+def test_the_schema_names_what_there_is() -> None:
+    assert SCHEMA["methods"].keys() == METHODS.keys()
+    for name, method in METHODS.items():
+        about = SCHEMA["methods"][name]
+        assert about["params"].keys() == method.params.keys(), name
+        assert set(about.get("required", ())) == {one for one, kind in method.params.items() if kind[-1] != "?"}, name
+    assert set(SCHEMA["$defs"]["error"]["properties"]["code"]["enum"]) == CODES.keys()
+
+
+def test_the_page_names_what_there_is() -> None:
+    page = (Path(__file__).parents[2] / "docs/control.md").read_text()
+    for name in (*METHODS, *CODES):
+        assert f"`{name}`" in page, name
+
+
+async def test_status(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        found = await gateway.call("status")
+        assert found["pid"] == os.getpid()
+        assert found["confdir"] == str(tmp_path)
+        assert found["modes"][0]["addresses"] == [list(gateway.proxy[:2])]
+        assert found["clients"] == 1 and found["memory"]["resident"] > 1 << 20
+        modes = [{**mode, "firewall": None} for mode in found["modes"]]
+        assert modes == (await gateway.call("modes.list"))["modes"]
+    assert not gateway.path.exists()
+
+
+async def test_options(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+
+        async def call(method: str, **params: Any) -> Any:
+            return await asyncio.to_thread(client.call, method, **params)
+
+        assert (await call("options.get", names=["tcp_timeout"]))["values"] == {"tcp_timeout": 600}
+        assert (await call("options.set", values={"tcp_timeout": 5}))["values"] == {"tcp_timeout": 5}
+        assert gateway.gateway.worker.settings.idle_timeout == 5.0
+        specs = ["ignore_hosts=a", "ignore_hosts=b", "anticache"]
+        assert (await call("options.set", specs=specs))["values"] == {"ignore_hosts": ["a", "b"], "anticache": True}
+        await call("options.reset", names=["tcp_timeout", "ignore_hosts"])
+        assert gateway.gateway.options.tcp_timeout == 600
+        listed = {one["name"]: one for one in (await call("options.list"))["options"]}
+        assert listed["anticache"]["value"] is True and listed["anticache"]["source"] == "set while running"
+        await call("options.set", values={"cert_passphrase": "secret"})
+        assert (await call("options.list", names=["cert_passphrase"]))["options"][0]["value"] == "***"
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"values": {"tcp_timout": 5}}, "refused", "did you mean tcp_timeout"),
+    ({"values": {"tcp_timeout": "x"}}, "refused", "expected"),
+    ({"values": {"tcp_timeout": 7, "intercept": "~q ("}}, "refused", "intercept"),  # an add-on refuses
+    ({"specs": ["tcp_timeout=7", "upstream_cert_invalid=no"]}, "refused", "is not one of"),
+    ({"values": {"tcp_timeout": 7, "mode": ["reglar"]}}, "refused", "did you mean regular"),
+    ({"values": {"control_group": "x"}}, "refused", "restart"),
+    ({}, "bad_params", "either"),
+]
+
+
+async def test_options_change_together_or_not_at_all(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        before = dict(gateway.gateway.options.items())
+        for params, code, text in REFUSED:
+            with pytest.raises(ControlError) as caught:
+                await gateway.call("options.set", **params)
+            assert caught.value.code == code and text in str(caught.value)
+            assert dict(gateway.gateway.options.items()) == before
+
+
+async def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+        client.right = False
+        for method, params, code in (
+            ("statu", {}, "unknown_method"),
+            ("status", {"x": 1}, "bad_params"),
+            ("options.get", {"names": "mode"}, "bad_params"),
+            ("modes.add", {}, "bad_params"),
+            ("modes.add", {"spec": 5}, "bad_params"),
+            ("unsubscribe", {"subscription": True}, "bad_params"),
+            ("unsubscribe", {"subscription": 3}, "not_found"),
+            ("commands.call", {"name": "no.such"}, "not_found"),
+            ("commands.call", {"name": "flow.mark"}, "refused"),
+            ("scripts.reload", {"path": "/none.py"}, "not_found"),
+            ("log.subscribe", {"level": "loud"}, "bad_params"),
+            ("flows.subscribe", {"filter": "~q ("}, "bad_params"),
+            ("flows.subscribe", {"events": ["start"]}, "bad_params"),
+            ("flows.get", {"id": "nobody"}, "not_found"),
+            ("flows.resume", {}, "bad_params"),
+            ("flows.resume", {"ids": [], "all": True}, "bad_params"),
+            ("flows.kill", {"ids": ["x"]}, "not_found"),
+        ):
+            with pytest.raises(ControlError) as caught:
+                await asyncio.to_thread(client.call, method, **params)
+            assert caught.value.code == code, method
+        client.right = True
+        assert await asyncio.to_thread(client.call, "flows.intercepted") == {"flows": []}
+
+
+async def test_malformed_lines_hurt_nobody(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        reader, writer = await raw(gateway.path)
+        for line in (b"nonsense", b"[1]", b'{"id":7}', b"\xff\xff", b"[" * 100_000, b'{"id":NaN,"method":"x"}'):
+            writer.write(line + b"\n\n \r\n")
+            found = await answer(reader)
+            assert found["error"]["code"] == "bad_request"
+            assert found["id"] == (7 if line == b'{"id":7}' else None)
+        writer.write(b'{"id":"a","method":"flows.intercepted"}\n')
+        assert await answer(reader) == {"id": "a", "result": {"flows": []}}
+        writer.write(b"x" * (MAX_LINE + 10))
+        found = await answer(reader)
+        assert found["id"] is None and "longer than" in found["error"]["message"]
+        assert await reader.read() == b""
+        writer.close()
+        assert (await gateway.call("status"))["clients"] == 1
+
+
+async def test_many_requests_at_once_are_answered_in_order(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        reader, writer = await raw(gateway.path)
+        writer.write(b"".join(b'{"id":%d,"method":"options.get","params":{}}\n' % n for n in range(500)))
+        for n in range(500):
+            assert (await answer(reader))["id"] == n
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_is_not_read_from(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        sock = plain_socket(gateway.path)
+        sock.setblocking(False)
+        line, sent = b'{"id":1,"method":"options.list"}\n' * 1000, 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(sock, line), 1)
+                sent += len(line)
+                assert sent < 8 << 20
+        session = next(iter(gateway.gateway.control.sessions))
+        assert session.transport.get_write_buffer_size() < 1 << 20
+        sock.close()
+        await until(lambda: not gateway.gateway.control.sessions)
+
+
+async def test_who_has_closed_his_side_still_gets_his_answer(tmp_path: Path) -> None:
+    """As `echo ... | nc -U` does."""
+    async with running(tmp_path) as gateway:
+        reader, writer = await raw(gateway.path)
+        writer.write(b'{"id":1,"method":"status"}\n{"id":2,"method":"status"}\n')
+        writer.write_eof()
+        lines = (await asyncio.wait_for(reader.read(), 10)).splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [1, 2]
+        writer.close()
+
+
+async def test_there_are_not_more_clients_than_a_bound(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        held = [await raw(gateway.path) for _ in range(MAX_CLIENTS)]
+        with pytest.raises(ControlError) as caught:
+            await gateway.call("status")
+        assert caught.value.code == "busy"
+        held.pop()[1].close()
+        await until(lambda: len(gateway.gateway.control.sessions) < MAX_CLIENTS)
+        assert (await gateway.call("status"))["clients"] == MAX_CLIENTS
+        for _, writer in held:
+            writer.close()
+
+
+async def test_two_gateways_need_two_folders(tmp_path: Path) -> None:
+    async with running(tmp_path / "a") as first, running(tmp_path / "b") as second:
+        assert first.proxy != second.proxy
+        with pytest.raises(OptionsError, match="another gateway uses"):
+            async with running(tmp_path / "a"):
+                pass
+        # That one ended as it began; the first has not noticed.
+        assert (await first.call("status"))["modes"][0]["addresses"] == [list(first.proxy[:2])]
+        assert (await second.call("status"))["modes"][0]["addresses"] == [list(second.proxy[:2])]
+
+
+async def test_without_a_server_there_is_no_socket(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        from appliance.gateway import Gateway
+        from appliance.options import Options
+
+        reading = Gateway(Options(confdir=str(tmp_path), server=False, flow_detail=0))
+        task = asyncio.ensure_future(reading.run())
+        await until(lambda: reading.addons.is_running)
+        reading.shutdown()
+        assert await task == 0
+        assert (tmp_path / "control.sock").exists()
+
+
+async def test_commands(tmp_path: Path) -> None:
+    script = tmp_path / "addon.py"
+    script.write_text(
+        "import asyncio, sys\nfrom appliance import command\n"
+        "@command.command('lab.add')\ndef add(a: int, b: int) -> int:\n    'Add.'\n    return a + b\n"
+        "@command.command('lab.wait')\nasync def wait() -> bytes:\n    await asyncio.sleep(0.01)\n    return b'\\xff'\n"
+        "@command.command('lab.bad')\ndef bad() -> None:\n    raise ZeroDivisionError('oh')\n"
+        "@command.command('lab.exit')\ndef leave() -> None:\n    sys.exit(3)\n"
+    )
+    async with running(tmp_path, scripts=[str(script)]) as gateway:
+        listed = {one["name"]: one for one in (await gateway.call("commands.list"))["commands"]}
+        assert listed["lab.add"] == {"name": "lab.add", "signature": "lab.add a b -> int", "help": "Add."}
+        assert (await gateway.call("commands.call", name="lab.add", args=["2", "3"]))["value"] == 5
+        assert (await gateway.call("commands.call", name="lab.wait"))["value"] == {"base64": "/w=="}
+        for name, args, code in (
+            ("lab.add", ["x", "1"], "refused"),
+            ("lab.bad", [], "failed"),
+            ("lab.exit", [], "failed"),
+        ):
+            with pytest.raises(ControlError) as caught:
+                await gateway.call("commands.call", name=name, args=args)
+            assert caught.value.code == code
+        await gateway.call("commands.call", name="set", args=["mode", "regular@127.0.0.1:0", "regular@0"])
+        assert len((await gateway.call("modes.list"))["modes"]) == 2
+
+
+async def test_scripts_are_read_again(tmp_path: Path) -> None:
+    script = tmp_path / "addon.py"
+    script.write_text("from appliance import command\n@command.command('lab.v')\ndef v() -> int:\n    return 1\n")
+    (tmp_path / "config.yaml").write_text("")
+    async with running(tmp_path, scripts=[str(script)]) as gateway:
+        assert (await gateway.call("scripts.list"))["scripts"] == [{"path": str(script), "loaded": True}]
+        script.write_text(script.read_text().replace("return 1", "return 2"))
+        assert (await gateway.call("scripts.reload"))["scripts"] == [str(script)]
+        assert (await gateway.call("commands.call", name="lab.v"))["value"] == 2
+        script.write_text("raise ValueError('broken')\n")
+        with pytest.raises(ControlError, match="broken"):
+            await gateway.call("scripts.reload", path=str(script))
+        assert (await gateway.call("commands.call", name="lab.v"))["value"] == 2
+        script.write_text("")
+        (tmp_path / "config.yaml").write_text("tcp_timeout: 9\n")
+        assert await gateway.call("reload") == {"changed": ["tcp_timeout"], "scripts": [str(script)]}
+        (tmp_path / "config.yaml").write_text("tcp_timeout: 9\nudp_timeout: x\n")
+        with pytest.raises(ControlError, match=r"config.yaml:2"):
+            await gateway.call("reload")
+
+
+async def test_the_log(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+        number = (await asyncio.to_thread(client.call, "log.subscribe", level="warn"))["subscription"]
+        log = logging.getLogger("test")
+        log.info("not this")
+        log.warning("from the loop %d", 1)
+        thread = threading.Thread(target=lambda: log.error("from a thread \x1b[31m"))
+        thread.start()
+        events = client.events()
+        found = [await asyncio.to_thread(next, events) for _ in range(2)]
+        assert [(one["level"], one["text"]) for one in found] == [
+            ("warn", "from the loop 1"),
+            ("error", "from a thread \x1b[31m"),
+        ]
+        events.close()
+        await asyncio.to_thread(client.call, "unsubscribe", subscription=number)
+        assert not [one for one in logging.getLogger().handlers if one is gateway.gateway.control.log]
+        thread.join()
+
+
+async def test_a_subscriber_that_does_not_read_costs_a_bounded_amount_and_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+        await asyncio.to_thread(client.call, "log.subscribe")
+        session = next(iter(gateway.gateway.control.sessions))
+        log, text = logging.getLogger("test"), "x" * 2000
+        for _ in range(30):
+            for _ in range(100):
+                log.warning(text)
+            await asyncio.sleep(0.06)
+            assert session.transport.get_write_buffer_size() < 2 * MOST_UNREAD
+        lost = gateway.gateway.control.log.subscriptions[0].lost
+        assert 0 < lost < 3000
+        events, seen, told = client.events(), 0, 0
+        while seen + told < 3000:
+            event = await asyncio.to_thread(next, events)
+            if event["event"] == "dropped":
+                told += event["count"]
+            else:
+                seen += 1
+        assert told == lost
+        assert (await gateway.call("status"))["dropped"]["events"] == lost
+        events.close()
+
+
+async def test_the_end_of_the_gateway_is_the_end_of_the_stream(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+        assert (await asyncio.to_thread(client.call, "shutdown"))["pid"] == os.getpid()
+        await asyncio.to_thread(client.wait_end, 10)
+        await gateway.task
+    with pytest.raises(ControlError, match="no gateway runs"):
+        Checked(gateway.path)
+
+
+async def test_flows_in_memory_are_at_hand_and_can_be_replayed(tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(origin, "127.0.0.1", 0)
+    async with running(tmp_path, view_limit=10) as gateway, server:
+        one, held = tflow.tflow(resp=True), tflow.tflow()
+        one.request.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/again"
+        one.request.content, one._live = b"", None
+        assert gateway.gateway.view is not None
+        gateway.gateway.view.add([one, held])
+        with pytest.raises(ControlError, match="while it is going on"):
+            await gateway.call("flows.replay", ids=[one.id, held.id])
+        assert heads == []
+        assert (await gateway.call("flows.replay", ids=[short_id(one.id)]))["ids"] == [one.id]
+        await until(lambda: one.response is not None and one.response.status_code == 204)
+        assert heads[0].startswith(b"GET /again HTTP/1.1\r\n")
+        assert (await gateway.call("flows.get", id=one.id))["flow"]["is_replay"] == "request"
+
+
+def test_values_of_commands_as_json() -> None:
+    @dataclasses.dataclass
+    class Status:
+        flows: int
+        folder: Path
+
+    class Pair(NamedTuple):
+        a: int
+        b: bytes
+
+    found = plain({"x": (1, b"\0", None, 1.5, float("nan"), {2: True}), "y": Status(3, Path("/z")), "z": Pair(4, b"")})
+    assert found == {
+        "x": [1, {"base64": "AA=="}, None, 1.5, "nan", {"2": True}],
+        "y": {"flows": 3, "folder": "/z"},
+        "z": {"a": 4, "b": {"base64": ""}},
+    }
+    json.dumps(found)
+    loop: list[Any] = []
+    loop.append(loop)
+    assert json.dumps(plain(loop))
+
+
+async def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def bind(sock: object, name: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    async with running(tmp_path) as gateway:
+        await gateway.stop()
+        monkeypatch.setattr("socket.socket.bind", bind)
+        server = ControlServer(gateway.gateway)
+        server.claim()
+        assert "cannot be made: Read-only file system; name another place" in caplog.text
+        gateway.gateway.options.__dict__["control_socket"] = str(tmp_path / "x.sock")
+        with pytest.raises(OptionsError, match="Read-only"):
+            server.claim()
+        await server.close()
+
+
+async def test_of_two_changes_at_once_the_good_one_stays(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            bad = f"regular@127.0.0.1:{taken.getsockname()[1]}"
+            found = await asyncio.gather(
+                *(gateway.call("modes.add", spec=spec) for spec in ("regular@localhost:0", bad, "regular@[::1]:0")),
+                return_exceptions=True,
+            )
+        assert [isinstance(one, ControlError) for one in found] == [False, True, False]
+        modes = {mode["spec"] for mode in (await gateway.call("modes.list"))["modes"]}
+        assert modes == {"regular@127.0.0.1:0", "regular@localhost:0", "regular@[::1]:0"}
+
+
+async def test_while_nobody_is_subscribed_nothing_listens(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        hooks = gateway.gateway.hooks
+
+        def ears() -> Any:
+            return dict(hooks.table), dict(hooks.holds), dict(hooks.heard)
+
+        before, client = ears(), await gateway.client()
+        first = await asyncio.to_thread(client.call, "flows.subscribe", events=["end", "connection"])
+        assert hooks.heard["response"] and not hooks.holds["response"]
+        assert not hooks.heard["tcp_message"] and not hooks.heard["tcp_start"]
+        second = await asyncio.to_thread(client.call, "flows.subscribe", filter="~c 500")
+        assert hooks.heard["tcp_message"] and not hooks.table["tcp_message"]  # raw TCP is still spliced
+        assert not hooks.holds["request"] and not hooks.holds["response"]
+        for one in (second, first):
+            await asyncio.to_thread(client.call, "unsubscribe", **one)
+        assert ears() == before
+        await asyncio.to_thread(client.call, "flows.subscribe")
+        client.close()
+        await until(lambda: ears() == before)
+
+
+async def test_whatever_is_asked_is_answered_and_nothing_is_a_fault(tmp_path: Path) -> None:
+    odd = [None, True, 0, -1, 1.5, "", "x", "x" * 300, "\udcff", [], ["x"], [1], {}, {"x": 1}, {"url": 5}, 10**30]
+    fit: dict[str, list[Any]] = {
+        "text": ["x", "\udcff", "regular@0"],
+        "count": [0, 3, 10**30],
+        "bool": [True, False],
+        "texts": [[], ["x"], ["tcp_timeout=1"]],
+        "object": [{}, {"x": 1}, {"path": "/x"}, {"text": "\ud800"}],
+    }
+    chance = random.Random(3)
+    async with running(tmp_path, view_limit=5) as gateway:
+        assert gateway.gateway.view is not None
+        gateway.gateway.view.add([held := tflow.tflow(resp=True), tflow.ttcpflow(), tflow.tdnsflow()])
+        held.intercepted = True
+        ids = [flow.id for flow in gateway.gateway.view]
+        fit["text"] += ids
+        fit["texts"].append(ids)
+        reader, writer = await raw(gateway.path)
+        codes = set()
+        for number in range(700):
+            name = chance.choice([*sorted(METHODS.keys() - {"shutdown"}), "x"])
+            known = METHODS[name].params if name in METHODS else {}
+            params = {
+                key: chance.choice(odd if chance.random() < 0.2 else fit[kind.rstrip("?")])
+                for key, kind in [*known.items(), ("bogus", "text")]
+                if chance.random() < (0.05 if key == "bogus" else 0.7)
+            }
+            writer.write(dump({"id": number, "method": name, "params": params}))
+            while "event" in (found := await answer(reader)):
+                pass
+            assert found["id"] == number
+            codes.add(found.get("error", {}).get("code", "ok"))
+            assert found.get("error", {}).get("code") != "failed", (name, params, found)
+        writer.close()
+        assert codes >= {"ok", "bad_params", "unknown_method", "not_found", "refused"}
+        assert (await gateway.call("status"))["clients"] == 1
