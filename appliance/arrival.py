@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,10 @@ class Host:
 
     def listening(self, address: Address) -> None:
         """A listener is bound: the gateway never dials it."""
+        raise NotImplementedError
+
+    def portal(self, addresses: Sequence[str]) -> None:
+        """Whoever asks our own DNS for the names of the page with the CA is sent to these addresses."""
         raise NotImplementedError
 
     def when_room(self, resume: Callable[[], None]) -> None:

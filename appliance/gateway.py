@@ -93,7 +93,7 @@ class Gateway:
         options.subscribe(self._changed)
         worker.start()
         for spec, host in specs if options.server else ():
-            mode = modes.make(spec, worker, host, options.listen_port)
+            mode = self._make(spec, host)
             self.modes.append(mode)
             await mode.start(worker.arrive)
         await self._lay_firewall()
@@ -104,6 +104,10 @@ class Gateway:
         self._quiet = options.termlog_verbosity == "error"  # -q
         if not self._quiet and options.server:
             self._greet()
+
+    def _make(self, spec: modes.ModeSpec, host: str) -> modes.Mode:
+        """:raises ModeError: it cannot be."""
+        return modes.make(spec, self.worker, host, self.options.listen_port)
 
     def _confdir(self) -> Path:
         return Path(self.options.confdir).expanduser()

@@ -162,6 +162,13 @@ class Worker(Host):
     def listening(self, address: Address) -> None:
         self.guard.listening(address)
 
+    def portal(self, addresses: Sequence[str]) -> None:
+        from appliance.addons.portal import ALIAS
+
+        if self.options.onboarding:
+            for name in (self.options.onboarding_host, ALIAS):
+                self.system.add(name, addresses)
+
     def _make_room(self) -> None:
         if self._waiting and len(self.handlers) - self.light < self.settings.max_connections:
             waiting, self._waiting = self._waiting, []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from appliance.exceptions import ModeError
 
-MODES = ("regular", "transparent", "dns")
-NOT_YET = ("upstream", "reverse", "socks5", "wireguard", "local", "tun", "osproxy")
+MODES = ("regular", "transparent", "dns", "local")
+NOT_YET = ("upstream", "reverse", "socks5", "wireguard", "tun", "osproxy")
 DEFAULT_PORT = 8080
 DEFAULT_PORTS = {"dns": 53}
 """Of modes with a port of their own."""

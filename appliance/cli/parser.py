@@ -23,6 +23,9 @@ _MODES = frozenset({"regular", "transparent", "upstream", "reverse", "socks5", "
 _FILTERED = ("save_stream_filter", "readfile_filter", "dumper_filter")
 """Options that the filter at the end of the command line stands for."""
 
+_LISTENING = ("mode", "listen_host", "listen_port", "server", "rfile")
+"""Options that mean nothing to `lockgate exec`."""
+
 _EXAMPLES = """\
 examples:
   lockgate run                                    a proxy for this computer on 127.0.0.1:8080
@@ -39,6 +42,7 @@ examples:
 _TOP = """\
 start here:
   lockgate run            start the gateway; its first screen says how a client is attached
+  lockgate exec CMD ...   run a program and see all its traffic, with nothing set up and no root
   lockgate ca show        where the CA certificate is and how devices are made to trust it
   lockgate options        every option, its value and where that came from
   lockgate doctor lan0    what on this machine keeps transparent interception from working
@@ -74,6 +78,16 @@ examples:
   lockgate doctor lan0 --wan eth0     the interfaces as well
   lockgate doctor --json | jq -r '.findings[] | select(.level == "fault") | .remedy'
 Exit code 0: no fault, 1: there are some. What this user may not look at is said; sudo shows all.
+"""
+
+
+_EXEC = """\
+examples:
+  lockgate exec -- curl https://example.com/           all TCP and UDP of curl is intercepted, without root
+  lockgate exec -q -w flows -- python3 app.py          quiet; keep the flows
+  lockgate exec -s addon.py -- bash                    a shell, and whatever is started in it
+  lockgate exec --set exec_host_ports=5432 -- ./tests  a database on this machine's loopback stays reachable
+The terminal, the exit code, signals, user and folder are the program's own; our lines go to standard error.
 """
 
 
@@ -170,6 +184,8 @@ def build() -> Parser:
     _version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     _run(_command(commands, "run", "start the gateway", _EXAMPLES))
+    program = _command(commands, "exec", "run a program and intercept all it sends, without root", _EXEC)
+    _run(program, program=True)
     ca = _command(commands, "ca", "show, export or import the CA that clients must trust", _CA)
     todo = ca.add_subparsers(dest="ca_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True)
     _settable(_command(todo, "show", "path, fingerprint, validity, and how to install it on devices"))
@@ -233,10 +249,10 @@ def _settable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action=_Set, metavar="NAME=VALUE", help="Set an option, such as confdir=DIR.")
 
 
-def _run(parser: argparse.ArgumentParser) -> None:
+def _run(parser: argparse.ArgumentParser, program: bool = False) -> None:
     _version(parser)
     for entry in BUILTIN.values():
-        if entry.flag:
+        if entry.flag and not (program and entry.name in _LISTENING):
             _flag(parser, entry)
     parser.add_argument(
         "--set", action=_Set, metavar="NAME=VALUE", help="Set any option (see `lockgate options`). Repeatable."
@@ -246,7 +262,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action=_Several, nargs=0, const=loud, help="Print everything the log has.")
     for flags in NOT_YET_FLAGS:
         parser.add_argument(*flags, action=_NotYet, nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")
+    if program:
+        parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="The program, its arguments.")
+    else:
+        parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")
 
 
 def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
