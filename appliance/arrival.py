@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from appliance.connection import Address, Client
     from appliance.layers.base import Context, Layer
     from appliance.net.datagrams import Datagrams
@@ -39,6 +41,10 @@ class Host:
 
     def limit(self) -> int:
         """Connections at once, TCP and UDP together."""
+        raise NotImplementedError
+
+    def confdir(self) -> Path:
+        """The folder of configuration and CA."""
         raise NotImplementedError
 
     def listening(self, address: Address) -> None:

@@ -151,6 +151,9 @@ class Gateway:
             first_screen(listening, path, ca.fingerprint, portal=portal, own_address=own_address()),
             flush=True,
         )
+        for mode in self.modes:
+            if mode.hello:
+                print(mode.hello, flush=True)
 
     def _changed(self, options: Options, updated: AbstractSet[str]) -> None:
         worker = self.worker

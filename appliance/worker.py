@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -158,6 +159,9 @@ class Worker(Host):
 
     def when_room(self, resume: Callable[[], None]) -> None:
         self._waiting.append(resume)
+
+    def confdir(self) -> Path:
+        return Path(self.options.confdir).expanduser()
 
     def listening(self, address: Address) -> None:
         self.guard.listening(address)

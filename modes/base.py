@@ -41,6 +41,7 @@ class Mode(ABC):
         default = DEFAULT_PORTS.get(spec.type_name, DEFAULT_PORT) if listen_port is None else listen_port
         self.listen_port = spec.port if spec.port is not None else default
         self.addresses: list[Address] = []
+        self.hello = ""  # what the first screen says besides
 
     @abstractmethod
     async def start(self, arrive: Arrive) -> list[Address]:

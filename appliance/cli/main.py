@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.ca import main as ca
 
             return ca(args)
+        if args.command == "wireguard":
+            from appliance.cli.wireguard import main as wireguard
+
+            return wireguard(args)
         if args.command == "firewall":
             from appliance.cli.firewall import main as firewall
 

@@ -81,6 +81,15 @@ Exit code 0: no fault, 1: there are some. What this user may not look at is said
 """
 
 
+_WIREGUARD = """\
+examples:
+  lockgate wireguard add phone --label "Anna's" --expires 30d
+  lockgate wireguard add laptop --route 192.168.7.0/24     only this goes through the tunnel (and DNS)
+  lockgate wireguard qr phone -o phone.png
+  lockgate run -m wireguard
+A running gateway has new and removed peers within a second.
+"""
+
 _EXEC = """\
 examples:
   lockgate exec -- curl https://example.com/           all TCP and UDP of curl is intercepted, without root
@@ -197,6 +206,7 @@ def build() -> Parser:
     take.add_argument("files", nargs="+", metavar="PEM", help="file with the certificate, the key, or both")
     take.add_argument("--passphrase-file", metavar="FILE", help="file whose first line is the key's passphrase")
     _settable(take)
+    _wireguard(_command(commands, "wireguard", "peers of the mode wireguard: files and QR codes", _WIREGUARD))
     firewall = _command(commands, "firewall", "show or remove the rules that bring traffic here", _FIREWALL)
     todo = firewall.add_subparsers(
         dest="firewall_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
@@ -215,6 +225,34 @@ def build() -> Parser:
     _settable(options)
     _doctor(_command(commands, "doctor", "say what here keeps transparent interception from working", _DOCTOR))
     return parser
+
+
+def _wireguard(parser: argparse.ArgumentParser) -> None:
+    todo = parser.add_subparsers(
+        dest="wireguard_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
+    )
+    init = _command(todo, "init", "make the server's file (add does it, too)")
+    add = _command(todo, "add", "a new peer: print its file and, on a terminal, its QR code")
+    peers = _command(todo, "peers", "list them: addresses, last handshake, bytes, expiry")
+    remove = _command(todo, "remove", "cut a peer off")
+    show = _command(todo, "show", "print a peer's file again")
+    qr = _command(todo, "qr", "show a peer's QR code in the terminal, or write a picture")
+    for each in (add, remove, show, qr):
+        each.add_argument("name", metavar="NAME")
+    for each in (init, add):
+        each.add_argument("--endpoint", metavar="HOST[:PORT]", help="where clients find this machine")
+    init.add_argument("--port", type=int, metavar="PORT", help="UDP port; default 51820")
+    add.add_argument("--label", metavar="TEXT", help="shown beside the name")
+    add.add_argument("--expires", metavar="WHEN", help="30d, 12h, or a date such as 2027-01-31")
+    add.add_argument(
+        "--route", action="append", metavar="NETWORK", help="send only this through the tunnel; repeatable"
+    )
+    add.add_argument("--public-key", metavar="KEY", help="the client has made its own key")
+    add.add_argument("--no-psk", action="store_true", help="without a preshared key")
+    qr.add_argument("-o", "--output", metavar="FILE", help="FILE.png or FILE.svg")
+    for each in (init, add, peers, remove, show, qr):
+        each.add_argument("--conf", metavar="FILE", help="the server's file; default: wireguard.conf in confdir")
+        _settable(each)
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:

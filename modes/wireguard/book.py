@@ -171,9 +171,7 @@ def client_file(
     reach: tuple[str, ...],
 ) -> str:
     """What a client imports. private: None where its key was made elsewhere."""
-    host = endpoint or "ADDRESS-OF-THE-GATEWAY"
-    if not host.rpartition(":")[2].isdecimal() or host.count(":") > 1 and not host.startswith("["):
-        host = f"[{host}]:{port}" if host.count(":") > 1 else f"{host}:{port}"
+    host = _with_port(endpoint or "ADDRESS-OF-THE-GATEWAY", port)
     lines = ["[Interface]", f"PrivateKey = {encode_key(private.data) if private else 'YOUR-PRIVATE-KEY'}"]
     lines += [f"Address = {', '.join(map(str, peer.allowed))}", f"DNS = {', '.join(server.name_servers)}"]
     lines += [f"MTU = {server.mtu}", "", "[Peer]", f"PublicKey = {encode_key(server.private.public)}"]
@@ -182,6 +180,57 @@ def client_file(
     return "\n".join([*lines, f"PersistentKeepalive = {KEEPALIVE}", ""])
 
 
+def _with_port(text: str, port: int) -> str:
+    if text.startswith("["):
+        return text if "]:" in text else f"{text}:{port}"
+    if text.count(":") > 1:
+        return f"[{text}]:{port}"
+    return text if ":" in text else f"{text}:{port}"
+
+
 def _with_dns(reach: tuple[str, ...], server: ServerConfig) -> list[str]:
     """A split tunnel must carry the name servers too."""
-    networks = [ip_network(text)
+    networks = [ip_network(text) for text in reach]
+    beside = [
+        text
+        for text in server.name_servers
+        if not any(ip_network(text).version == one.version and ip_network(text).subnet_of(one) for one in networks)  # type: ignore[arg-type]
+    ]
+    return [*reach, *(str(ip_network(text)) for text in beside)]
+
+
+def _free(server: ServerConfig) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The first address of each network that nobody has, with the same number in all where that can be."""
+    taken = {
+        int(network.network_address) for peer in server.peers for network in peer.allowed if network.num_addresses == 1
+    }
+    taken |= {int(address.ip) for address in server.addresses}
+    found: list[IPv4Network | IPv6Network] = []
+    for number in range(2, config.MAX_PEERS + 2):
+        found = []
+        for address in server.addresses:
+            network = address.network
+            host = int(network.network_address) + number
+            last = int(network.broadcast_address) - (network.version == 4)
+            if host > last or host in taken:
+                break
+            found.append(ip_network(network.network_address + number))
+        else:
+            if found:
+                return tuple(found)
+    raise ModeError("[Interface] has no Address with a free one for another peer, such as 10.87.0.1/24")
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing, for our eyes only. :raises ModeError: it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ModeError(f"{path}: cannot be written: {e.strerror}") from None

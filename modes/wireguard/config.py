@@ -84,7 +84,8 @@ def parse(text: str, where: str) -> ServerConfig:
         key, equals, value = plain.partition("=")
         key = key.strip().lower()
         if not equals or not sections:
-            raise ModeError(f"{where}, line {number}: {plain!r} is no KEY = VALUE in an [Interface] or [Peer] section")
+            # Not repeated: it may be a secret.
+            raise ModeError(f"{where}, line {number}: this is no KEY = VALUE in an [Interface] or [Peer] section")
         if key in _OF_WG_QUICK:
             ignored.append(key)
             continue

@@ -91,6 +91,12 @@ class Device:
             self._forget_sessions(peer)
             self.routes.remove(peer)
 
+    def begin(self, peer: Peer, now: float) -> None:
+        """A handshake of our own, where it is known who may wait for one: after a restart, so that the peer need not
+        find out by itself (15 s) that its session is nobody's any more.
+        """
+        self._initiate(peer, now)
+
     def _forget_sessions(self, peer: Peer) -> None:
         for session in (peer.current, peer.previous, peer.next):
             self._drop(session)
@@ -194,11 +200,10 @@ class Device:
             raise Rejected("an expired peer")
         index = self._index()
         message, keys = noise.respond(initiation, peer.config.psk, index)
-        peer.stamp, peer.accepted = initiation.timestamp, now
+        peer.stamp, peer.accepted, peer.endpoint = initiation.timestamp, now, source
         self._accepted(peer)
         self._drop(peer.next)
         peer.next = self._session(peer, keys, index, initiation.sender, False, now)
-        peer.endpoint = source
         self.out.append((peer.generator.add(message, now), source))
 
     def _take_response(self, data: bytes, source: Address, now: float) -> None:
