@@ -76,7 +76,9 @@ class WireGuard(Inside):
         assert namespace.tun is not None
         self.dns = self._config.name_servers
         self.occupy(namespace, arrive)
-        self._tunnel = tunnel.Tunnel(self.host.net.loop, self._device, namespace.tun, sockets, self._tick)
+        self._tunnel = tunnel.Tunnel(
+            self.host.net.loop, self._device, namespace.tun, sockets, self._config.mtu, self._tick
+        )
         for sock in sockets:
             self.addresses.append(sock.getsockname())
             self.host.listening(sock.getsockname())

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from appliance.log import RateLimited
@@ -26,7 +27,11 @@ AT_ONCE = 64
 """Datagrams or packets taken in one turn of the loop, so that a flood does not starve connections."""
 TICK_SECONDS = 0.25
 BUFFER = 4 << 20
-_LARGEST = 65535
+_AROUND = 512
+"""Header, padding and tag; and a peer may have a larger MTU than we."""
+MOST_SEGMENTS = 44
+"""Of 1452 bytes, what fits into one of UDP's 65507 (and the kernel takes 64)."""
+_UDP_SEGMENT = 103
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
@@ -39,6 +44,7 @@ class Tunnel:
         device: Device,
         tun: int,
         sockets: Sequence[socket.socket],
+        mtu: int,
         tick: Callable[[], object],
     ) -> None:
         self.dropped = 0
@@ -48,6 +54,9 @@ class Tunnel:
         self._sockets = {sock.family: sock for sock in sockets}
         self._tick = tick
         self._warn = RateLimited(logger, 2)
+        self._segments = True
+        self._packet = mtu  # not more: Python makes room for all that could come before it reads
+        self._datagram = mtu + _AROUND
         for sock in sockets:
             loop.add_reader(sock.fileno(), self._from_network, sock)
         loop.add_reader(tun, self._from_tun)
@@ -63,10 +72,10 @@ class Tunnel:
 
     def _from_network(self, sock: socket.socket) -> None:
         receive, recvfrom, write, tun = self._device.receive, sock.recvfrom, os.write, self._tun
-        now = self._loop.time()
+        largest, now = self._datagram, self._loop.time()
         try:
             for _ in range(AT_ONCE):
-                data, source = recvfrom(_LARGEST)
+                data, source = recvfrom(largest)
                 packet = receive(data, source, now)
                 if packet is not None:
                     try:
@@ -83,10 +92,10 @@ class Tunnel:
 
     def _from_tun(self) -> None:
         send, read, tun = self._device.send, os.read, self._tun
-        now = self._loop.time()
+        largest, now = self._packet, self._loop.time()
         try:
             for _ in range(AT_ONCE):
-                send(read(tun, _LARGEST), now)
+                send(read(tun, largest), now)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as e:
@@ -96,16 +105,35 @@ class Tunnel:
             self.flush()
 
     def flush(self) -> None:
-        """Send what the device has to send."""
+        """Send what the device has to send; neighbours of one size to one peer in one call (UDP_SEGMENT)."""
         out, self._device.out = self._device.out, []
         sockets = self._sockets
-        for data, to in out:
+        count, first = len(out), 0
+        while first < count:
+            data, to = out[first]
             sock = sockets.get(socket.AF_INET6 if len(to) == 4 else socket.AF_INET)
+            size, last = len(data), first + 1
+            while last < count and last - first < MOST_SEGMENTS and out[last][1] is to and len(out[last][0]) <= size:
+                last += 1
+                if len(out[last - 1][0]) < size:
+                    break  # a shorter one ends it
             try:
-                if sock is not None:
+                if sock is None:
+                    self.dropped += 1
+                elif last - first == 1:
                     sock.sendto(data, to)
-            except OSError:  # no room, no route for now: as on any network
-                self.dropped += 1
+                elif self._segments:
+                    how = ((socket.IPPROTO_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder)),)
+                    sock.sendmsg([one for one, _ in out[first:last]], how, 0, to)
+                else:
+                    for one, _ in out[first:last]:
+                        sock.sendto(one, to)
+            except OSError as e:  # no room, no route for now: as on any network
+                if e.errno in (errno.EIO, errno.EINVAL) and last - first > 1 and self._segments:
+                    self._segments = False  # the interface cannot do checksums
+                    continue
+                self.dropped += last - first
+            first = last
 
     def _ticked(self) -> None:
         self._timer = self._loop.call_later(TICK_SECONDS, self._ticked)

@@ -64,7 +64,7 @@ class Tunnels:
         config = self.home / f"{name}.conf"
         config.write_text(re.sub(r"^(Address|DNS|MTU) = .*\n", "", text, flags=re.MULTILINE))
         client.popen(["wireguard-go", "-f", name], env={**clean_environment(), "LOG_LEVEL": "error"})
-        wait_for(lambda: client.run(["wg", "setconf", name, config]).returncode == 0, 10, f"{name} takes its file")
+        wait_for(lambda: client.run(["wg", "setconf", name, config]).returncode == 0, 25, f"{name} takes its file")
         lines = [f"addr add {address} dev {name}" for address in values["Address"].split(", ")]
         lines += [f"link set {name} up mtu {values['MTU']}"]
         metric = 10 + ord(name[-1])
@@ -113,6 +113,7 @@ def test_two_peers_rootless(tunnels: Tunnels, lab: Lab) -> None:
     assert re.search(r"phone +Anna's +10.87.0.2, fd\S+::2 +\d+ s ago +[\d.]+[km] +1\d", table), table
 
 
+@pytest.mark.slow
 def test_peers_come_and_go_while_it_runs(tunnels: Tunnels, lab: Lab) -> None:
     with tunnels.start() as gateway:
         gateway.wait_output("wireguard.conf is new")
@@ -141,10 +142,18 @@ def test_tun_not_permitted_and_port_taken(tunnels: Tunnels, lab: Lab) -> None:
 
 
 def test_nothing_is_left_after_a_kill(tunnels: Tunnels, lab: Lab) -> None:
-    text = tunnels.command("add", "phone", "--endpoint", "10.61.1.1")
+    tunnels.command("init", "--endpoint", "10.61.1.1")
+    conf = tunnels.conf / "wireguard.conf"
+    conf.write_text(conf.read_text() + "MTU = 1280\n")
+    text = tunnels.command("add", "phone")
+    assert "MTU = 1280" in text
     gateway = tunnels.start(addon="")
     interface = tunnels.connect(text)
-    assert lab.curl(f"https://origin.test:{HTTPS}/", "--interface", interface, ca=gateway.ca).status == 200
+    for family in ("-4", "-6"):
+        upload = ["--data-binary", f"@{lab.root.parent.parent / 'blob'}", "-H", "Expect:"]
+        (lab.root.parent.parent / "blob").write_bytes(bytes(100_000))
+        reply = lab.curl(f"https://origin.test:{HTTPS}/echo", family, "--interface", interface, *upload, ca=gateway.ca)
+        assert (reply.status, reply.size) == (200, 100_000)
     helpers = [pid for pid in Path("/proc").glob("[0-9]*") if _parent(pid) == gateway.process.pid]
     assert len(helpers) == 1
     time.sleep(1.5)  # it has written down where the peer is
@@ -177,6 +186,7 @@ def test_a_rekey_loses_no_request(tunnels: Tunnels, lab: Lab) -> None:
         assert time.time() - int(dump[1]) < 60 and count > 50
 
 
+@pytest.mark.slow
 def test_as_root_with_mitmproxys_file(tunnels: Tunnels, lab: Lab) -> None:
     keys = [lab.client.run(["wg", "genkey"]).stdout.strip() for _ in range(2)]
     tunnels.conf.mkdir()
