@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,10 @@ class Host:
 
     def confdir(self) -> Path:
         """The folder of configuration and CA."""
+        raise NotImplementedError
+
+    def option(self, name: str) -> Any:
+        """The value of an option."""
         raise NotImplementedError
 
     def listening(self, address: Address) -> None:

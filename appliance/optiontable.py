@@ -177,6 +177,12 @@ class OptionTable:
         check=_interface,
         example="wan0",
     )
+    wireguard_backend: str = option(
+        "auto",
+        "Who does the WireGuard protocol: the kernel (needs root and its module), or this process; auto: the kernel if "
+        "it can be had.",
+        choices=("auto", "kernel", "userspace"),
+    )
     exec_host_ports: Sequence[str] = option(
         (),
         "Port of this machine's loopback that a program under `lockgate exec` finds at its own. Repeatable.",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -162,6 +162,9 @@ class Worker(Host):
 
     def confdir(self) -> Path:
         return Path(self.options.confdir).expanduser()
+
+    def option(self, name: str) -> Any:
+        return getattr(self.options, name)
 
     def listening(self, address: Address) -> None:
         self.guard.listening(address)

@@ -237,6 +237,7 @@ def _wireguard(parser: argparse.ArgumentParser) -> None:
     remove = _command(todo, "remove", "cut a peer off")
     show = _command(todo, "show", "print a peer's file again")
     qr = _command(todo, "qr", "show a peer's QR code in the terminal, or write a picture")
+    check = _command(todo, "check", "try whether the mode works here, without root or with")
     for each in (add, remove, show, qr):
         each.add_argument("name", metavar="NAME")
     for each in (init, add):
@@ -250,7 +251,7 @@ def _wireguard(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--public-key", metavar="KEY", help="the client has made its own key")
     add.add_argument("--no-psk", action="store_true", help="without a preshared key")
     qr.add_argument("-o", "--output", metavar="FILE", help="FILE.png or FILE.svg")
-    for each in (init, add, peers, remove, show, qr):
+    for each in (init, add, peers, remove, show, qr, check):
         each.add_argument("--conf", metavar="FILE", help="the server's file; default: wireguard.conf in confdir")
         _settable(each)
 

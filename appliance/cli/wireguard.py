@@ -28,6 +28,8 @@ def main(args: argparse.Namespace) -> int:
     assert confdir is not None
     book = Book(Path(args.conf) if args.conf else confdir / FILE)
     match args.wireguard_command:
+        case "check":
+            return _check(book)
         case "init":
             server = book.init(args.endpoint or "", args.port)
             print(f"{book.path}: made; public key {encode_key(server.private.public)}")
@@ -43,6 +45,31 @@ def main(args: argparse.Namespace) -> int:
             print(book.show(args.name), end="")
         case "qr":
             return _qr(book.show(args.name), args.name, args.output)
+    return 0
+
+
+def _check(book: Book) -> int:
+    """Whether the mode would start here; opens all that it needs, and closes it again."""
+    import asyncio
+    import socket
+
+    from modes.netns import Namespace
+    from modes.wireguard import tunnel
+
+    port = (book.load().port if book.path.exists() else None) or PORT
+
+    async def attempt() -> None:
+        namespace = await Namespace.open("wg0", tun=True)
+        namespace.close()
+        await namespace.gone()
+
+    try:
+        for sock in tunnel.bind([(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")], port):
+            sock.close()
+    except OSError as e:
+        raise ModeError(f"UDP port {port}: {e.strerror}; another WireGuard may have it: -m wireguard@PORT") from None
+    asyncio.run(attempt())
+    print("the mode wireguard works here")
     return 0
 
 

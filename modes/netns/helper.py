@@ -195,7 +195,10 @@ class Helper:
 
 
 def main(fd: int) -> None:
-    control = socket.socket(fileno=fd)
+    try:
+        control = socket.socket(fileno=fd)
+    except OSError:
+        return  # who started us has thought better of it
     control.set_inheritable(False)
     helper = Helper(control)
     try:

@@ -103,6 +103,12 @@ class Namespace:
                 self.listeners[name] = socket.socket(fileno=fd)
                 self.listeners[name].setblocking(False)
 
+    @property
+    def pid(self) -> int:
+        """Of the helper, which is in the namespace."""
+        assert self._process is not None
+        return self._process.pid
+
     # -- talking to the helper; it answers in order
 
     def ask(self, question: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> tuple[dict[str, Any], list[int]]:

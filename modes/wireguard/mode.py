@@ -6,6 +6,7 @@ touched.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -22,10 +23,13 @@ from modes.wireguard import tunnel
 from modes.wireguard.book import FILE, Book, stamp_of
 from modes.wireguard.config import PORT, ServerConfig, encode_key
 from modes.wireguard.device import Device
+from modes.wireguard.kernel import Kernel, Unavailable
 from modes.wireguard.noise import Rejected
 from modes.wireguard.session import REJECT_AFTER_TIME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from appliance.arrival import Arrive, Host
     from appliance.connection import Address, Client
     from modes.spec import ModeSpec
@@ -47,8 +51,8 @@ class WireGuard(Inside):
         self.book = Book(Path(spec.data).expanduser() if spec.data else host.confdir() / FILE)
         self._explicit_port = spec.port if spec.port is not None else listen_port
         self._config: ServerConfig
-        self._device: Device
-        self._tunnel: tunnel.Tunnel | None = None
+        self._device: Device | Kernel
+        self._closing: Callable[[], None] | None = None
         self._remembered: dict[str, dict[str, Any]] = {}
         self._known: dict[bytes, Known] = {}
         self._stamp: tuple[int, int, int] | None = None
@@ -57,14 +61,60 @@ class WireGuard(Inside):
         self._warn = RateLimited(logger, 2)
 
     async def start(self, arrive: Arrive) -> list[Address]:
-        self._open_book()
-        sockets = self._bind_udp()
+        wanted = self.host.option("wireguard_backend")
+        config = self._open_book()
+        self.dns = config.name_servers
+        why = ""
+        if wanted != "userspace":
+            try:
+                await self._by_kernel(config, arrive)
+                return self.addresses
+            except Unavailable as e:
+                why = str(e)
+            if wanted == "kernel":
+                raise ModeError(f"wireguard_backend=kernel: {why}")
+        await self._in_userspace(config, arrive)
+        told = f": {why}" if why else ""
+        logger.info("wireguard: %d peers of %s; in this process (userspace)%s", len(config.peers), self.book.path, told)
+        return self.addresses
+
+    async def _by_kernel(self, config: ServerConfig, arrive: Arrive) -> None:
+        """:raises Unavailable: the kernel's cannot be had. :raises ModeError: nothing can."""
+        if self.listen_host not in ("", "0.0.0.0", "::"):
+            raise Unavailable(f"the kernel's WireGuard listens on every address, not on {self.listen_host} alone")
+        device = Kernel(config.private)
+        self._begin(device, config)
+        namespace = await Namespace.open(INTERFACE)
+        try:
+            await device.open(INTERFACE, namespace.pid, self._port(config), config.mtu, self._tick)
+        except BaseException as e:
+            device.close()
+            namespace.close()
+            await namespace.gone()
+            if isinstance(e, OSError):
+                raise ModeError(f"UDP {self._cannot('0.0.0.0', self._port(config), e)}") from None
+            raise
+        self._closing = device.close
+        self.occupy(namespace, arrive)
+        self._listening([("0.0.0.0", device.port), ("::", device.port, 0, 0)])
+        logger.info("wireguard: %d peers of %s; in the kernel", len(config.peers), self.book.path)
+
+    async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
+        """:raises ModeError: it cannot be, and what helps."""
+        stamps = {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
+        device = Device(config.private, accepted=lambda peer: self._remember(), stamps=stamps)
+        self._begin(device, config)
+        port = self._port(config)
+        try:
+            sockets = tunnel.bind(self._hosts(), port)
+        except OSError as e:
+            raise ModeError(f"UDP {self._cannot(e.filename or self.listen_host, port, e)}") from None
         try:
             namespace = await Namespace.open(
                 INTERFACE,
                 tun=True,
                 setup=(
-                    f"link set {INTERFACE} up mtu {self._config.mtu}",
+                    f"link set {INTERFACE} up mtu {config.mtu}",
                     f"route add 0.0.0.0/0 dev {INTERFACE}",
                     f"route add ::/0 dev {INTERFACE}",
                 ),
@@ -74,39 +124,49 @@ class WireGuard(Inside):
                 sock.close()
             raise
         assert namespace.tun is not None
-        self.dns = self._config.name_servers
         self.occupy(namespace, arrive)
-        self._tunnel = tunnel.Tunnel(
-            self.host.net.loop, self._device, namespace.tun, sockets, self._config.mtu, self._tick
-        )
-        for sock in sockets:
-            self.addresses.append(sock.getsockname())
-            self.host.listening(sock.getsockname())
+        carrier = tunnel.Tunnel(self.host.net.loop, device, namespace.tun, sockets, config.mtu, self._tick)
+        self._closing = carrier.close
+        self._listening([sock.getsockname() for sock in sockets])
         now = self.host.net.loop.time()
-        for peer in self._device.peers.values():
+        for peer in device.peers.values():
             if time.time() - peer.last_handshake < REJECT_AFTER_TIME:
-                self._device.begin(peer, now)
-        self._tunnel.flush()
-        logger.info("wireguard: in this process (userspace), %d peers of %s", len(self._device.peers), self.book.path)
-        return self.addresses
+                device.begin(peer, now)
+        carrier.flush()
 
-    def _open_book(self) -> None:
+    def _listening(self, addresses: list[Address]) -> None:
+        for address in addresses:
+            self.addresses.append(address)
+            self.host.listening(address)
+
+    def _port(self, config: ServerConfig) -> int:
+        if self._explicit_port is not None:
+            return self._explicit_port
+        return config.port if config.port is not None else PORT
+
+    def _begin(self, device: Device | Kernel, config: ServerConfig) -> None:
+        self._device = device
+        device.expired = self._expired
+        self._use(config)
+
+    def _open_book(self) -> ServerConfig:
         book = self.book
         if not self.spec.data and not book.path.exists():
             port = self._explicit_port or PORT
             book.init()
-            self.hello = (
-                f"{book.path} is new.\n{invitation(book.add(FIRST, endpoint=_own_address(), port=port), FIRST)}"
-            )
+            book.add(FIRST, endpoint=_own_address(), port=port)
+            logger.info("%s is new, with a peer named %s", book.path, FIRST)
         self._stamp = book.changed()
         self._config = config = book.load()
         if config.ignored:
             logger.info("%s: %s: not for lockgate, ignored", book.path, ", ".join(config.ignored))
         self._remembered = book.recall()
-        stamps = {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
-        self._device = Device(config.private, accepted=lambda peer: self._remember(), stamps=stamps)
-        self._device.expired = self._expired
-        self._use(config)
+        if len(config.peers) == 1 and config.peers[0].name == FIRST:
+            seen = self._remembered.get(encode_key(config.peers[0].public), {})
+            if not seen.get("last_handshake"):  # nobody has scanned it yet
+                with contextlib.suppress(ModeError):
+                    self.hello = invitation(book.show(FIRST), FIRST)
+        return config
 
     def _use(self, config: ServerConfig) -> None:
         """The peers of a configuration are ours from now on, and no others."""
@@ -142,15 +202,6 @@ class WireGuard(Inside):
                 except ValueError:
                     return
                 peer.endpoint = (host, port, 0, 0) if six else (host, port)
-
-    def _bind_udp(self) -> list[socket.socket]:
-        port = self._explicit_port
-        if port is None:
-            port = self._config.port if self._config.port is not None else PORT
-        try:
-            return tunnel.bind(self._hosts(), port)
-        except OSError as e:
-            raise ModeError(f"UDP {self._cannot(e.filename or self.listen_host, port, e)}") from None
 
     def device(self, client: Client) -> Known | None:
         assert client.peername is not None
@@ -197,9 +248,9 @@ class WireGuard(Inside):
             self._warn.log(logging.WARNING, "state", "%s; a handshake could be replayed after a restart", e)
 
     async def stop(self) -> None:
-        if self._tunnel is not None:
-            self._tunnel.close()
-            self._tunnel = None
+        if self._closing is not None:
+            self._closing()
+            self._closing = None
             self._remember()
         await super().stop()
 

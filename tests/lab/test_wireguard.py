@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +89,9 @@ def test_two_peers_rootless(tunnels: Tunnels, lab: Lab) -> None:
     assert "PresharedKey" in phone
     laptop = tunnels.command("add", "laptop", "--endpoint", "fd61:1::1", "--no-psk")
     with tunnels.start() as gateway:
-        gateway.wait_output(r"wireguard: in this process \(userspace\), 2 peers")
+        gateway.wait_output(
+            r"wireguard: 2 peers of .*; in this process \(userspace\): the kernel.s WireGuard needs root"
+        )
         one, other = tunnels.connect(phone), tunnels.connect(laptop)
         for interface, device in ((one, "phone"), (other, "laptop")):
             for family in ("-4", "-6"):
@@ -116,7 +120,8 @@ def test_two_peers_rootless(tunnels: Tunnels, lab: Lab) -> None:
 @pytest.mark.slow
 def test_peers_come_and_go_while_it_runs(tunnels: Tunnels, lab: Lab) -> None:
     with tunnels.start() as gateway:
-        gateway.wait_output("wireguard.conf is new")
+        gateway.wait_output("wireguard.conf is new, with a peer named phone")
+        gateway.wait_output("PersistentKeepalive")
         shown = gateway.output
         assert "█" in shown and "Endpoint = 10.61.1.1:51820" not in shown  # no default route here, so no own address
         late = tunnels.command("add", "late", "--endpoint", "10.61.1.1")
@@ -209,3 +214,39 @@ Endpoint = 10.61.1.1:51820
         assert (reply.status, reply.header("x-device")) == (200, "mitmproxy")
         dig = lab.client.run(["dig", "+short", "+time=3", "+tries=1", "@10.0.0.53", "alt.test"])
         assert dig.stdout.strip() == "10.61.2.3"
+
+
+FLOOD = """
+import socket, sys, time
+from modes.wireguard import noise
+from modes.wireguard.cookie import Generator
+server, port, mark = bytes.fromhex(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+stranger, generator = noise.PrivateKey(), Generator(server)
+shared = stranger.exchange(server)
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+message, _ = noise.initiate(stranger, server, shared, b"FFFF", noise.tai64n(time.time_ns()))
+message = generator.add(message, 0.0)
+print("floods", flush=True)
+while True:
+    for _ in range(20):
+        sock.sendto(message, ("10.61.1.1", port))
+        sock.sendto(message[:-40] + bytes(40), ("10.61.1.1", port))
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.slow
+def test_peers_get_through_a_flood_of_unknown_keys(tunnels: Tunnels, lab: Lab) -> None:
+    text = tunnels.command("add", "phone", "--endpoint", "10.61.1.1")
+    public = re.search(r"PublicKey = (.*)", text)
+    assert public is not None
+    env = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    with tunnels.start() as gateway:
+        words = [sys.executable, "-c", FLOOD, base64.b64decode(public[1]).hex(), "51820", "mark"]
+        flood = lab.client.popen(words, output=subprocess.PIPE, env=env)
+        assert flood.stdout is not None and flood.stdout.readline() == b"floods\n"
+        interface = tunnels.connect(text)
+        for _ in range(5):
+            reply = lab.curl(f"https://origin.test:{HTTPS}/", "--interface", interface, "-m", "14", ca=gateway.ca)
+            assert reply.status == 200
+        end_process(flood)
