@@ -186,7 +186,7 @@ class Kernel:
                 at = peer.get_attr("WGPEER_A_ENDPOINT")
                 found.append(
                     (
-                        peer.get_attr("WGPEER_A_PUBLIC_KEY")["value"].decode(),
+                        peer.get_attr("WGPEER_A_PUBLIC_KEY").decode(),
                         peer.get_attr("WGPEER_A_RX_BYTES") or 0,
                         peer.get_attr("WGPEER_A_TX_BYTES") or 0,
                         float(when.get("tv_sec", 0)),
