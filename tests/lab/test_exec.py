@@ -251,9 +251,18 @@ def test_as_root_there_is_no_user_namespace(run: Runner) -> None:
     assert done.stdout.split() == ["0", "0", "4294967295", "200"], done.stderr
 
 
-def test_user_namespaces_not_permitted(run: Runner) -> None:
+def test_user_namespaces_not_permitted(run: Runner, tmp_path: Path) -> None:
     shell = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
-    words = ["unshare", "--user", "--map-root-user", "sh", "-c", shell, "sh", *run.command(["true"], root=True)]
+    words = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        shell,
+        "sh",
+        *run.command(["true"], "--set", f"confdir={tmp_path / 'c'}", root=True),
+    ]
     done = run.lab.gateway.run(words, env=run.env())
     assert done.returncode == 1
     assert "sudo sysctl user.max_user_namespaces=" in done.stderr, done.stderr
