@@ -1,4 +1,4 @@
-# lockgate. `make run` starts a proxy for this computer; `make test` is what CI runs.
+# lockgate. `make run` starts a proxy for this computer, and a WireGuard server; `make test` is what CI runs.
 #
 #   make run ARGS='-s addon.py'     flags of `lockgate run`
 #   make test PYTEST='-k tls -x'    flags of pytest
@@ -23,8 +23,14 @@ help:
 	@sed -n '1,/^$$/p' $(firstword $(MAKEFILE_LIST)) | sed 's/^# \?//'
 	@echo 'targets: run  lab  test  test-all  lint  bench  lock  clean  distclean'
 
+# Without ARGS: a proxy for this computer and, where that can be, a WireGuard server; the first time with a peer's QR code.
 run: $(VENV)/.installed
+ifeq ($(strip $(ARGS)),)
+	@wireguard=; $(BIN)/lockgate wireguard check >/dev/null && wireguard="-m wireguard" || echo 'So without WireGuard.'; \
+	exec $(BIN)/lockgate run -m regular@127.0.0.1:8080 $$wireguard
+else
 	@exec $(BIN)/lockgate run $(ARGS)
+endif
 
 # Client, gateway and server in namespaces, for a person; as root. ARGS: flags of `lockgate run` (LAB_PLAIN=1: no tmux).
 lab: system $(VENV)/.installed-dev

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from appliance.connection import Address, Client
     from appliance.layers.base import Context, Layer
     from appliance.net.datagrams import Datagrams
@@ -41,8 +43,20 @@ class Host:
         """Connections at once, TCP and UDP together."""
         raise NotImplementedError
 
+    def confdir(self) -> Path:
+        """The folder of configuration and CA."""
+        raise NotImplementedError
+
+    def option(self, name: str) -> Any:
+        """The value of an option."""
+        raise NotImplementedError
+
     def listening(self, address: Address) -> None:
         """A listener is bound: the gateway never dials it."""
+        raise NotImplementedError
+
+    def portal(self, addresses: Sequence[str]) -> None:
+        """Whoever asks our own DNS for the names of the page with the CA is sent to these addresses."""
         raise NotImplementedError
 
     def when_room(self, resume: Callable[[], None]) -> None:

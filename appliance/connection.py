@@ -14,6 +14,7 @@ from .ids import new_id
 
 if TYPE_CHECKING:
     from .certs import Cert
+    from .device import Device
     from .verdict import Verdict
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # IPv6 socket names also have flow info and scope
@@ -225,6 +226,7 @@ class Client(Connection):
     verdict: Verdict | None = None
     wanted: tuple[str, int] | None = None  # the server's name or address, and port
     passed: tuple[int, int] | None = None  # bytes carried untouched, up and down
+    device: Device | None = None  # at once, where the mode knows who it is
     _converted = (*Connection._converted, "mitmcert", "proxy_mode")
 
     def __init__(

@@ -209,6 +209,9 @@ class Gateway:
             first_screen(listening, path, ca.fingerprint, portal=portal, own_address=own_address()),
             flush=True,
         )
+        for one in self.live:
+            if one.mode.hello:
+                print(one.mode.hello, flush=True)
 
     def _changed(self, options: Options, updated: AbstractSet[str]) -> None:
         worker = self.worker

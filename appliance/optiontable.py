@@ -103,6 +103,12 @@ def _port_ranges(value: Sequence[str]) -> None:
         ports(value)
 
 
+def _single_ports(value: Sequence[str]) -> None:
+    for text in value:
+        if not text.isdecimal() or not 1 <= int(text) <= 65535:
+            raise ValueError(f"{text!r} is no port: write one from 1 to 65535, such as 5432")
+
+
 def _some_mode(value: Sequence[str]) -> None:
     if not value:
         raise ValueError("no mode is left: name at least one, such as regular@8080")
@@ -188,6 +194,21 @@ class OptionTable:
         "Interface towards the servers: forward what is not intercepted, and hide the clients behind its address.",
         check=_interface,
         example="wan0",
+    )
+    wireguard_backend: str = option(
+        "auto",
+        "Who does the WireGuard protocol: the kernel (needs root and its module), or this process; auto: the kernel if "
+        "it can be had.",
+        choices=("auto", "kernel", "userspace"),
+    )
+    exec_host_ports: Sequence[str] = option(
+        (),
+        "Port of this machine's loopback that a program under `lockgate exec` finds at its own. Repeatable.",
+        check=_single_ports,
+        example="5432",
+    )
+    exec_trust_store: bool = option(
+        True, "Show a program under `lockgate exec` a system trust store with our CA in it, where that can be done."
     )
     scripts: Sequence[str] = option(
         (),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -168,8 +169,21 @@ class Worker(Host):
     def when_room(self, resume: Callable[[], None]) -> None:
         self._waiting.append(resume)
 
+    def confdir(self) -> Path:
+        return Path(self.options.confdir).expanduser()
+
+    def option(self, name: str) -> Any:
+        return getattr(self.options, name)
+
     def listening(self, address: Address) -> None:
         self.guard.listening(address)
+
+    def portal(self, addresses: Sequence[str]) -> None:
+        from appliance.addons.portal import ALIAS
+
+        if self.options.onboarding:
+            for name in (self.options.onboarding_host, ALIAS):
+                self.system.add(name, addresses)
 
     def _make_room(self) -> None:
         if self._waiting and len(self.handlers) - self.light < self.settings.max_connections:

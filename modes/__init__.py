@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from appliance.arrival import Host
+from appliance.exceptions import ModeError
 from modes.base import Mode
 from modes.dns import Dns
 from modes.regular import Regular
@@ -18,6 +19,12 @@ _KINDS: dict[str, type[Regular] | type[Transparent] | type[Dns]] = {
 
 def make(spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) -> Mode:
     """The mode of a specification; listen_* hold where it does not say itself. :raises ModeError: it cannot be."""
+    if spec.type_name == "wireguard":
+        from modes.wireguard.mode import WireGuard
+
+        return WireGuard(spec, host, listen_host, listen_port)
+    if spec.type_name == "local":
+        raise ModeError("mode local is for one program, started by `lockgate exec -- COMMAND`")
     return _KINDS[spec.type_name](spec, host, listen_host, listen_port)
 
 

@@ -41,6 +41,7 @@ class Mode(ABC):
         default = DEFAULT_PORTS.get(spec.type_name, DEFAULT_PORT) if listen_port is None else listen_port
         self.listen_port = spec.port if spec.port is not None else default
         self.addresses: list[Address] = []
+        self.hello = ""  # what the first screen says besides
 
     @abstractmethod
     async def start(self, arrive: Arrive) -> list[Address]:
@@ -193,11 +194,14 @@ class TcpMode(Mode):
         client.state = ConnectionState.OPEN
         client.proxy_mode = self.spec
         stream = Stream.over_socket(self.host.net, sock, client, still=True)
-        assert self._arrive is not None
-        task = self.host.net.loop.create_task(self._run(Arrival(client, stream, wanted, self.spec.full_spec, self.top)))
+        task = self.host.net.loop.create_task(self._run(self.arrival(client, stream, wanted)))
         self._coming += 1
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def arrival(self, client: Client, stream: Stream, wanted: Address | None) -> Arrival:
+        """What is handed over."""
+        return Arrival(client, stream, wanted, self.spec.full_spec, self.top)
 
     async def probe(self) -> bool:
         if self.host.full():

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from appliance.exceptions import ModeError
 
-MODES = ("regular", "transparent", "dns")
-NOT_YET = ("upstream", "reverse", "socks5", "wireguard", "local", "tun", "osproxy")
+MODES = ("regular", "transparent", "wireguard", "dns", "local")
+NOT_YET = ("upstream", "reverse", "socks5", "tun", "osproxy")
 DEFAULT_PORT = 8080
-DEFAULT_PORTS = {"dns": 53}
+DEFAULT_PORTS = {"dns": 53, "wireguard": 51820}
 """Of modes with a port of their own."""
 _INTERFACE = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,14}")
 """Of what the kernel allows (15 bytes without / and white space), what needs no quoting anywhere."""
@@ -49,7 +49,7 @@ class ModeSpec:
             raise ModeError(f"mode {name or text!r} is unknown{hint}")
         if data and name == "transparent":
             _interfaces(data)
-        elif data:
+        elif data and name != "wireguard":
             raise ModeError(f"mode {name} takes nothing behind the colon, but was given {data!r}")
         host: str | None = None
         port: int | None = None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from appliance.connection import Address
     from appliance.layers.base import Context, Layer
     from appliance.net.conntrack import Tuple
+    from modes.netns import Namespace
     from modes.spec import ModeSpec
 
 logger = logging.getLogger(__name__)
@@ -120,18 +121,28 @@ class FlowListener:
 class UdpListener(FlowListener):
     """One family's socket. Each new pair of client and destination becomes an arrival."""
 
-    def __init__(self, spec: ModeSpec, host: Host, top: Callable[[Context], Layer], arrive: Arrive) -> None:
+    def __init__(
+        self,
+        spec: ModeSpec,
+        host: Host,
+        top: Callable[[Context], Layer],
+        arrive: Arrive,
+        inside: Namespace | None = None,
+    ) -> None:
+        """inside: the namespace that the sockets live in, None: ours. There nothing is local, and there is no NAT."""
         super().__init__(spec, host, arrive)
+        self._inside = inside
         self._held: dict[str, int] = {}  # flows, by client address
         self._young: dict[Key, float] = {}  # the loop's time when it began, oldest first; some have ended or grown up
         self._top = top
         self._answering: dict[Address, tuple[socket.socket, set[Key]]] = {}
-        self._unreachable = Unreachable()
+        self._unreachable = Unreachable(inside.raw if inside else None)
+        self._transparent = inside.transparent if inside else _transparent
         self._conntrack: Conntrack | None = None
 
     def bind(self, family: int, address: Address) -> None:
         """:raises PermissionError: TPROXY needs CAP_NET_RAW or CAP_NET_ADMIN. :raises OSError: it cannot be bound."""
-        self._sock = sock = _transparent(family)
+        sock = _transparent(family)
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -144,6 +155,11 @@ class UdpListener(FlowListener):
         except BaseException:
             sock.close()
             raise
+        self.adopt(sock)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Take the datagrams of a socket that is bound, and ours from now on."""
+        self._sock = sock
         self._port = sock.getsockname()[1]
         self._host.net.loop.add_reader(sock.fileno(), self._readable)
 
@@ -164,7 +180,7 @@ class UdpListener(FlowListener):
             return None
         wanted = here = original_destination(key[1])
         nat = None
-        if here is not None and here not in self._answering and is_local(here[0]):
+        if self._inside is None and here is not None and here not in self._answering and is_local(here[0]):
             nat = self._before_nat(here, peer)
             wanted = nat and nat.destination
         if wanted is None or (nat is not None and is_local(wanted[0])):
@@ -197,10 +213,14 @@ class UdpListener(FlowListener):
         self.flows[key] = flow
         self._held[peer[0]] = self._held.get(peer[0], 0) + 1
         self._young[key] = loop.time()
-        task = loop.create_task(self._run(Arrival(client, flow, wanted, self._spec.full_spec, self._top)))
+        task = loop.create_task(self._run(self.arrival(client, flow, wanted)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return flow
+
+    def arrival(self, client: Client, flow: SharedDatagrams, wanted: Address) -> Arrival:
+        """What is handed over."""
+        return Arrival(client, flow, wanted, self._spec.full_spec, self._top)
 
     async def _run(self, arrival: Arrival) -> None:
         await self._arrive(arrival)
@@ -294,7 +314,7 @@ class UdpListener(FlowListener):
     def _open(self, wanted: Address) -> tuple[socket.socket, set[Key]]:
         sock = None
         try:
-            sock = _transparent(socket.AF_INET6 if ":" in wanted[0] else socket.AF_INET)
+            sock = self._transparent(socket.AF_INET6 if ":" in wanted[0] else socket.AF_INET)
             sock.bind(wanted)
         except OSError as e:
             if sock is not None:

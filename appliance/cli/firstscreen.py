@@ -61,6 +61,8 @@ def first_screen(
             lines += ["  Redirect    laid, and removed at the end: `lockgate firewall show`"]
         else:
             lines += [f"  Redirect    nft add rule ip nat prerouting tcp dport '{{80, 443}}' redirect to :{port}"]
+    if any(_name(at.mode) == "wireguard" for at in listening):
+        lines += ["  WireGuard   `lockgate wireguard add NAME` makes a client's file, and its QR code"]
     if (server := next((at for at in listening if _name(at.mode) == "dns"), None)) is not None:
         host = server.host if server.host not in ("", "0.0.0.0", "::") else own_address or "127.0.0.1"
         lines += [f"  DNS         dig @{host} -p {server.port} example.com"]

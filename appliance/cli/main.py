@@ -25,10 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.run import run
 
             return run(args.specs)
+        if args.command == "exec":
+            from appliance.cli.exec import run as run_program
+
+            return run_program(args.specs, args.program)
         if args.command == "ca":
             from appliance.cli.ca import main as ca
 
             return ca(args)
+        if args.command == "wireguard":
+            from appliance.cli.wireguard import main as wireguard
+
+            return wireguard(args)
         if args.command == "firewall":
             from appliance.cli.firewall import main as firewall
 

@@ -23,6 +23,9 @@ _MODES = frozenset({"regular", "transparent", "upstream", "reverse", "socks5", "
 _FILTERED = ("save_stream_filter", "readfile_filter", "dumper_filter")
 """Options that the filter at the end of the command line stands for."""
 
+_LISTENING = ("mode", "listen_host", "listen_port", "server", "rfile")
+"""Options that mean nothing to `lockgate exec`."""
+
 _EXAMPLES = """\
 examples:
   lockgate run                                    a proxy for this computer on 127.0.0.1:8080
@@ -39,6 +42,7 @@ examples:
 _TOP = """\
 start here:
   lockgate run            start the gateway; its first screen says how a client is attached
+  lockgate exec CMD ...   run a program and see all its traffic, with nothing set up and no root
   lockgate ca show        where the CA certificate is and how devices are made to trust it
   lockgate options        every option, its value and where that came from
   lockgate doctor lan0    what on this machine keeps transparent interception from working
@@ -85,6 +89,25 @@ examples:
   lockgate convert flows - --to pcapng | tshark -r -
   lockgate convert lan.pcap lan.pcapng --secrets keys.log
                                                     a capture of tcpdump with what decrypts it (tls_keylog_file) inside
+"""
+
+
+_WIREGUARD = """\
+examples:
+  lockgate wireguard add phone --label "Anna's" --expires 30d
+  lockgate wireguard add laptop --route 192.168.7.0/24     only this goes through the tunnel (and DNS)
+  lockgate wireguard qr phone -o phone.png
+  lockgate run -m wireguard
+A running gateway has new and removed peers within a second.
+"""
+
+_EXEC = """\
+examples:
+  lockgate exec -- curl https://example.com/           all TCP and UDP of curl is intercepted, without root
+  lockgate exec -q -w flows -- python3 app.py          quiet; keep the flows
+  lockgate exec -s addon.py -- bash                    a shell, and whatever is started in it
+  lockgate exec --set exec_host_ports=5432 -- ./tests  a database on this machine's loopback stays reachable
+The terminal, the exit code, signals, user and folder are the program's own; our lines go to standard error.
 """
 
 
@@ -183,6 +206,8 @@ def build() -> Parser:
     _version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     _run(_command(commands, "run", "start the gateway", _EXAMPLES))
+    program = _command(commands, "exec", "run a program and intercept all it sends, without root", _EXEC)
+    _run(program, program=True)
     ca = _command(commands, "ca", "show, export or import the CA that clients must trust", _CA)
     todo = ca.add_subparsers(dest="ca_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True)
     _settable(_command(todo, "show", "path, fingerprint, validity, and how to install it on devices"))
@@ -194,6 +219,7 @@ def build() -> Parser:
     take.add_argument("files", nargs="+", metavar="PEM", help="file with the certificate, the key, or both")
     take.add_argument("--passphrase-file", metavar="FILE", help="file whose first line is the key's passphrase")
     _settable(take)
+    _wireguard(_command(commands, "wireguard", "peers of the mode wireguard: files and QR codes", _WIREGUARD))
     firewall = _command(commands, "firewall", "show or remove the rules that bring traffic here", _FIREWALL)
     todo = firewall.add_subparsers(
         dest="firewall_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
@@ -223,6 +249,35 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=("flows", "har", "pcapng"), help="what kind, where the name does not tell")
     parser.add_argument("--filter", default="", metavar="FILTER", help="only flows that match")
     parser.add_argument("--secrets", metavar="KEYLOG", help="TLS key log file to put into a capture")
+
+
+def _wireguard(parser: argparse.ArgumentParser) -> None:
+    todo = parser.add_subparsers(
+        dest="wireguard_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
+    )
+    init = _command(todo, "init", "make the server's file (add does it, too)")
+    add = _command(todo, "add", "a new peer: print its file and, on a terminal, its QR code")
+    peers = _command(todo, "peers", "list them: addresses, last handshake, bytes, expiry")
+    remove = _command(todo, "remove", "cut a peer off")
+    show = _command(todo, "show", "print a peer's file again")
+    qr = _command(todo, "qr", "show a peer's QR code in the terminal, or write a picture")
+    check = _command(todo, "check", "try whether the mode works here, without root or with")
+    for each in (add, remove, show, qr):
+        each.add_argument("name", metavar="NAME")
+    for each in (init, add):
+        each.add_argument("--endpoint", metavar="HOST[:PORT]", help="where clients find this machine")
+    init.add_argument("--port", type=int, metavar="PORT", help="UDP port; default 51820")
+    add.add_argument("--label", metavar="TEXT", help="shown beside the name")
+    add.add_argument("--expires", metavar="WHEN", help="30d, 12h, or a date such as 2027-01-31")
+    add.add_argument(
+        "--route", action="append", metavar="NETWORK", help="send only this through the tunnel; repeatable"
+    )
+    add.add_argument("--public-key", metavar="KEY", help="the client has made its own key")
+    add.add_argument("--no-psk", action="store_true", help="without a preshared key")
+    qr.add_argument("-o", "--output", metavar="FILE", help="FILE.png or FILE.svg")
+    for each in (init, add, peers, remove, show, qr, check):
+        each.add_argument("--conf", metavar="FILE", help="the server's file; default: wireguard.conf in confdir")
+        _settable(each)
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
@@ -257,10 +312,10 @@ def _settable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action=_Set, metavar="NAME=VALUE", help="Set an option, such as confdir=DIR.")
 
 
-def _run(parser: argparse.ArgumentParser) -> None:
+def _run(parser: argparse.ArgumentParser, program: bool = False) -> None:
     _version(parser)
     for entry in BUILTIN.values():
-        if entry.flag:
+        if entry.flag and not (program and entry.name in _LISTENING):
             _flag(parser, entry)
     parser.add_argument(
         "--set", action=_Set, metavar="NAME=VALUE", help="Set any option (see `lockgate options`). Repeatable."
@@ -270,7 +325,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action=_Several, nargs=0, const=loud, help="Print everything the log has.")
     for flags in NOT_YET_FLAGS:
         parser.add_argument(*flags, action=_NotYet, nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")
+    if program:
+        parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="The program, its arguments.")
+    else:
+        parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")
 
 
 def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:

@@ -86,6 +86,12 @@ class System:
         self._addresses: dict[str, list[str]] = {}
         self._names: dict[str, list[str]] = {}
         self._wires: frozenset[bytes] = frozenset()
+        self._added: dict[str, Sequence[str]] = {}
+
+    def add(self, name: str, addresses: Sequence[str]) -> None:
+        """As if the hosts file said so too."""
+        self._added[name.lower().rstrip(".")] = addresses
+        self._hosts = _File(self._hosts.path)
 
     def servers(self) -> Sequence[Address]:
         """The name servers of resolv.conf; empty when there are none."""
@@ -128,6 +134,7 @@ class System:
                 if str(address) not in known:
                     known.append(str(address))
             self._names.setdefault(address.reverse_pointer, []).extend(names[:1])
+        self._addresses |= {name: list(addresses) for name, addresses in self._added.items()}
         self._wires = frozenset([wire for name in (*self._addresses, *self._names) if (wire := _wire(name))])
 
 

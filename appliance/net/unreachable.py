@@ -11,6 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from appliance.connection import Address
 
 PER_SECOND = 100.0
@@ -24,7 +26,9 @@ _UDP_HEADER = 8
 class Unreachable:
     """Sends them, not more than `PER_SECOND` (RFC 1812 §4.3.2.8, RFC 4443 §2.4 f)."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Callable[[int], socket.socket] | None = None) -> None:
+        """opened: gives a raw socket for ICMP of a family, from another network namespace."""
+        self._opened = opened or _raw
         self._tokens = BURST
         self._since = time.monotonic()
 
@@ -38,18 +42,31 @@ class Unreachable:
         self._tokens -= 1
         try:
             if ":" in client[0]:
-                with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
-                    sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+                with self._opened(socket.AF_INET6) as sock:
                     sock.bind((wanted[0], 0))
                     sock.sendto(message6(client, wanted), (client[0], 0, *client[2:]))
             else:
-                with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
-                    sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+                with self._opened(socket.AF_INET) as sock:
                     sock.bind((wanted[0], 0))
                     sock.sendto(message4(client, wanted), (client[0], 0))
         except OSError:
             return False
         return True
+
+
+def _raw(family: int) -> socket.socket:
+    """:raises OSError: it needs CAP_NET_RAW, and CAP_NET_ADMIN to be transparent."""
+    six = family == socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP)
+    try:
+        if six:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def message4(client: Address, wanted: Address) -> bytes:

@@ -23,6 +23,8 @@ from modes.spec import ModeSpec
         ("Transparent", "transparent", None, None),
         ("transparent@0.0.0.0:65535", "transparent", "0.0.0.0", 65535),
         ("transparent:lan0", "transparent", None, None),
+        ("wireguard", "wireguard", None, None),
+        ("wireguard:/etc/wg/lab.conf@[::]:51821", "wireguard", "::", 51821),
         ("transparent:lan0,br-lab.7@8081", "transparent", None, 8081),
     ],
 )
@@ -51,7 +53,6 @@ def test_good(text: str, name: str, host: str | None, port: int | None) -> None:
         ("transparent:sixteen-letters0", "not the name of an interface"),
         ('transparent:lan"0', "not the name of an interface"),
         ("reverse:http://example.com", "not yet"),
-        ("wireguard", "not yet"),
         ("socks5@1080", "not yet"),
     ],
 )

@@ -1,0 +1,217 @@
+"""The process that owns an interception namespace. Run as a file, `python -I -S helper.py FD`, by standard library
+alone: unsharing a user namespace needs a process of one thread, and the gateway has several.
+
+FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come along as SCM_RIGHTS. When the other end is
+gone this process ends, and with it all it has started: nothing else keeps the namespaces alive.
+
+    -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
+    <- {"ready": [name]} + a descriptor for each name
+    -> {"sockets": kind, "count": n}    <- {"sockets": kind} + n descriptors, see KINDS
+    -> {"program": {...}}               <- {"program": pid, "listening", "notes"}; see `Program`
+    -> {"go": true}                     <- {"going": true}, and when it has ended {"exit": wait status}
+    -> {"signal": n}                    sent on to the program
+    <- {"error": [stage, errno, text]}  instead of any of these answers
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from modes.netns import system
+    from modes.netns.program import Program
+    from modes.netns.system import Failed
+else:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import system
+    from program import Program
+    from system import Failed
+
+_IP_TRANSPARENT, _IPV6_TRANSPARENT, _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 19, 75, 20, 74
+_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER = 4 << 20
+_BACKLOG = 4096
+_MOST_AT_ONCE = 64
+_FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SAME_SECONDS = 0.5
+_GRACE_SECONDS = 2.0
+KINDS = {
+    "udp4": (socket.AF_INET, socket.SOCK_DGRAM, 0),
+    "udp6": (socket.AF_INET6, socket.SOCK_DGRAM, 0),
+    "raw4": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "raw6": (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6),
+}
+
+
+def transparent(family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket that may have an address which is not ours."""
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+    return sock
+
+
+def listeners(port: int) -> dict[str, socket.socket]:
+    """One for TCP and UDP of each family, at any address. :raises Failed: not even IPv4 can be had."""
+    found = {}
+    for family, version, host in ((socket.AF_INET, "4", "0.0.0.0"), (socket.AF_INET6, "6", "::")):
+        try:
+            tcp, udp = transparent(family, socket.SOCK_STREAM), transparent(family, socket.SOCK_DGRAM)
+            for sock in (tcp, udp):
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((host, port))
+            if family == socket.AF_INET6:
+                udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
+            else:
+                udp.setsockopt(socket.SOL_IP, _IP_RECVORIGDSTADDR, 1)
+            with contextlib.suppress(OSError):
+                udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            tcp.listen(_BACKLOG)
+        except OSError as e:
+            if version == "6":
+                break  # a kernel without IPv6
+            raise Failed("listen", e.errno or 0) from None
+        found["tcp" + version], found["udp" + version] = tcp, udp
+    return found
+
+
+class Helper:
+    """Answers the gateway until it is gone."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._program: Program | None = None
+        self.folder = ""  # removed at the end
+        self._got: dict[int, float] = {}  # when a signal came to us
+
+    def _say(self, said: dict[str, Any], fds: list[int] | None = None) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._control.sendmsg([json.dumps(said).encode()], rights)
+
+    def serve(self) -> None:
+        """Until the other end is gone."""
+        system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
+        wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        # A terminal sends these to us as well; they are the program's. (A handler, unlike SIG_IGN, is not inherited.)
+        for number in (signal.SIGCHLD, *_FORWARDED):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == wake:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake, 512)
+                    self._reap()
+                    continue
+                data = self._control.recv(1 << 20)
+                if not data:
+                    return
+                try:
+                    self._answer(json.loads(data))
+                except Failed as e:
+                    self._say({"error": e.told})
+                except OSError as e:
+                    self._say({"error": ["helper", e.errno or 0, str(e)]})
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._got[number] = time.monotonic()
+
+    def _answer(self, asked: dict[str, Any]) -> None:
+        if "steps" in asked:
+            self._lay(asked)
+        elif "sockets" in asked:
+            made = [transparent(*KINDS[asked["sockets"]]) for _ in range(min(asked["count"], _MOST_AT_ONCE))]
+            self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made])
+        elif "program" in asked:
+            self.folder = asked["program"]["folder"]
+            self._program = program = Program(asked["program"], asked["keep"])
+            said = {"program": program.pid, "listening": program.listening, "notes": program.notes}
+            self._say(said, program.sockets)
+            for fd in (*program.sockets, *asked["keep"]):
+                os.close(fd)
+        elif "go" in asked and self._program is not None:
+            self._program.go()
+            self._say({"going": True})
+        elif "signal" in asked and self._program is not None:
+            number = asked["signal"]
+            # One that was meant for the whole process group, as a terminal does it, has reached the program by itself.
+            if time.monotonic() - self._got.get(number, -_SAME_SECONDS) >= _SAME_SECONDS:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._program.pid, number)
+
+    def _lay(self, asked: dict[str, Any]) -> None:
+        system.enter()
+        system.lo_up()
+        if os.geteuid():
+            system.keep_capabilities(True)
+        # Nothing here routes: what is not ours is dropped.
+        for name, value in (("ipv4/ip_forward", "0"), ("ipv4/conf/all/rp_filter", "0")):
+            system.sysctl(name, value)
+        fds: dict[str, int] = {}
+        if asked["tun"]:
+            fds["tun"] = system.make_tun(asked["tun"])
+        if asked["setup"]:
+            system.run(["ip", "-batch", "-"], "\n".join(asked["setup"]))
+        found = listeners(asked["port"])
+        for argv, input in asked["steps"]:
+            if "-6" not in argv or "tcp6" in found:
+                system.run(argv, input)
+        fds |= {name: sock.fileno() for name, sock in found.items()}
+        self._say({"ready": list(fds)}, list(fds.values()))
+        for fd in fds.values():
+            os.close(fd)
+        for sock in found.values():
+            sock.detach()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if self._program is not None and pid == self._program.pid:
+                    self._say({"exit": status})
+
+
+def main(fd: int) -> None:
+    try:
+        control = socket.socket(fileno=fd)
+    except OSError:
+        return  # who started us has thought better of it
+    control.set_inheritable(False)
+    helper = Helper(control)
+    try:
+        helper.serve()
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    except Failed as e:
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"error": e.told}).encode())
+    system.end_descendants(_GRACE_SECONDS)
+    if helper.folder:
+        shutil.rmtree(helper.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,236 @@
+"""The configuration on disk: the server's file, clients' files beside it, and what must outlive the process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+from appliance.exceptions import ModeError
+from modes.wireguard import config
+from modes.wireguard.config import ServerConfig, encode_key
+from modes.wireguard.noise import NO_PSK, PrivateKey
+from modes.wireguard.peer import Peer, PeerConfig
+
+FILE = "wireguard.conf"
+_SUBNET4 = "10.87.0.1/24"
+KEEPALIVE = 25
+
+
+class Book:
+    """path: of the server's file. Clients' files are in `<path>.d`, the state in `<path>.state`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clients = path.with_name(path.name + ".d")
+        self.state = path.with_name(path.name + ".state")
+
+    # -- the server's file
+
+    def load(self) -> ServerConfig:
+        """:raises ModeError: it is not there, or has a fault."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ModeError(f"{self.path}: there is no such file; `lockgate wireguard init` makes one") from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise ModeError(f"{self.path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
+        return config.parse(text, str(self.path))
+
+    def save(self, server: ServerConfig) -> None:
+        """:raises ModeError: it cannot be written."""
+        _write(self.path, config.render(server))
+
+    def changed(self) -> tuple[int, int, int] | None:
+        """Something else whenever the file is; None: it is gone."""
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def init(self, endpoint: str = "", port: int | None = None) -> ServerConfig:
+        """A new server without peers. :raises ModeError: there is one, or it cannot be written."""
+        if self.path.exists():
+            raise ModeError(f"{self.path} exists already; `lockgate wireguard add NAME` adds a peer to it")
+        six = f"fd{secrets.token_hex(1)}:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1/64"  # RFC 4193 §3.2.2
+        server = ServerConfig(PrivateKey(), (ip_interface(_SUBNET4), ip_interface(six)), port, endpoint=endpoint)
+        self.save(server)
+        return server
+
+    # -- peers
+
+    def add(
+        self,
+        name: str,
+        *,
+        label: str = "",
+        expires: float = 0.0,
+        endpoint: str = "",
+        port: int = config.PORT,
+        reach: tuple[str, ...] = ("0.0.0.0/0", "::/0"),
+        public: bytes | None = None,
+        psk: bool = True,
+    ) -> str:
+        """A new peer. Returns its file. reach: what it sends through the tunnel. public: of a key made elsewhere: then
+        its file has none. :raises ModeError: the name or the addresses are taken, or it cannot be written.
+        """
+        server = self.load()
+        if config.NAME.fullmatch(name) is None:
+            raise ModeError(f"{name!r} is no name for a peer: letters, digits, and . _ - after the first")
+        if any(peer.name == name for peer in server.peers):
+            raise ModeError(f"there is a peer named {name} already; `lockgate wireguard remove {name}` removes it")
+        for other in reach:
+            try:
+                ip_network(other)
+            except ValueError:
+                raise ModeError(f"{other!r} is no network such as 192.168.7.0/24") from None
+        if any("\n" in text or "\r" in text for text in (label, endpoint)):
+            raise ModeError("a label is one line")
+        private = None if public is not None else PrivateKey()
+        shared = secrets.token_bytes(32) if psk else NO_PSK
+        allowed = _free(server)
+        peer = PeerConfig(private.public if private else public or b"", allowed, shared, name, label, expires=expires)
+        if any(other.public == peer.public for other in server.peers):
+            raise ModeError("a peer with this key is there already")
+        text = client_file(server, peer, private, endpoint or server.endpoint, port, reach)
+        self.save(replace(server, peers=(*server.peers, peer)))
+        if private is not None:
+            with contextlib.suppress(FileExistsError):
+                self.clients.mkdir(mode=0o700)
+            _write(self.clients / f"{name}.conf", text)
+        return text
+
+    def remove(self, name: str) -> None:
+        """:raises ModeError: there is none of that name, or it cannot be written."""
+        server = self.load()
+        kept = tuple(peer for peer in server.peers if peer.name != name)
+        if len(kept) == len(server.peers):
+            known = ", ".join(peer.name for peer in server.peers) or "none"
+            raise ModeError(f"there is no peer named {name}; there are: {known}")
+        self.save(replace(server, peers=kept))
+        with contextlib.suppress(OSError):
+            (self.clients / f"{name}.conf").unlink()
+
+    def show(self, name: str) -> str:
+        """The client's file. :raises ModeError: it was not made here."""
+        if config.NAME.fullmatch(name) is None:
+            raise ModeError(f"{name!r} is no name of a peer")
+        try:
+            return (self.clients / f"{name}.conf").read_text()
+        except OSError:
+            raise ModeError(
+                f"there is no file of a client named {name}: it was added with a key of its own, or not here"
+            ) from None
+
+    # -- what outlives the process
+
+    def recall(self) -> dict[str, dict[str, Any]]:
+        """By public key in base64: stamp, received, sent, last_handshake, endpoint. Empty when there is none."""
+        try:
+            data = json.loads(self.state.read_text())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {key: one for key, one in data.items() if isinstance(one, dict)} if isinstance(data, dict) else {}
+
+    def remember(self, peers: dict[bytes, Peer], before: dict[str, dict[str, Any]]) -> None:
+        """:raises ModeError: it cannot be written."""
+        data = dict(before)
+        for public, peer in peers.items():
+            data[encode_key(public)] = {
+                "name": peer.config.name,
+                "stamp": peer.stamp.hex(),
+                "received": peer.received,
+                "sent": peer.sent,
+                "last_handshake": peer.last_handshake,
+                "endpoint": list(peer.endpoint[:2]) if peer.endpoint else None,
+            }
+        _write(self.state, json.dumps(data))
+
+
+def stamp_of(remembered: dict[str, Any]) -> bytes:
+    """TAI64N; b"" for what is none."""
+    try:
+        stamp = bytes.fromhex(str(remembered.get("stamp", "")))
+    except ValueError:
+        return b""
+    return stamp if len(stamp) == 12 else b""
+
+
+def client_file(
+    server: ServerConfig,
+    peer: PeerConfig,
+    private: PrivateKey | None,
+    endpoint: str,
+    port: int,
+    reach: tuple[str, ...],
+) -> str:
+    """What a client imports. private: None where its key was made elsewhere."""
+    host = _with_port(endpoint or "ADDRESS-OF-THE-GATEWAY", port)
+    lines = ["[Interface]", f"PrivateKey = {encode_key(private.data) if private else 'YOUR-PRIVATE-KEY'}"]
+    lines += [f"Address = {', '.join(map(str, peer.allowed))}", f"DNS = {', '.join(server.name_servers)}"]
+    lines += [f"MTU = {server.mtu}", "", "[Peer]", f"PublicKey = {encode_key(server.private.public)}"]
+    lines += [f"PresharedKey = {encode_key(peer.psk)}"] if peer.psk != NO_PSK else []
+    lines += [f"AllowedIPs = {', '.join(_with_dns(reach, server))}", f"Endpoint = {host}"]
+    return "\n".join([*lines, f"PersistentKeepalive = {KEEPALIVE}", ""])
+
+
+def _with_port(text: str, port: int) -> str:
+    if text.startswith("["):
+        return text if "]:" in text else f"{text}:{port}"
+    if text.count(":") > 1:
+        return f"[{text}]:{port}"
+    return text if ":" in text else f"{text}:{port}"
+
+
+def _with_dns(reach: tuple[str, ...], server: ServerConfig) -> list[str]:
+    """A split tunnel must carry the name servers too."""
+    networks = [ip_network(text) for text in reach]
+    beside = [
+        text
+        for text in server.name_servers
+        if not any(ip_network(text).version == one.version and ip_network(text).subnet_of(one) for one in networks)  # type: ignore[arg-type]
+    ]
+    return [*reach, *(str(ip_network(text)) for text in beside)]
+
+
+def _free(server: ServerConfig) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The first address of each network that nobody has, with the same number in all where that can be."""
+    taken = {
+        int(network.network_address) for peer in server.peers for network in peer.allowed if network.num_addresses == 1
+    }
+    taken |= {int(address.ip) for address in server.addresses}
+    found: list[IPv4Network | IPv6Network] = []
+    for number in range(2, config.MAX_PEERS + 2):
+        found = []
+        for address in server.addresses:
+            network = address.network
+            host = int(network.network_address) + number
+            last = int(network.broadcast_address) - (network.version == 4)
+            if host > last or host in taken:
+                break
+            found.append(ip_network(network.network_address + number))
+        else:
+            if found:
+                return tuple(found)
+    raise ModeError("[Interface] has no Address with a free one for another peer, such as 10.87.0.1/24")
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing, for our eyes only. :raises ModeError: it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ModeError(f"{path}: cannot be written: {e.strerror}") from None

@@ -1,0 +1,272 @@
+"""`wireguard[:CONF][@[HOST:]PORT]`: clients come through a WireGuard tunnel that ends in an interception namespace.
+
+The UDP socket is in the host's network, the tunnel's other end in the namespace: the host's routes and firewall are not
+touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.device import Device as Known
+from appliance.exceptions import ModeError
+from appliance.log import RateLimited
+from modes.inside import Inside
+from modes.netns import Namespace
+from modes.wireguard import tunnel
+from modes.wireguard.book import FILE, Book, stamp_of
+from modes.wireguard.config import PORT, ServerConfig, encode_key
+from modes.wireguard.device import Device
+from modes.wireguard.kernel import Kernel, Unavailable
+from modes.wireguard.noise import Rejected
+from modes.wireguard.session import REJECT_AFTER_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.arrival import Arrive, Host
+    from appliance.connection import Address, Client
+    from modes.spec import ModeSpec
+    from modes.wireguard.peer import Peer
+
+logger = logging.getLogger(__name__)
+
+INTERFACE = "wg0"
+FIRST = "phone"
+"""Name of the peer that is made with a new configuration."""
+_LOOK_TICKS, _SAVE_TICKS = 4, 40
+
+
+class WireGuard(Inside):
+    """Peers are those of the configuration file, which is read again when it changes. hello: for the first screen."""
+
+    def __init__(self, spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) -> None:
+        super().__init__(spec, host, listen_host, listen_port)
+        self.book = Book(Path(spec.data).expanduser() if spec.data else host.confdir() / FILE)
+        self._explicit_port = spec.port if spec.port is not None else listen_port
+        self._config: ServerConfig
+        self._device: Device | Kernel
+        self._closing: Callable[[], None] | None = None
+        self._remembered: dict[str, dict[str, Any]] = {}
+        self._known: dict[bytes, Known] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._ticks = 0
+        self._saved: dict[bool, Any] = {}
+        self._warn = RateLimited(logger, 2)
+
+    async def start(self, arrive: Arrive) -> list[Address]:
+        wanted = self.host.option("wireguard_backend")
+        config = self._open_book()
+        self.dns = config.name_servers
+        why = ""
+        if wanted != "userspace":
+            try:
+                await self._by_kernel(config, arrive)
+                return self.addresses
+            except Unavailable as e:
+                why = str(e)
+            if wanted == "kernel":
+                raise ModeError(f"wireguard_backend=kernel: {why}")
+        await self._in_userspace(config, arrive)
+        told = f": {why}" if why else ""
+        logger.info("wireguard: %d peers of %s; in this process (userspace)%s", len(config.peers), self.book.path, told)
+        return self.addresses
+
+    async def _by_kernel(self, config: ServerConfig, arrive: Arrive) -> None:
+        """:raises Unavailable: the kernel's cannot be had. :raises ModeError: nothing can."""
+        if self.listen_host not in ("", "0.0.0.0", "::"):
+            raise Unavailable(f"the kernel's WireGuard listens on every address, not on {self.listen_host} alone")
+        device = Kernel(config.private)
+        self._begin(device, config)
+        namespace = await Namespace.open(INTERFACE)
+        try:
+            await device.open(INTERFACE, namespace.pid, self._port(config), config.mtu, self._tick)
+        except BaseException as e:
+            device.close()
+            namespace.close()
+            await namespace.gone()
+            if isinstance(e, OSError):
+                raise ModeError(f"UDP {self._cannot('0.0.0.0', self._port(config), e)}") from None
+            raise
+        self._closing = device.close
+        self.occupy(namespace, arrive)
+        self._listening([("0.0.0.0", device.port), ("::", device.port, 0, 0)])
+        logger.info("wireguard: %d peers of %s; in the kernel", len(config.peers), self.book.path)
+
+    async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
+        """:raises ModeError: it cannot be, and what helps."""
+        stamps = {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
+        device = Device(config.private, accepted=lambda peer: self._remember(), stamps=stamps)
+        self._begin(device, config)
+        port = self._port(config)
+        try:
+            sockets = tunnel.bind(self._hosts(), port)
+        except OSError as e:
+            raise ModeError(f"UDP {self._cannot(e.filename or self.listen_host, port, e)}") from None
+        try:
+            namespace = await Namespace.open(
+                INTERFACE,
+                tun=True,
+                setup=(
+                    f"link set {INTERFACE} up mtu {config.mtu}",
+                    f"route add 0.0.0.0/0 dev {INTERFACE}",
+                    f"route add ::/0 dev {INTERFACE}",
+                ),
+            )
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        assert namespace.tun is not None
+        self.occupy(namespace, arrive)
+        carrier = tunnel.Tunnel(self.host.net.loop, device, namespace.tun, sockets, config.mtu, self._tick)
+        self._closing = carrier.close
+        self._listening([sock.getsockname() for sock in sockets])
+        now = self.host.net.loop.time()
+        for peer in device.peers.values():
+            if time.time() - peer.last_handshake < REJECT_AFTER_TIME:
+                device.begin(peer, now)
+        carrier.flush()
+
+    def _listening(self, addresses: list[Address]) -> None:
+        for address in addresses:
+            self.addresses.append(address)
+            self.host.listening(address)
+
+    def _port(self, config: ServerConfig) -> int:
+        if self._explicit_port is not None:
+            return self._explicit_port
+        return config.port if config.port is not None else PORT
+
+    def _begin(self, device: Device | Kernel, config: ServerConfig) -> None:
+        self._device = device
+        device.expired = self._expired
+        self._use(config)
+
+    def _open_book(self) -> ServerConfig:
+        book = self.book
+        if not self.spec.data and not book.path.exists():
+            port = self._explicit_port or PORT
+            book.init()
+            book.add(FIRST, endpoint=_own_address(), port=port)
+            logger.info("%s is new, with a peer named %s", book.path, FIRST)
+        self._stamp = book.changed()
+        self._config = config = book.load()
+        if config.ignored:
+            logger.info("%s: %s: not for lockgate, ignored", book.path, ", ".join(config.ignored))
+        self._remembered = book.recall()
+        if len(config.peers) == 1 and config.peers[0].name == FIRST:
+            seen = self._remembered.get(encode_key(config.peers[0].public), {})
+            if not seen.get("last_handshake"):  # nobody has scanned it yet
+                with contextlib.suppress(ModeError):
+                    self.hello = invitation(book.show(FIRST), FIRST)
+        return config
+
+    def _use(self, config: ServerConfig) -> None:
+        """The peers of a configuration are ours from now on, and no others."""
+        device = self._device
+        for public in set(device.peers) - {peer.public for peer in config.peers}:
+            logger.info("wireguard: peer %s is removed", device.peers[public].config.name)
+            device.remove(public)
+        self._known = {}
+        for one in config.peers:
+            fresh = one.public not in device.peers
+            try:
+                peer = device.add(one)
+            except Rejected as e:
+                logger.error("wireguard: peer %s: %s", one.name, e)
+                continue
+            self._known[one.public] = Known(one.name, one.label)
+            if fresh:
+                self._recollect(peer)
+        self._config = config
+
+    def _recollect(self, peer: Peer) -> None:
+        """What an earlier run has counted."""
+        before = self._remembered.get(encode_key(peer.config.public), {})
+        for name in ("received", "sent"):
+            if isinstance(count := before.get(name), int):
+                setattr(peer, name, count)
+        if isinstance(when := before.get("last_handshake"), (int, float)):
+            peer.last_handshake = when
+        match before.get("endpoint"):
+            case [str(host), int(port)] if peer.endpoint is None and 0 < port < 65536:
+                try:
+                    six = ip_address(host).version == 6
+                except ValueError:
+                    return
+                peer.endpoint = (host, port, 0, 0) if six else (host, port)
+
+    def device(self, client: Client) -> Known | None:
+        assert client.peername is not None
+        host = client.peername[0]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        owner = self._device.routes.owner(socket.inet_pton(family, host.partition("%")[0]))
+        return self._known.get(owner.config.public) if owner is not None else None
+
+    # -- a few times a second
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        if self._ticks % _LOOK_TICKS == 0 and (stamp := self.book.changed()) != self._stamp:
+            self._stamp = stamp
+            self._reload()
+        if self._ticks % _LOOK_TICKS == 0:
+            often = self._ticks % _SAVE_TICKS == 0  # counters; handshakes and where a peer is, at once
+            now = [
+                (peer.last_handshake, peer.endpoint, (peer.received, peer.sent) if often else None)
+                for peer in self._device.peers.values()
+            ]
+            if now != self._saved.get(often):
+                self._saved[often] = now
+                self._remember()
+
+    def _reload(self) -> None:
+        try:
+            config = self.book.load()
+        except ModeError as e:
+            logger.error("reload refused, the peers stay as they were: %s", e)
+            return
+        if config.private.public != self._config.private.public or config.mtu != self._config.mtu:
+            logger.error("%s: PrivateKey and MTU need a restart; the rest is in use", self.book.path)
+        self._use(config)
+        logger.info("wireguard: %s read again, %d peers", self.book.path, len(self._device.peers))
+
+    def _expired(self, peer: Peer) -> None:
+        logger.warning("wireguard: peer %s has expired and is cut", peer.config.name)
+
+    def _remember(self) -> None:
+        try:
+            self.book.remember(self._device.peers, self._remembered)
+        except ModeError as e:
+            self._warn.log(logging.WARNING, "state", "%s; a handshake could be replayed after a restart", e)
+
+    async def stop(self) -> None:
+        if self._closing is not None:
+            self._closing()
+            self._closing = None
+            self._remember()
+        await super().stop()
+
+
+def invitation(text: str, name: str) -> str:
+    """A client's file, and the QR code that apps on phones read."""
+    import io
+
+    import segno
+
+    out = io.StringIO()
+    segno.make(text, error="l", micro=False).terminal(out, border=2, compact=True)
+    return f"WireGuard peer {name}: scan this in the app, or import the file.\n\n{out.getvalue()}\n{text}"
+
+
+def _own_address() -> str:
+    from appliance.cli.firstscreen import own_address
+
+    return own_address()

@@ -1,0 +1,290 @@
+"""`lockgate exec`: whole programs, with nothing configured, as an unprivileged user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.lab.gateway_proc import LOCKGATE, ROOT
+from tests.lab.labkit import ECHO, HTTPS, Lab
+from tests.lab.netns import clean_environment, end_process, wait_for
+from tests.lab.recorder import Origins
+from tests.lab.rootless import UID, unprivileged
+
+
+class Runner:
+    """Runs `lockgate exec` on the lab's gateway."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.home = lab.scratch / "exec-home"
+        os.chmod(lab.scratch, 0o755)
+
+    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+        roots = self.home / "root.pem"
+        self.home.mkdir(exist_ok=True)
+        shutil.copy(self.lab.root, roots)
+        roots.chmod(0o644)
+        settings = {"confdir": self.home / ("conf-root" if root else "conf"), "ca_key": "ec",
+                    "ssl_verify_upstream_trusted_ca": roots}  # fmt: skip
+        options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+        whole = [*LOCKGATE, "exec", *options, *flags, "--", *words]
+        return [str(word) for word in (whole if root else unprivileged(whole, self.home))]
+
+    def env(self) -> dict[str, str]:
+        return {**clean_environment(), "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+
+    def __call__(
+        self, words: Sequence[str | Path], *flags: str, root: bool = False, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return self.lab.gateway.run(self.command(words, *flags, root=root), env=self.env(), timeout=40, input=input)
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab) -> Runner:
+    return Runner(lab)
+
+
+SCRIPT = f"""
+curl -sS --max-time 10 -o /dev/null -w '%{{http_code}} curl\\n' https://origin.test:{HTTPS}/c
+curl -sS --max-time 10 -6 -o /dev/null -w '%{{http_code}} curl6\\n' https://v6.origin.test:{HTTPS}/c
+{sys.executable} -c 'import requests; print(requests.get("https://origin.test:{HTTPS}/r").status_code, "requests")'
+{sys.executable} -c 'import urllib.request as u; print(u.urlopen("https://origin.test:{HTTPS}/u").status, "urllib")'
+node -e 'require("https").get("https://origin.test:{HTTPS}/n", r => (console.log(r.statusCode, "node"), r.resume()))'
+env -u CURL_CA_BUNDLE -u SSL_CERT_FILE curl -sS -o /dev/null -w '%{{http_code}} store\\n' https://origin.test:{HTTPS}/s
+env -u SSL_CERT_FILE openssl s_client -connect origin.test:{HTTPS} -verify_return_error </dev/null | grep 'return code'
+dig +short origin.test
+dig +short +tcp AAAA origin.test
+curl -sS http://lockgate.internal/ | grep -c SHA-256
+id -u
+pwd
+"""
+
+
+def test_programs_with_nothing_configured(run: Runner, origins: Origins) -> None:
+    done = run(["sh", "-c", SCRIPT])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for line in ("curl", "curl6", "requests", "urllib", "node", "store"):
+        assert f"200 {line}" in lines, (line, done)
+    assert {"10.61.2.2", "fd61:2::2", "Verify return code: 0 (ok)", "1"} <= set(lines)
+    assert str(UID) in lines and str(run.home) in lines
+    assert len(re.findall(r"GET https://\S*:8001/\S* 200", done.stderr)) == 6
+    assert len(origins.requests(HTTPS)) == 6
+    assert re.search(r"192.0.0.2 dns A origin.test NOERROR 10.61.2.2", done.stderr)
+
+
+STATIC = r"""
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+static void echo(int kind, const char *host, int port) {
+    char got[16] = "";
+    int six = strchr(host, ':') != 0, s = socket(six ? AF_INET6 : AF_INET, kind, 0);
+    struct sockaddr_in to4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 to6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    inet_pton(AF_INET, host, &to4.sin_addr);
+    inet_pton(AF_INET6, host, &to6.sin6_addr);
+    if (connect(s, six ? (void *)&to6 : (void *)&to4, six ? sizeof to6 : sizeof to4)) perror(host);
+    write(s, "hello", 5);
+    read(s, got, 5);
+    printf("%s %s %s\n", kind == SOCK_STREAM ? "tcp" : "udp", host, got);
+    close(s);
+}
+int main(void) {
+    alarm(10);
+    echo(SOCK_STREAM, "10.61.2.2", PORT); echo(SOCK_STREAM, "fd61:2::2", PORT);
+    echo(SOCK_DGRAM, "10.61.2.2", PORT); echo(SOCK_DGRAM, "fd61:2::2", PORT);
+}
+"""
+
+
+def test_a_static_program_that_knows_no_proxy(run: Runner, tmp_path: Path) -> None:
+    source, program = tmp_path / "static.c", run.lab.scratch / "static"
+    source.write_text(STATIC)
+    subprocess.run(["cc", "-static", f"-DPORT={ECHO}", "-o", program, source], check=True)
+    done = run([program])
+    expected = [f"{kind} {host} hello" for kind in ("tcp", "udp") for host in ("10.61.2.2", "fd61:2::2")]
+    assert done.stdout.splitlines() == expected, done.stderr
+    for kind in ("tcp", "udp"):
+        assert len(re.findall(rf"{kind} \S*:{ECHO} \S+ up \S+ down", done.stderr)) == 2, done.stderr
+
+
+GIT = """
+import functools, http.server, ssl, sys
+folder, port, cert, key = sys.argv[1:]
+server = http.server.ThreadingHTTPServer(
+    ("10.61.2.2", int(port)), functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder))
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(cert, key)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.slow
+def test_git_clone(run: Runner, tmp_path: Path) -> None:
+    lab = run.lab
+    script = "git init -q w && cd w && echo hi >f && git add f && git -c user.name=a -c user.email=a@b commit -qm m && "
+    script += "cd .. && git clone -q --bare w one.git && git -C one.git update-server-info"
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, env={**os.environ, "HOME": str(tmp_path)})
+    server = lab.server.popen([sys.executable, "-c", GIT, tmp_path, "9443", lab.pki.good.cert, lab.pki.good.key])
+    try:
+        wait_for(lambda: 9443 in lab.server.listening(), 10, "the git server listens")
+        done = run(["sh", "-c", "git clone -q https://v4.origin.test:9443/one.git cloned && cat cloned/f"])
+    finally:
+        end_process(server)
+    assert (done.stdout, done.returncode) == ("hi\n", 0), done.stderr
+    assert "/one.git/info/refs" in done.stderr
+
+
+@pytest.mark.slow
+def test_exit_code_input_and_descriptors(run: Runner) -> None:
+    done = run(["sh", "-c", "cat; cat /dev/fd/9 2>&1; echo two >&2; exit 3"], "-q", input="one\n")
+    assert done.returncode == 3
+    assert done.stdout.startswith("one\n") and "two\n" in done.stderr
+    shell = " ".join(map(shlex.quote, run.command(["sh", "-c", "cat <&9"], "-q"))) + " 9<<END\nnine\nEND"
+    assert run.lab.gateway.run(["sh", "-c", shell], env=run.env()).stdout == "nine\n"
+    for words, code, text in (
+        (["no-such-program"], 127, "no-such-program: No such file"),
+        (["/etc"], 126, "/etc: Perm"),
+    ):
+        done = run(words)
+        assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.slow
+def test_addon_and_flow_file(run: Runner) -> None:
+    run.home.mkdir(exist_ok=True)
+    addon = run.home / "addon.py"
+    addon.write_text("def response(flow):\n    flow.response.headers['x-lab'] = 'seen'\n")
+    done = run(["curl", "-sSi", f"https://v4.origin.test:{HTTPS}/"], "-q", "-s", str(addon), "-w", "flows")
+    assert "x-lab: seen" in done.stdout and not done.stderr
+    shown = run.lab.gateway.run([*LOCKGATE, "run", "-n", "-r", run.home / "flows"], env=run.env())
+    assert "GET https://10.61.2.2:8001/ 200" in shown.stdout, shown
+
+
+@pytest.mark.slow
+def test_services_on_this_machines_loopback(run: Runner) -> None:
+    with run.lab.gateway.inside():
+        server = socket.create_server(("127.0.0.1", 5432))
+    server.settimeout(20)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as sock:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+            sock.recv(1000)
+
+    with server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        done = run(["curl", "-sS", "http://localhost:5432/"], "--set", "exec_host_ports=5432")
+        thread.join()
+        assert done.stdout == "hi", done.stderr
+        assert run(["curl", "-sS", "http://127.0.0.1:5432/"]).returncode == 7  # its own loopback, where nobody listens
+
+
+def test_signals_and_terminal(run: Runner) -> None:
+    trap = "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.02; done"
+    process = run.lab.gateway.popen(run.command(["sh", "-c", trap]), output=subprocess.PIPE, env=run.env())
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == b"got\n" and process.returncode == 7
+    process = run.lab.gateway.popen(run.command(["sh", "-c", "kill -USR1 $$"]), env=run.env())
+    assert process.wait(20) == -signal.SIGUSR1  # as the program has ended
+    # On a terminal Ctrl-C reaches the program, once, and nobody else minds.
+    shell = "tty; trap 'echo $((n += 1))' INT; echo ready; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; done; exit 4"
+    words = ["script", "-qefc", " ".join(map(shlex.quote, run.command(["sh", "-c", shell]))), "/dev/null"]
+    process = run.lab.gateway.popen(words, output=subprocess.PIPE, stdin=subprocess.PIPE, env=run.env())
+    assert process.stdout is not None and process.stdin is not None
+    said = b""
+    while b"ready" not in said:
+        said += process.stdout.readline()
+    process.stdin.write(b"\x03")
+    process.stdin.flush()
+    said += process.communicate(timeout=20)[0]
+    assert b"/dev/pts/" in said and b"1\r\n" in said and b"2\r\n" not in said, said
+    assert process.returncode == 4
+
+
+@pytest.mark.parametrize(
+    "victim",
+    ["gateway", pytest.param("helper", marks=pytest.mark.slow), pytest.param("program ends", marks=pytest.mark.slow)],
+)
+def test_nothing_is_left(run: Runner, victim: str) -> None:
+    before = set(Path("/tmp").glob("lockgate-exec-*"))
+    mark = f"{time.time():.6f}"
+    shell = f"(sleep {mark}; true) & " + ("sleep 2" if victim == "program ends" else f"sleep {mark}; true")
+    process = run.lab.gateway.popen(run.command(["sh", "-c", shell], "--set", "flow_detail=0"), env=run.env())
+    wait_for(lambda: any(name(pid) == "sleep" for pid in marked(mark)), 20, "the program runs")
+    helpers = [pid for pid in marked("helper.py") if parent(pid) == process.pid]
+    assert len(helpers) == 1
+    if victim == "gateway":
+        process.kill()
+    elif victim == "helper":
+        os.kill(helpers[0], signal.SIGKILL)
+    code = process.wait(20)
+    assert code == {"gateway": -9, "helper": 1, "program ends": 0}[victim]
+    wait_for(lambda: not [pid for pid in marked(mark) if "sleep" in name(pid)], 10, "the program's processes are gone")
+    wait_for(lambda: not Path(f"/proc/{helpers[0]}").exists(), 10, "the helper is gone")
+    wait_for(lambda: set(Path("/tmp").glob("lockgate-exec-*")) <= before, 10, "its files are gone")
+
+
+@pytest.mark.slow
+def test_as_root_there_is_no_user_namespace(run: Runner) -> None:
+    shell = f"cat /proc/self/uid_map; curl -sS -o /dev/null -w '%{{http_code}}' https://v4.origin.test:{HTTPS}/"
+    done = run(["sh", "-c", shell], root=True)
+    assert done.stdout.split() == ["0", "0", "4294967295", "200"], done.stderr
+
+
+def test_user_namespaces_not_permitted(run: Runner, tmp_path: Path) -> None:
+    shell = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
+    words = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        shell,
+        "sh",
+        *run.command(["true"], "--set", f"confdir={tmp_path / 'c'}", root=True),
+    ]
+    done = run.lab.gateway.run(words, env=run.env())
+    assert done.returncode == 1
+    assert "sudo sysctl user.max_user_namespaces=" in done.stderr, done.stderr
+
+
+def marked(text: str) -> list[int]:
+    """Processes with this text in their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text.encode() in (folder / "cmdline").read_bytes() and folder.name != str(os.getpid()):
+                found.append(int(folder.name))
+    return found
+
+
+def name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
