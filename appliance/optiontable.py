@@ -197,8 +197,8 @@ class OptionTable:
     )
     wireguard_backend: str = option(
         "auto",
-        "Who does the WireGuard protocol: the kernel (needs root and its module), or this process; auto: the kernel if "
-        "it can be had.",
+        "Who does the WireGuard protocol: the kernel (needs CAP_NET_ADMIN and its module), or this process; auto: the "
+        "kernel if it can be had.",
         choices=("auto", "kernel", "userspace"),
     )
     exec_host_ports: Sequence[str] = option(

@@ -70,32 +70,32 @@ class Kernel:
 
     async def links(self) -> list[Link]:
         """All interfaces. :raises KernelError: as it says."""
-        return await self._ask("interfaces", _links)
+        return await self.ask("interfaces", _links)
 
     async def addresses(self) -> list[Assigned]:
         """All addresses of this host, IPv4 and IPv6. :raises KernelError: as it says."""
-        return await self._ask("addresses", _addresses)
+        return await self.ask("addresses", _addresses)
 
     async def mac(self, address: str) -> str | None:
         """The hardware address of a neighbour (a literal), None when it is not known. :raises KernelError: as it says.
 
         A client behind another router has none.
         """
-        return await self._ask("the neighbour table", lambda: _mac(address.partition("%")[0]))
+        return await self.ask("the neighbour table", lambda: _mac(address.partition("%")[0]))
 
     async def flush_marked(self, mark: int, mask: int = 0xFFFFFFFF) -> None:
         """Forget the tracked connections of this mark, so that what flows on is judged anew. :raises KernelError: as it
         says; needs CAP_NET_ADMIN.
         """
-        await self._ask("connection tracking", lambda: _flush(mark, mask))
+        await self.ask("connection tracking", lambda: _flush(mark, mask))
 
     async def count_marked(self, mark: int, mask: int = 0xFFFFFFFF) -> int:
         """How many of this mark there are; IPv4 and IPv6. :raises KernelError: as it says; needs CAP_NET_ADMIN."""
-        return await self._ask("connection tracking", lambda: _count(mark, mask))
+        return await self.ask("connection tracking", lambda: _count(mark, mask))
 
     async def forget(self, protocol: int, source: tuple[str, int], destination: tuple[str, int]) -> bool:
         """Forget one tracked connection, by how it began; False: there is none. :raises KernelError: as it says."""
-        return await self._ask("connection tracking", lambda: _forget(protocol, source, destination))
+        return await self.ask("connection tracking", lambda: _forget(protocol, source, destination))
 
     def close(self) -> None:
         """End the thread; idempotent. Questions under way fail."""
@@ -105,7 +105,10 @@ class Kernel:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(SECONDS)
 
-    async def _ask(self, what: str, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def ask(self, what: str, question: Callable[[], Coroutine[Any, Any, T]], seconds: float | None = None) -> T:
+        """A question of one's own, as a coroutine that runs in the thread. what: its subject, for the error. seconds:
+        what it may take, if more than SECONDS. :raises KernelError: as it says.
+        """
         if self._closed:
             raise KernelError(f"{what}: the gateway is shutting down")
         if self._waiting >= MAX_WAITING:
@@ -115,11 +118,12 @@ class Kernel:
             self._thread = threading.Thread(target=_serve, args=[self._loop], name="netlink", daemon=True)
             self._thread.start()
         self._waiting += 1
+        seconds = SECONDS if seconds is None else seconds
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question(), self._loop))
         except TimeoutError:
-            raise KernelError(f"{what}: the kernel did not answer within {SECONDS:g} s", errno.ETIMEDOUT) from None
+            raise KernelError(f"{what}: the kernel did not answer within {seconds:g} s", errno.ETIMEDOUT) from None
         except asyncio.CancelledError:
             if self._closed:
                 raise KernelError(f"{what}: the gateway is shutting down") from None

@@ -7,6 +7,8 @@ gone this process ends, and with it all it has started: nothing else keeps the n
     -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
     <- {"ready": [name]} + a descriptor for each name
     -> {"sockets": kind, "count": n}    <- {"sockets": kind} + n descriptors, see KINDS
+    -> {"netlink": true}                <- {"netlink": true} + the network namespace, and sockets for its rtnetlink
+                                           and generic netlink
     -> {"program": {...}}               <- {"program": pid, "listening", "notes"}; see `Program`
     -> {"go": true}                     <- {"going": true}, and when it has ended {"exit": wait status}
     -> {"signal": n}                    sent on to the program
@@ -41,6 +43,7 @@ else:
 
 _IP_TRANSPARENT, _IPV6_TRANSPARENT, _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 19, 75, 20, 74
 _SO_RCVBUFFORCE = 33
+_NETLINK_ROUTE, _NETLINK_GENERIC = 0, 16
 _RECEIVE_BUFFER = 4 << 20
 _BACKLOG = 4096
 _MOST_AT_ONCE = 64
@@ -143,6 +146,8 @@ class Helper:
         elif "sockets" in asked:
             made = [transparent(*KINDS[asked["sockets"]]) for _ in range(min(asked["count"], _MOST_AT_ONCE))]
             self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made])
+        elif "netlink" in asked:
+            self._netlink()
         elif "program" in asked:
             self.folder = asked["program"]["folder"]
             self._program = program = Program(asked["program"], asked["keep"])
@@ -183,6 +188,18 @@ class Helper:
             os.close(fd)
         for sock in found.values():
             sock.detach()
+
+    def _netlink(self) -> None:
+        """What the gateway needs to manage a network that it cannot enter: that takes CAP_SYS_ADMIN."""
+        namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with (
+                socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_ROUTE) as route,
+                socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_GENERIC) as generic,
+            ):
+                self._say({"netlink": True}, [namespace, route.fileno(), generic.fileno()])
+        finally:
+            os.close(namespace)
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):

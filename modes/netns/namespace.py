@@ -189,6 +189,13 @@ class Namespace:
         """For ICMP, of this family. :raises OSError: there is none."""
         return self.fresh("raw6" if family == socket.AF_INET6 else "raw4")
 
+    def netlink(self) -> tuple[int, int, int]:
+        """Descriptors, the caller's: the network namespace, and sockets of its rtnetlink and its generic netlink.
+        :raises ModeError: there are none.
+        """
+        namespace, route, generic = self.ask({"netlink": True})[1]
+        return namespace, route, generic
+
     # -- the end
 
     def _forget(self) -> None:

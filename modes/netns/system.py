@@ -44,7 +44,7 @@ def enter() -> None:
     """Into a new network namespace and, for whoever may not make one, a user namespace around it. :raises Failed: it
     is not permitted.
     """
-    effective = _effective()
+    effective = capabilities()
     if effective >> _CAP_SYS_ADMIN & 1 and effective >> _CAP_NET_ADMIN & 1 and _libc.unshare(CLONE_NEWNET) == 0:
         return
     uid, gid = os.geteuid(), os.getegid()
@@ -59,7 +59,8 @@ def enter() -> None:
                 raise Failed("user", e.errno or 0, name) from None
 
 
-def _effective() -> int:
+def capabilities() -> int:
+    """Bit set of this process's effective ones."""
     with open("/proc/self/status") as status:
         return int(next(line.split()[1] for line in status if line.startswith("CapEff:")), 16)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from pathlib import Path
@@ -15,7 +16,7 @@ from appliance.exceptions import ModeError
 from modes.wireguard import config
 from modes.wireguard.config import ServerConfig, encode_key
 from modes.wireguard.noise import NO_PSK, PrivateKey
-from modes.wireguard.peer import Peer, PeerConfig
+from modes.wireguard.peer import PeerConfig, Tallied
 
 FILE = "wireguard.conf"
 _SUBNET4 = "10.87.0.1/24"
@@ -138,7 +139,7 @@ class Book:
             return {}
         return {key: one for key, one in data.items() if isinstance(one, dict)} if isinstance(data, dict) else {}
 
-    def remember(self, peers: dict[bytes, Peer], before: dict[str, dict[str, Any]]) -> None:
+    def remember(self, peers: Mapping[bytes, Tallied], before: dict[str, dict[str, Any]]) -> None:
         """:raises ModeError: it cannot be written."""
         data = dict(before)
         for public, peer in peers.items():

@@ -17,23 +17,24 @@ from typing import TYPE_CHECKING, Any
 from appliance.device import Device as Known
 from appliance.exceptions import ModeError
 from appliance.log import RateLimited
+from appliance.net.kernel import KernelError
 from modes.inside import Inside
 from modes.netns import Namespace
-from modes.wireguard import tunnel
+from modes.wireguard import kernel, tunnel
 from modes.wireguard.book import FILE, Book, stamp_of
 from modes.wireguard.config import PORT, ServerConfig, encode_key
 from modes.wireguard.device import Device
-from modes.wireguard.kernel import Kernel, Unavailable
+from modes.wireguard.kernel import KernelDevice, Unavailable
 from modes.wireguard.noise import Rejected
 from modes.wireguard.session import REJECT_AFTER_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from appliance.arrival import Arrive, Host
     from appliance.connection import Address, Client
     from modes.spec import ModeSpec
-    from modes.wireguard.peer import Peer
+    from modes.wireguard.peer import Tallied
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class WireGuard(Inside):
         self.book = Book(Path(spec.data).expanduser() if spec.data else host.confdir() / FILE)
         self._explicit_port = spec.port if spec.port is not None else listen_port
         self._config: ServerConfig
-        self._device: Device | Kernel
-        self._closing: Callable[[], None] | None = None
+        self._device: Device | KernelDevice
+        self._closing: Callable[[], Awaitable[None]] | None = None
         self._remembered: dict[str, dict[str, Any]] = {}
         self._known: dict[bytes, Known] = {}
         self._stamp: tuple[int, int, int] | None = None
@@ -82,27 +83,31 @@ class WireGuard(Inside):
         """:raises Unavailable: the kernel's cannot be had. :raises ModeError: nothing can."""
         if self.listen_host not in ("", "0.0.0.0", "::"):
             raise Unavailable(f"the kernel's WireGuard listens on every address, not on {self.listen_host} alone")
-        device = Kernel(config.private)
-        self._begin(device, config)
+        kernel.check()
         namespace = await Namespace.open(INTERFACE)
+        device = KernelDevice(config.private, self._stamps(config))
         try:
-            await device.open(INTERFACE, namespace.pid, self._port(config), config.mtu, self._tick)
+            await device.open(INTERFACE, namespace.netlink(), config.mtu)
+            self._begin(device, config)
+            port = await device.start(self._port(config), self._tick)
         except BaseException as e:
-            device.close()
+            await device.close()
             namespace.close()
             await namespace.gone()
             if isinstance(e, OSError):
                 raise ModeError(f"UDP {self._cannot('0.0.0.0', self._port(config), e)}") from None
+            if isinstance(e, KernelError):
+                raise ModeError(str(e)) from None
             raise
         self._closing = device.close
         self.occupy(namespace, arrive)
-        self._listening([("0.0.0.0", device.port), ("::", device.port, 0, 0)])
+        self._listening([("0.0.0.0", port), ("::", port, 0, 0)])
+        await device.begin([peer for peer in device.peers.values() if _recent(peer)])
         logger.info("wireguard: %d peers of %s; in the kernel", len(config.peers), self.book.path)
 
     async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
         """:raises ModeError: it cannot be, and what helps."""
-        stamps = {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
-        device = Device(config.private, accepted=lambda peer: self._remember(), stamps=stamps)
+        device = Device(config.private, accepted=lambda peer: self._remember(), stamps=self._stamps(config))
         self._begin(device, config)
         port = self._port(config)
         try:
@@ -126,11 +131,15 @@ class WireGuard(Inside):
         assert namespace.tun is not None
         self.occupy(namespace, arrive)
         carrier = tunnel.Tunnel(self.host.net.loop, device, namespace.tun, sockets, config.mtu, self._tick)
-        self._closing = carrier.close
+
+        async def close() -> None:
+            carrier.close()
+
+        self._closing = close
         self._listening([sock.getsockname() for sock in sockets])
         now = self.host.net.loop.time()
         for peer in device.peers.values():
-            if time.time() - peer.last_handshake < REJECT_AFTER_TIME:
+            if _recent(peer):
                 device.begin(peer, now)
         carrier.flush()
 
@@ -144,7 +153,10 @@ class WireGuard(Inside):
             return self._explicit_port
         return config.port if config.port is not None else PORT
 
-    def _begin(self, device: Device | Kernel, config: ServerConfig) -> None:
+    def _stamps(self, config: ServerConfig) -> dict[bytes, bytes]:
+        return {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
+
+    def _begin(self, device: Device | KernelDevice, config: ServerConfig) -> None:
         self._device = device
         device.expired = self._expired
         self._use(config)
@@ -187,7 +199,7 @@ class WireGuard(Inside):
                 self._recollect(peer)
         self._config = config
 
-    def _recollect(self, peer: Peer) -> None:
+    def _recollect(self, peer: Tallied) -> None:
         """What an earlier run has counted."""
         before = self._remembered.get(encode_key(peer.config.public), {})
         for name in ("received", "sent"):
@@ -238,7 +250,7 @@ class WireGuard(Inside):
         self._use(config)
         logger.info("wireguard: %s read again, %d peers", self.book.path, len(self._device.peers))
 
-    def _expired(self, peer: Peer) -> None:
+    def _expired(self, peer: Tallied) -> None:
         logger.warning("wireguard: peer %s has expired and is cut", peer.config.name)
 
     def _remember(self) -> None:
@@ -249,10 +261,15 @@ class WireGuard(Inside):
 
     async def stop(self) -> None:
         if self._closing is not None:
-            self._closing()
+            await self._closing()
             self._closing = None
             self._remember()
         await super().stop()
+
+
+def _recent(peer: Tallied) -> bool:
+    """Whether it may have a session with an earlier run of ours."""
+    return time.time() - peer.last_handshake < REJECT_AFTER_TIME
 
 
 def invitation(text: str, name: str) -> str:

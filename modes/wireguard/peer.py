@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from modes.wireguard.cookie import Generator
 from modes.wireguard.noise import NO_PSK, State
@@ -30,6 +30,17 @@ class PeerConfig:
     endpoint: Address | None = None
     keepalive: float = 0.0
     expires: float = 0.0
+
+
+class Tallied(Protocol):
+    """What the mode, and whoever asks for statistics, sees of a peer, whoever does the work. Bytes are of datagrams."""
+
+    config: PeerConfig
+    endpoint: Address | None
+    stamp: bytes
+    last_handshake: float
+    received: int
+    sent: int
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "mkfs.ext4")
 PACKAGES = (
     "linux-image-cloud-amd64", "systemd", "systemd-sysv", "udev", "kmod", "procps", "util-linux", "iproute2",
     "nftables", "iptables", "libnftables1", "conntrack", "ethtool", "tcpdump", "python3", "ca-certificates", "curl",
-    "openssl", "dnsutils", "nginx-light",
+    "openssl", "dnsutils", "nginx-light", "wireguard-tools",
 )  # fmt: skip
 NOT_INSIDE = frozenset(("mypy", "mypy-extensions", "ruff", "grpcio", "types-cffi", "librt", "pathspec"))
 """Of the development constraints: what no test needs in there."""

@@ -1,101 +1,265 @@
-"""Run inside the VM: the kernel's WireGuard as client, and each of our backends as server. Prints a line for each."""
+"""Run inside the VM: the mode wireguard, with the kernel's WireGuard as its clients. A line for each thing that holds.
+
+Argument: `kernel`, the kernel's at both ends; `rootless`, against an unprivileged gateway, for two and a half minutes.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.gateway_proc import LOCKGATE
+from modes.wireguard.book import Book
+from tests.lab.gateway_proc import LOCKGATE, ROOT, Gateway
 from tests.lab.labkit import ECHO, HTTPS, Lab
-from tests.lab.netns import wait_for
+from tests.lab.netns import clean_environment, wait_for
+from tests.lab.rootless import UID, unprivileged
 
 ADDON = """
 def response(flow):
     flow.response.headers["x-device"] = str(flow.client_conn.device)
 """
+PORT = 51820
+URL = f"https://origin.test:{HTTPS}/"
+NETWORKS = ("10.61.2.0/24", "fd61:2::/64", "10.87.0.1/32")
+PATIENCE = ("-m", "60")
 
 
-def connect(lab: Lab, name: str, text: str) -> None:
-    """A kernel interface in the client's namespace, as a client's file says."""
-    from pyroute2 import WireGuard
-
-    values = dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
-    lines = [
-        f"link add {name} type wireguard",
-        *(f"addr add {one} dev {name}" for one in values["Address"].split(", ")),
-    ]
-    subprocess.run(["ip", "-n", lab.client.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
-    host, _, port = values["Endpoint"].rpartition(":")
-    with lab.client.inside():
-        wg = WireGuard()
-    peer = {"public_key": values["PublicKey"], "allowed_ips": values["AllowedIPs"].split(", "),
-            "preshared_key": values["PresharedKey"], "endpoint_addr": host, "endpoint_port": int(port)}  # fmt: skip
-    wg.set(name, private_key=values["PrivateKey"], peer=peer)
-    wg.close()
-    lines = [f"link set {name} up mtu {values['MTU']}"]
-    for network in ("10.61.2.0/24", "fd61:2::/64", *values["DNS"].split(", ")):
-        lines += [f"route add {network} dev {name} metric 10"]
-    subprocess.run(["ip", "-n", lab.client.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+def holds(what: str, truth: object = True) -> None:
+    assert truth, what
+    print(what, flush=True)
 
 
-def book(lab: Lab, confdir: Path, *words: str) -> str:
-    done = lab.gateway.run([*LOCKGATE, "wireguard", *words, "--set", f"confdir={confdir}"], timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Ground:
+    """The lab, a configuration, and clients of it."""
+
+    def __init__(self) -> None:
+        self.lab = Lab()
+        self.home = self.lab.scratch / "home"
+        self.home.mkdir()
+        os.chmod(self.lab.scratch, 0o755)
+        self.book = Book(self.home / "conf" / "wireguard.conf")
+        self.book.init()
+        self.roots = self.home / "root.pem"
+        self.roots.write_bytes(self.lab.root.read_bytes())
+        self.roots.chmod(0o644)
+        self._names = (f"wgc{number}" for number in itertools.count())
+
+    def own(self) -> None:
+        """Give the configuration to the ordinary user."""
+        for path in (self.home, *self.home.rglob("*")):
+            os.chown(path, UID, UID)
+
+    def add(self, name: str, endpoint: str = "10.61.1.1", **more: object) -> str:
+        return self.book.add(name, endpoint=endpoint, **more)  # type: ignore[arg-type]
+
+    def start(self, *words: str, command: Sequence[str] = LOCKGATE, mode: str = "wireguard") -> Gateway:
+        options = {"ca_key": "ec", "ssl_verify_upstream_trusted_ca": self.roots}
+        gateway = self.lab.gateway_proc(
+            "-m", mode, *words, confdir=self.home / "conf", options=options, trust=False, ports=(), command=command,
+            addon=ADDON, timeout=30,
+        )  # fmt: skip
+        gateway.wait_output(r"CA  +/", timeout=30)
+        return gateway
+
+    def connect(self, text: str, address: str = "") -> str:
+        """An interface of the kernel's in the client's namespace, as a client's file says. Returns its name."""
+        client, name = self.lab.client, next(self._names)
+        values = dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
+        config = self.home / f"{name}.conf"
+        config.write_text(re.sub(r"^(Address|DNS|MTU) = .*\n", "", text, flags=re.MULTILINE))
+        lines = [f"link add {name} type wireguard"]
+        lines += [f"addr add {one} dev {name}" for one in (address or values["Address"]).split(", ")]
+        lines += [f"link set {name} up mtu {values['MTU']}"]
+        lines += [f"route add {one} dev {name} metric {10 + int(name[3:])}" for one in NETWORKS]
+        subprocess.run(["ip", "-n", client.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        client.run(["wg", "setconf", name, config], check=True)
+        return name
+
+    def disconnect(self, name: str) -> None:
+        self.lab.client.run(["ip", "link", "del", name], check=True)
+
+    def get(self, gateway: Gateway, interface: str, *words: str) -> str:
+        """The device that a decrypted request came from; "" if there was no answer."""
+        reply = self.lab.curl(URL, "--interface", interface, *(words or PATIENCE), ca=gateway.ca, timeout=70)
+        return reply.header("x-device") or "" if reply.status == 200 else ""
 
 
-def talk(lab: Lab, backend: str) -> None:
-    confdir = lab.scratch / f"conf-{backend}"
-    text = book(lab, confdir, "add", "phone", "--endpoint", "10.61.1.1")
-    started = lab.gateway_proc(
-        "-m", "wireguard", "-m", "regular@8080", confdir=confdir, addon=ADDON, timeout=60,
-        options={"wireguard_backend": backend, "ca_key": "ec"}, ports=[8080],
-    )  # fmt: skip
-    with started as gateway:
-        print(backend, "told", re.search(r"; in (this process|the kernel)", gateway.output) is not None)
-        name = f"wg{backend[:3]}"
-        connect(lab, name, text)
-        for family in (4, 6):
-            reply = lab.curl(f"https://origin.test:{HTTPS}/", f"-{family}", ca=gateway.ca, timeout=60)
-            print(backend, f"https IPv{family}", reply.status, reply.header("x-device") or repr(reply), flush=True)
-            with lab.connect(port=ECHO, family=family, timeout=30) as tcp:
-                tcp.sendall(b"tcp")
-                print(backend, f"tcp IPv{family}", tcp.recv(10).decode())
-            with lab.client.udp("origin.test", ECHO, family=family, timeout=30) as udp:
-                udp.send(b"udp")
-                print(backend, f"udp IPv{family}", udp.recv(10).decode())
-        size = lab.curl("https://origin.test/10m", ca=gateway.ca, keep_body=False, timeout=120).size
-        print(backend, "download", size, flush=True)
-        dig = lab.client.run(["dig", "+short", "+time=20", "+tries=1", "@10.87.0.1", "alt.test"], timeout=60)
-        print(backend, "dns", dig.stdout.strip())
-        print(backend, "host sees wg0", "wg0" in lab.gateway.run(["ip", "-br", "link"]).stdout)
-        wait_for(lambda: " ago" in book(lab, confdir, "peers"), 30, "the handshake is in the list")
-        print(
-            backend,
-            "peers",
-            re.search(r"phone .* 10.87.0.2, .* ago +[\d.]+[km]", book(lab, confdir, "peers")) is not None,
+def talk(ground: Ground, gateway: Gateway, interface: str) -> None:
+    """All but HTTPS; the interface is the client's first."""
+    lab = ground.lab
+    for family in (4, 6):
+        with lab.connect(port=ECHO, family=family, timeout=60) as tcp:
+            tcp.sendall(b"hello")
+            holds(f"raw TCP, IPv{family}", tcp.recv(100) == b"hello")
+        with lab.client.udp("origin.test", ECHO, family=family, timeout=60) as udp:
+            udp.sendall(b"hello")
+            holds(f"raw UDP, IPv{family}", udp.recv(100) == b"hello")
+    dig = lab.client.run(["dig", "+short", "+time=30", "+tries=1", "@10.87.0.1", "alt.test"], timeout=60)
+    holds("DNS", dig.stdout.split() == ["10.61.2.3"])
+    words = "https://origin.test/10m", "--interface", interface
+    holds("ten megabytes", lab.curl(*words, ca=gateway.ca, keep_body=False, timeout=200).size == 10 << 20)
+
+
+def kernel(ground: Ground) -> None:
+    lab = ground.lab
+    phone, laptop = ground.add("phone", label="Anna's"), ground.add("laptop", "fd61:1::1", psk=False)
+    gateway = ground.start()
+    holds("the kernel is chosen", gateway.wait_output(r"wireguard: 2 peers of \S+; in the kernel"))
+    holds("UDP is in the host's network, alone", lab.gateway.listening("udp") == {PORT})
+    holds("no TCP listener, and no interface there", not lab.gateway.listening() and "wg0" not in links(lab))
+    one, other = ground.connect(phone), ground.connect(laptop)
+    for interface, device in ((one, "phone"), (other, "laptop")):
+        for family in ("-4", "-6"):
+            holds(f"{device} {family}", ground.get(gateway, interface, family, *PATIENCE) == device)
+    talk(ground, gateway, one)
+
+    late = ground.connect(ground.add("late"))
+    gateway.wait_output("read again, 3 peers", timeout=10)
+    holds("a peer is added while it runs", ground.get(gateway, late) == "late")
+    ground.book.remove("late")
+    gateway.wait_output("peer late is removed", timeout=10)
+    holds("a removed one is cut", not ground.get(gateway, late, "-m", "10"))
+    holds("the others go on", ground.get(gateway, one) == "phone")
+    ground.disconnect(late)
+    brief = ground.connect(ground.add("brief", expires=time.time() + 60))
+    holds("a peer with an expiry", ground.get(gateway, brief) == "brief")
+    gateway.wait_output("peer brief has expired and is cut", timeout=70)
+    holds("an expired one is cut", not ground.get(gateway, brief, "-m", "10"))
+    ground.disconnect(brief)
+
+    wrong = ground.connect(ground.add("wrong"), address="10.87.0.99/32, fd99::1/128")
+    holds("an address of nobody's is not served", not ground.get(gateway, wrong, "-4", "-m", "10"))
+    gateway.wait_output(r"\d+ packets dropped, their inner source is not among their peer's AllowedIPs", timeout=10)
+    holds("and it is said")
+    ground.disconnect(wrong)
+
+    time.sleep(12)  # until the state is written
+    table = peers(ground)
+    row = r"phone +Anna's +10\.87\.0\.2, fd\S+::2 +\d+ (s|min) ago +\d+k +1\dm +-$"
+    holds("peers are listed with handshake and bytes", re.search(row, table, re.MULTILINE) or print(table))
+    received = lab.client.run(["wg", "show", one, "transfer"]).stdout.split()
+    holds("both ends count the same", within(ground.book.recall(), "phone", int(received[1]), int(received[2])))
+
+    gateway.kill()
+    wait_for(lambda: not lab.gateway.listening("udp"), 10, "the interface is gone")
+    holds("nothing is left after kill -9", not left())
+    gateway = ground.start()
+    holds("its port is free at once, and clients come back", ground.get(gateway, one) == "phone")
+    gateway.stop()
+    holds("stop leaves nothing", not lab.gateway.listening("udp") and not left())
+
+
+def faults(ground: Ground) -> None:
+    """Which backend is taken, and what is said where it cannot be."""
+    lab = ground.lab
+    conf = ground.book.path
+    conf.write_text(conf.read_text().replace("[Interface]\n", "[Interface]\nMTU = 1280\n"))
+    phone = ground.add("phone")
+    holds("MTU is in the client's file", "MTU = 1280" in phone)
+    interface = ground.connect(phone)
+    ground.own()
+    capable = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=+net_admin",
+               "--ambient-caps=+net_admin", "--bounding-set=-sys_admin", "env", f"HOME={ground.home}"]  # fmt: skip
+    with ground.start(command=[*capable, *LOCKGATE]) as gateway:
+        gateway.wait_output(r"wireguard: 1 peers of \S+; in the kernel")
+        holds("CAP_NET_ADMIN alone is enough", ground.get(gateway, interface) == "phone")
+        reply = lab.curl(
+            "https://origin.test/10m", "--interface", interface, ca=gateway.ca, keep_body=False, timeout=120
         )
-        book(lab, confdir, "remove", "phone")
-        gateway.wait_output("peer phone is removed", timeout=20)
-        cut = lab.curl(f"https://v4.origin.test:{HTTPS}/", "-m", "3", ca=gateway.ca, timeout=60)
-        print(backend, "removed", cut.exit)
-        subprocess.run(["ip", "-n", lab.client.name, "link", "del", name], check=True)
+        holds("ten megabytes at MTU 1280", reply.size == 10 << 20)
+        text = said(ground, "-m", "wireguard")
+        holds("a port that is taken is named", "UDP 0.0.0.0:51820 is in use" in text or print(text))
+    text = said(ground, "-m", "wireguard@10.61.1.1:51821", "--set", "wireguard_backend=kernel")
+    holds("the kernel's has no address of its own", "listens on every address, not on 10.61.1.1 alone" in text)
+    with ground.start(mode="wireguard@10.61.1.1:51820") as gateway:
+        gateway.wait_output(
+            r"in this process \(userspace\), .*; not in the kernel: the kernel's listens on all addresses"
+        )
+        holds("userspace where the kernel's cannot be", ground.get(gateway, interface) == "phone")
+    with ground.start("--set", "wireguard_backend=userspace") as gateway:
+        gateway.wait_output(r"; in this process \(userspace\)$")
+        holds("userspace by option", ground.get(gateway, interface) == "phone")
+    holds("nothing is left", not left())
 
 
-def main() -> int:
-    lab = Lab()
+def rootless(ground: Ground) -> None:
+    interface = ground.connect(ground.add("phone"))
+    ground.own()
+    command = unprivileged(LOCKGATE, ground.home)
+    with ground.start(command=command) as gateway:
+        holds(
+            "userspace",
+            gateway.wait_output(r"in this process \(userspace\), .*; not in the kernel: it takes root or CAP_NET"),
+        )
+        for family in ("-4", "-6"):
+            holds(f"phone {family}", ground.get(gateway, interface, family, *PATIENCE) == "phone")
+        talk(ground, gateway, interface)
+        end, count, handshakes = time.monotonic() + 150, 0, set()
+        while time.monotonic() < end:
+            start = time.monotonic()
+            assert ground.get(gateway, interface) == "phone", count
+            handshakes.add(ground.lab.client.run(["wg", "show", interface, "latest-handshakes"]).stdout.split()[1])
+            count += 1
+            time.sleep(max(0.0, 1 - (time.monotonic() - start)))
+        print(count, "requests", len(handshakes), "handshakes")
+        holds("no request was lost in two and a half minutes with a rekey", count > 40 and len(handshakes) >= 2)
+
+
+def links(lab: Lab) -> str:
+    return lab.gateway.run(["ip", "-o", "link"]).stdout
+
+
+def left() -> list[str]:
+    """Processes of a helper that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"netns/helper.py" in (words := path.read_bytes()):
+                found.append(words.decode())
+        except OSError:
+            continue
+    return found
+
+
+def peers(ground: Ground) -> str:
+    command = [*LOCKGATE, "wireguard", "peers", "--set", f"confdir={ground.home / 'conf'}"]
+    env = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    return ground.lab.gateway.run(command, env=env, timeout=30, check=True).stdout
+
+
+def said(ground: Ground, *words: str) -> str:
+    """What `lockgate run` says that cannot start."""
+    command = [*LOCKGATE, "run", *words, "--set", f"confdir={ground.home / 'conf'}", "--set", "ca_key=ec"]
+    done = ground.lab.gateway.run(command, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, timeout=30)
+    assert done.returncode, done.stdout
+    return done.stdout + done.stderr
+
+
+def within(state: dict[str, dict[str, object]], name: str, received: int, sent: int) -> bool:
+    """Whether what the gateway has counted is what the client has, but for what went on in between."""
+    one = next(value for value in state.values() if value["name"] == name)
+    ours = one["sent"], one["received"]
+    print("counted", ours, "by the client", (received, sent))
+    return all(isinstance(a, int) and 0.9 * b <= a <= b * 1.1 for a, b in zip(ours, (received, sent), strict=True))
+
+
+def main() -> None:
+    ground = Ground()
     try:
-        for backend in ("userspace", "kernel"):
-            try:
-                talk(lab, backend)
-            except Exception as error:
-                print(backend, "failed", repr(error), *getattr(error, "__notes__", ()), flush=True)
+        {"kernel": kernel, "faults": faults, "rootless": rootless}[sys.argv[1]](ground)
+    except BaseException:
+        for log in sorted(ground.lab.scratch.glob("gateway-*.log")):
+            print(log.read_text(), flush=True)
+        raise
     finally:
-        lab.close()
-    return 0
+        ground.lab.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
