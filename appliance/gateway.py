@@ -21,6 +21,7 @@ from appliance.log import AddLog
 from appliance.net.ca_store import CERTIFICATE_FILE
 from appliance.net.certs import CertificateAuthority, Minter
 from appliance.net.tls_context import TlsContexts
+from appliance.store.service import Service
 from appliance.worker import Worker
 from modes.firewall import Firewall
 from modes.spec import DEFAULT_PORTS
@@ -53,6 +54,7 @@ class Gateway:
         self.modes: list[modes.Mode] = []
         self.firewalls: list[Firewall] = []
         self.worker: Worker
+        self.store: Service
         self.exit_code = 0
         self._stop = asyncio.Event()
         self._since = time.monotonic()
@@ -90,8 +92,10 @@ class Gateway:
         minter = Minter(ca, options.leaf_cache_size, options.certs, passphrase=options.cert_passphrase)
         tls = TlsContexts(options)
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
+        self.store = Service(worker, options, loop)
         options.subscribe(self._changed)
         worker.start()
+        self.store.apply()
         for spec, host in specs if options.server else ():
             mode = modes.make(spec, worker, host, options.listen_port)
             self.modes.append(mode)
@@ -159,6 +163,8 @@ class Gateway:
             worker.minter.use_custom(options.certs, options.cert_passphrase)
             worker.minter.cache_size = options.leaf_cache_size
         worker.configure()
+        if any(name == "server" or name.startswith("store") for name in updated):
+            self.store.apply()
 
     def reload(self) -> None:
         """Read config.yaml again (SIGHUP). :raises LockgateError: it is refused, and everything stays as it was."""
@@ -177,6 +183,7 @@ class Gateway:
             await mode.stop()
         if hasattr(self, "worker"):
             await self.worker.stop()
+            self.store.close()
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self.addons.done()

@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.addons import main as addons
 
             return addons(args.addons_command, args.files)
+        if args.command == "flows":
+            from appliance.cli.flows import main as flows
+
+            return flows(args)
         if args.command == "options":
             from appliance.cli.options import show
 

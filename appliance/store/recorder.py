@@ -1,0 +1,496 @@
+"""Writes flows into the store, from the event loop: encoded when they end, written in batches.
+
+A batch is one write to the segment and one transaction of the index, after 50 ms or 256 flows, so that a kill -9 loses
+at most what ended in the last 50 ms. Nothing here waits: what cannot be written (disk full, index locked) is kept up to
+`queue_bytes`, then dropped, counted and told. Never raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from appliance.flow import Error, Flow
+from appliance.http import HTTPFlow
+from appliance.log import RateLimited
+from appliance.store import index as ix
+from appliance.store import records, rows, segment
+from appliance.store.records import State
+from appliance.store.tee import Talk, Tee
+from appliance.tcp import TCPFlow
+from appliance.udp import UDPFlow
+
+if TYPE_CHECKING:
+    from appliance.connection import Client, Server
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS: Final = 0.05
+BATCH: Final = 256
+FLUSH_BYTES: Final = 1 << 20
+"""A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
+RETRY_SECONDS: Final = 0.25
+ROW_COST: Final = 640
+"""Bytes of memory that a row is reckoned at, while it waits."""
+CERTIFICATES: Final = 512
+"""Certificates of a segment that are remembered; others are written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How recording goes. fault: why nothing can be written now, "" = all is well. Counts are of this process.
+
+    waiting: bytes in memory that are to be written. longest: seconds that one batch has held the loop at most.
+    """
+
+    folder: str
+    fault: str
+    flows: int
+    bytes: int
+    dropped: int
+    waiting: int
+    longest: float
+
+
+class Recorder:
+    """One writer of one store.
+
+    folder: where it is. body_limit: bytes of a body that are kept. messages_limit: bytes of the messages of one
+    conversation. segment_bytes, segment_seconds: when a segment is cut. queue_bytes: memory for what waits. loop: None
+    in tests and tools, who call `flush` themselves.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        body_limit: int = 8 << 20,
+        messages_limit: int = 64 << 20,
+        segment_bytes: int = 64 << 20,
+        segment_seconds: float = 3600.0,
+        queue_bytes: int = 32 << 20,
+    ) -> None:
+        self.folder = folder
+        self.body_limit = body_limit
+        self.messages_limit = messages_limit
+        self.segment_bytes = segment_bytes
+        self.segment_seconds = segment_seconds
+        self.queue_bytes = queue_bytes
+        self.flows = self.dropped = self.bytes = 0
+        self.fault = ""
+        self.longest = 0.0
+        self._loop = loop
+        self._timer: asyncio.Handle | None = None
+        self._told = RateLimited(logger, per_minute=1)
+        self._odd = RateLimited(logger, per_minute=1)
+        self._closed = False
+        self._db: sqlite3.Connection | None = None
+        self._fd = -1
+        self._retry = 0.0
+        self._tried_dropped = 0  # of `dropped`, how many the index knows of
+        self._told_dropped = 0
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """State of a segment that is not there yet. Its first records lie at the offsets that they are given now."""
+        self.number = 0
+        self._epoch = object()  # what connections carry when their records are in this segment
+        self._written = self._end = segment.HEAD.size
+        self._frames: list[bytes] = []
+        self._waiting = 0  # bytes of frames
+        self._names = rows.Names(0)
+        self._certificates: dict[bytes, int] = {}
+        self._batch = ix.Batch()
+        self._added = 0  # flows since the last commit
+        self._talks: list[Talk] = []
+        self._begun = time.time()
+        self._cut = time.monotonic() + self.segment_seconds
+
+    def start(self) -> None:
+        """Open the store. Where that cannot be it is told, tried again, and flows are dropped and counted meanwhile."""
+        self._ready()
+
+    def _ready(self) -> bool:
+        """Whether there is a segment to write to; tried anew after a while."""
+        if self._fd >= 0:
+            return True
+        if self._closed or time.monotonic() < self._retry:
+            return False
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.chmod(self.folder, 0o700)
+            self.number, self._fd = segment.create(self.folder, self._highest())
+        except (OSError, sqlite3.Error) as error:
+            self._failed(error)
+            return False
+        self._names = rows.Names(self.number)
+        return True
+
+    def _highest(self) -> int:
+        """The highest number of a segment that the index knows; 0 where it cannot be asked."""
+        try:
+            found = self._index().execute("SELECT max(number) FROM segment").fetchone()[0]
+            return int(found or 0)
+        except sqlite3.OperationalError:
+            return 0
+
+    def _index(self) -> sqlite3.Connection:
+        """Raises sqlite3.Error."""
+        if self._db is None:
+            from appliance.store.recovery import open_index
+
+            self._db = open_index(self.folder)
+        return self._db
+
+    # -- what is recorded
+
+    def end(self, flow: Flow) -> None:
+        """A flow that is over (HTTP, DNS)."""
+        try:
+            if self._no_room():
+                return
+            client, server = flow.client_conn, flow.server_conn
+            if flow.type == "dns":  # ends that no other flow has
+                facts, of_client = rows.client_facts(client, self._names), records.connection(client, self._certificate)
+                name, of_server = rows.server_name(server, self._names), records.connection(server, self._certificate)
+                self._write(flow, of_client, of_server, facts, name)
+                return
+            if isinstance(flow, HTTPFlow) and flow.websocket is not None:
+                said: list[Any] | None = records.messages(flow.websocket.messages)
+            else:
+                said = None
+            known = client._recorded
+            if known is None or known[0] is not self._epoch or known[1] is not client.verdict or known[2] != client.timestamp_tls_setup:  # fmt: skip # noqa: E501
+                known = self._client(client)
+            there = server._recorded
+            if there is None or there[0] is not self._epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
+                there = self._server(server)
+            self._write(flow, known[3], there[3], known[4], there[4], messages=said)
+        except Exception as error:
+            self._broken(error, flow)
+
+    def connection(self, client: Client, server: Server, moved: tuple[int, int]) -> None:
+        """A connection that was passed or blocked, or came to nothing: it has no flow. moved: bytes up and down."""
+        try:
+            if self._no_room():
+                return
+            kind: type[TCPFlow] | type[UDPFlow] = UDPFlow if client.transport_protocol == "udp" else TCPFlow
+            flow = kind(client, server)
+            flow.timestamp_created = client.timestamp_start or flow.timestamp_created
+            flow.moved = moved
+            if client.error:
+                flow.error = Error(client.error, client.timestamp_end)
+            facts = rows.client_facts(client, self._names)
+            of_client, of_server = records.connection(client, self._certificate), records.connection(server, self._certificate)  # fmt: skip # noqa: E501
+            name = rows.server_name(server, self._names)
+            ended = client.timestamp_end or time.time()
+            self._write(flow, of_client, of_server, facts, name, (*moved, ended), ix.BARE)
+        except Exception as error:
+            self._broken(error, client)
+
+    def tee(self) -> Tee:
+        """For a body that streams: call it with each piece, and set it as the message's `tee`."""
+        return Tee(self, self.body_limit)
+
+    def talk(self, flow: Flow, limit: int | None = None) -> Talk:
+        """A conversation begins. It is in the index with its first messages, or with its end.
+
+        limit: bytes of messages that are kept, unless it is what all are limited to.
+        """
+        return Talk(self, flow, self.messages_limit if limit is None else limit)
+
+    def piece(self, data: bytes) -> tuple[int, int] | None:
+        """Keep a piece of a body: (segment, offset), None = there is no room."""
+        if not self._ready() or self._waiting + len(data) > self.queue_bytes:
+            return None
+        return self.number, self._put(records.encode(("b", data)))
+
+    def talking(self, talk: Talk) -> None:
+        """Something was said in it since the last batch."""
+        self._talks.append(talk)
+        if self._timer is None:
+            self._arm(FLUSH_SECONDS)
+
+    def said(self, talk: Talk) -> None:
+        """Write the new messages of a conversation that goes on."""
+        messages = talk.take()
+        try:
+            if self._no_room(0):
+                self.dropped += len(messages)
+                return
+            if talk.segment != self.number:
+                self._head(talk, ix.OPEN)
+            offset = self._put(records.encode(("m", talk.flow.id, messages)))
+            self._batch.parts.append((self.number, offset, talk))
+        except Exception as error:
+            self._broken(error, talk.flow)
+
+    def over(self, talk: Talk) -> None:
+        """The conversation has ended; its flow says how."""
+        try:
+            if talk.segment:
+                talk.flush()
+                if not self._no_room():
+                    self._head(talk, 0)
+                return
+            messages = talk.take()
+            if self._no_room():
+                return
+            flow = talk.flow
+            facts = rows.client_facts(flow.client_conn, self._names)
+            of_client = records.connection(flow.client_conn, self._certificate)
+            of_server = records.connection(flow.server_conn, self._certificate)
+            name = rows.server_name(flow.server_conn, self._names)
+            up, down = getattr(flow, "moved", None) or (talk.up, talk.down)
+            bits = ix.CUT if talk.cut else 0
+            self._write(flow, of_client, of_server, facts, name, (up, down, time.time()), bits, messages)
+        except Exception as error:
+            self._broken(error, talk.flow)
+
+    def _head(self, talk: Talk, bits: int) -> None:
+        """What is known of a conversation now, into the present segment and its row."""
+        flow = talk.flow
+        facts = rows.client_facts(flow.client_conn, self._names)
+        name = rows.server_name(flow.server_conn, self._names)
+        of_client = records.connection(flow.client_conn, self._certificate)
+        of_server = records.connection(flow.server_conn, self._certificate)
+        count = (*(getattr(flow, "moved", None) or (talk.up, talk.down)), time.time())
+        bits |= talk.bits
+        payload = records.encode(records.flow(flow, of_client, of_server, self.body_limit, None, count, bits))
+        offset = self._put(payload)
+        row = rows.row(flow, self.number, offset, len(payload) + talk.kept, facts, name, self._names, count, bits,
+                       self.body_limit)  # fmt: skip
+        if talk.segment:
+            self._batch.changed.append((talk, row))
+        else:
+            self._batch.opened.append((talk, row))
+            self._added += 1
+            self.flows += 1
+        talk.segment = self.number
+
+    def _write(
+        self, flow: Flow, client: int | State, server: int | State, facts: tuple[Any, ...], name: int | None,
+        count: tuple[int, int, float] | None = None, bits: int = 0, messages: list[Any] | None = None,
+    ) -> None:  # fmt: skip
+        payload = records.encode(records.flow(flow, client, server, self.body_limit, messages, count, bits))
+        offset = self._put(payload)
+        self._batch.rows.append(
+            rows.row(flow, self.number, offset, len(payload), facts, name, self._names, count, bits, self.body_limit)
+        )
+        self._added += 1
+        self.flows += 1
+        if len(self._batch.rows) % BATCH == 0:
+            self._soon()
+
+    def _client(self, client: Client) -> Any:
+        offset = self._put(records.encode(("c", records.connection(client, self._certificate))))
+        facts = rows.client_facts(client, self._names)
+        known = client._recorded = self._epoch, client.verdict, client.timestamp_tls_setup, offset, facts
+        return known
+
+    def _server(self, server: Server) -> Any:
+        offset = self._put(records.encode(("c", records.connection(server, self._certificate))))
+        name = rows.server_name(server, self._names)
+        known = server._recorded = self._epoch, server.peername, server.timestamp_tls_setup, offset, name
+        return known
+
+    def _certificate(self, cert: x509.Certificate) -> int:
+        der = cert.public_bytes(Encoding.DER)
+        offset = self._certificates.get(der)
+        if offset is None:
+            if len(self._certificates) >= CERTIFICATES:
+                self._certificates.clear()
+            offset = self._certificates[der] = self._put(records.encode(("x", der)))
+        return offset
+
+    # -- the queue
+
+    def _put(self, payload: bytes) -> int:
+        """Queue a record; its offset."""
+        frame = segment.framed(payload)
+        offset = self._end
+        self._end = offset + len(frame)
+        self._frames.append(frame)
+        self._waiting += len(frame)
+        if self._timer is None:
+            self._arm(FLUSH_SECONDS)
+        elif self._waiting >= FLUSH_BYTES and not self.fault:
+            self._soon()
+        return offset
+
+    def _no_room(self, lost: int = 1) -> bool:
+        """Whether a flow has to be dropped; it is counted then."""
+        if self._waiting + len(self._batch.rows) * ROW_COST < self.queue_bytes and (self._fd >= 0 or self._ready()):
+            return False
+        self.dropped += lost
+        self._tell()
+        if self._timer is None:
+            self._arm(RETRY_SECONDS)
+        return True
+
+    def _arm(self, seconds: float) -> None:
+        if self._loop is not None and not self._closed:
+            self._timer = self._loop.call_later(seconds, self.flush)
+
+    def _soon(self) -> None:
+        if self._loop is None:
+            self.flush()
+        elif isinstance(self._timer, asyncio.TimerHandle) and not self._closed and not self.fault:
+            self._timer.cancel()
+            self._timer = self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits, as far as that can be done now."""
+        began = time.perf_counter()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        talks, self._talks = self._talks, []
+        for talk in talks:
+            talk.flush()
+        if not self._ready():
+            self._arm(RETRY_SECONDS)
+            return
+        try:
+            if self._frames:
+                segment.write(self._fd, b"".join(self._frames), self._written)
+                self.bytes += self._end - self._written
+                self._written = self._end
+                self._frames.clear()
+                self._waiting = 0
+            if self._names.fresh:
+                self._batch.names += self._names.fresh
+                self._names.fresh = []
+            if len(self._batch):
+                self._commit()
+        except (OSError, sqlite3.Error) as error:
+            self._failed(error)
+            self._arm(RETRY_SECONDS)
+            return
+        if self.fault:
+            self._recovered()
+        if self._written >= self.segment_bytes or time.monotonic() >= self._cut or len(self._names) >= ix.LIMIT_NAMES:
+            self._roll()
+        self.longest = max(self.longest, time.perf_counter() - began)
+
+    def _commit(self, sealed: bool = False) -> None:
+        """Raises sqlite3.Error; then the batch is still there."""
+        db = self._index()
+        dropped = self.dropped
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            between = self._batch.insert(db)
+            ix.note_segment(db, self.number, self._written, self._written, self._added, self._begun, time.time(),
+                            between=between, dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self._tried_dropped = dropped
+        self._batch = ix.Batch()
+        self._added = 0
+
+    def _roll(self) -> None:
+        """Seal this segment; the next record opens another."""
+        if self._written == segment.HEAD.size:
+            self._cut = time.monotonic() + self.segment_seconds
+            return
+        try:
+            self._commit(sealed=True)
+        except sqlite3.Error as error:
+            self._failed(error)
+            return
+        os.close(self._fd)
+        self._fd = -1
+        talks = self._talks
+        self._fresh()
+        self._talks = talks
+        self._ready()
+
+    # -- what goes wrong
+
+    def _failed(self, error: Exception) -> None:
+        self._retry = time.monotonic() + RETRY_SECONDS
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+        else:
+            why = f"the index: {error}"
+            if isinstance(error, sqlite3.Error) and self._db is not None and ix.is_damage(error):
+                self._db.close()
+                self._db = None
+        if not self.fault:
+            self._told_dropped = self.dropped
+        self.fault = why
+        self._tell()
+
+    def _tell(self) -> None:
+        lost = self.dropped - self._told_dropped
+        self._told.log(
+            logging.WARNING,
+            self.fault,
+            "flows cannot be recorded in %s: %s; traffic goes on, %s (options store_dir, store_max_bytes; store=false)",
+            self.folder,
+            self.fault or "they come faster than they can be written",
+            f"{lost} flows are lost so far" if lost else f"up to {self.queue_bytes >> 20} MiB wait in memory",
+        )
+
+    def _recovered(self) -> None:
+        lost = self.dropped - self._told_dropped
+        logger.warning("flows are recorded again; %s", f"{lost} were lost meanwhile" if lost else "none was lost")
+        self.fault = ""
+
+    def _broken(self, error: Exception, what: object) -> None:
+        self.dropped += 1
+        self._odd.log(
+            logging.ERROR,
+            type(error).__name__,
+            "%r could not be recorded: %r",
+            what,
+            error,
+            exc_info=(type(error), error, error.__traceback__),
+        )
+
+    def status(self) -> Status:
+        waiting = self._waiting + len(self._batch.rows) * ROW_COST
+        return Status(str(self.folder), self.fault, self.flows, self.bytes, self.dropped, waiting, self.longest)
+
+    def close(self) -> None:
+        """Write what waits and seal the segment. What cannot be written now is lost, and that is told."""
+        self.flush()
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = len(self._batch.rows) if self._fd >= 0 else 0
+        if self._frames or left:
+            self.dropped += left
+        if self._fd >= 0:
+            if self._written == segment.HEAD.size:
+                segment.plain_path(self.folder, self.number).unlink(missing_ok=True)
+            elif not self._frames:
+                try:
+                    self._commit(sealed=True)
+                except sqlite3.Error as error:
+                    logger.warning("%s: the index could not be brought up to date: %s", self.folder, error)
+            os.close(self._fd)
+            self._fd = -1
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self.dropped:
+            logger.warning("%d flows could not be recorded", self.dropped)
+
+
+Make = Callable[[], Recorder]
