@@ -43,17 +43,18 @@ CREATE TABLE segment (
 CREATE TABLE name (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, alias TEXT);
 CREATE TABLE flow (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
-    seg INTEGER NOT NULL, off INTEGER NOT NULL, len INTEGER NOT NULL, uid, t REAL NOT NULL, dur REAL,
-    kind INTEGER NOT NULL, flags INTEGER NOT NULL, client INTEGER, cport INTEGER, device INTEGER, server INTEGER,
-    verdict INTEGER NOT NULL, reason INTEGER, site INTEGER, host INTEGER, method INTEGER, path TEXT, status INTEGER,
-    type INTEGER, qtype INTEGER, up INTEGER, down INTEGER, tls INTEGER, sni INTEGER, error INTEGER
+    flags INTEGER NOT NULL, kind INTEGER NOT NULL, status INTEGER, verdict INTEGER NOT NULL, site INTEGER, host INTEGER,
+    client INTEGER, method INTEGER, type INTEGER, qtype INTEGER, cport INTEGER, server INTEGER, reason INTEGER,
+    device INTEGER, sni INTEGER, tls INTEGER, error INTEGER, seg INTEGER NOT NULL, off INTEGER NOT NULL,
+    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, uid, path TEXT
 );
 CREATE TABLE part (seg INTEGER NOT NULL, off INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (seg, off))
     WITHOUT ROWID;
 CREATE INDEX part_n ON part (n)
 """
 """`segment.indexed`: up to where its records are in `flow`; `bytes`: of its file; `dropped`: flows lost while it was
-written. `flow.len`: bytes of the record, pieces of bodies included. `part`: messages of a conversation."""
+written. `flow`: what is searched for comes first, so that a scan need not read further. `len`: bytes of the record.
+`part`: messages of a conversation."""
 
 
 class Unusable(Exception):
@@ -123,6 +124,7 @@ def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
         db.close()
         raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
     db.execute("PRAGMA query_only = ON")
+    db.execute("PRAGMA mmap_size = 4294967296")  # a scan is a fifth faster so
     return db
 
 

@@ -85,6 +85,10 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
     for number in there:
         indexed, size, sealed = known.get(number, (segment.HEAD.size, 0, 0))
         if sealed:
+            try:
+                _look(folder, number, size)
+            except Damaged as error:
+                aside(folder, db, number, str(error))
             continue
         plain, packed = segment.plain_path(folder, number), segment.packed_path(folder, number)
         fd = segment.lock_abandoned(plain) if plain.exists() else None
@@ -103,6 +107,16 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
         for _ in ix.forget(db, number):
             pass
     return found
+
+
+def _look(folder: Path, number: int, size: int) -> None:
+    """Whether a sealed segment has its beginning and its end. Raises Damaged; FileNotFoundError: it is gone."""
+    source = Segment(folder, number)
+    try:
+        if not source.packed and source.size < size:
+            raise Damaged(f"{source.path}: {size - source.size} bytes are missing at its end")
+    finally:
+        source.close()
 
 
 def aside(folder: Path, db: sqlite3.Connection, number: int, why: str) -> None:

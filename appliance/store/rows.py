@@ -27,6 +27,9 @@ class Names:
     def __init__(self, segment: int) -> None:
         self._last = segment << ix.SHIFT
         self._known: dict[Hashable, int] = {}
+        self._methods: dict[bytes, int] = {}
+        self._types: dict[bytes, int] = {}
+        self._sites: dict[Hashable, tuple[int, int]] = {}
         self.fresh: list[tuple[int, int, str, str | None]] = []
 
     def __len__(self) -> int:
@@ -46,20 +49,33 @@ class Names:
             self.fresh.append((found, kind, clean(text), alias if alias is None else clean(alias)))
         return found
 
+    def method(self, raw: bytes) -> int:
+        found = self._methods.get(raw)
+        if found is None:
+            found = self._methods[raw] = self.get(ix.METHOD, raw.decode("latin-1"))
+        return found
+
+    def type(self, raw: bytes) -> int:
+        found = self._types.get(raw)
+        if found is None:
+            found = self._types[raw] = self.get(ix.TYPE, to_str(raw))
+        return found
+
     def site(self, request: Request) -> tuple[int, int]:
         """(site, host): what stands before the path in the URL, and where it went."""
-        pseudo = request.raw_http_version[:6] in (b"HTTP/2", b"HTTP/3") and request.raw_authority
-        asked = pseudo or request.headers.raw(b"host")
-        key = (asked, request.raw_scheme, request.raw_host, request.raw_port)
-        found: Any = self._known.get(key)
+        key = (
+            request.headers.raw(b"host"), request.raw_authority, request.raw_scheme, request.raw_host, request.raw_port,
+            request.raw_http_version,
+        )  # fmt: skip
+        found = self._sites.get(key)
         if found is None:
             url, path = request.pretty_url, request.path
             if request.raw_path == b"*":
                 path = ""
             before = url.removesuffix(path) if path else url
             found = (self.get(ix.SITE, before, request.pretty_host), self.get(ix.HOST, request.host))
-            self._known[key] = found
-        return found  # type: ignore[no-any-return]
+            self._sites[key] = found
+        return found
 
 
 def clean(text: str) -> str:
@@ -172,7 +188,6 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
         except UnicodeDecodeError:
             bits |= ix.LONG_PATH
             text = path.decode("utf-8", "backslashreplace")
-    method = names.get(ix.METHOD, request.raw_method.decode("latin-1"))
     asked = request.headers.raw(b"content-type")
     up, cut = _size(request, limit)
     status = kind_of = down = None
@@ -181,7 +196,7 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
         bits |= ix.ANSWERED
         status = response.status_code
         found = response.headers.raw(b"content-type")
-        kind_of = None if found is None else names.get(ix.TYPE, to_str(found))
+        kind_of = None if found is None else names.type(found)
         down, cut_down = _size(response, limit)
         cut = cut or cut_down
         ended = response.timestamp_end
@@ -194,8 +209,8 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
     elif ended is None and flow.error is not None:
         ended = flow.error.timestamp
     return (
-        request.timestamp_start, ended, bits, site, host, method, text, status, kind_of,
-        None if asked is None else names.get(ix.TYPE, to_str(asked)), up, down,
+        request.timestamp_start, ended, bits, site, host, names.method(request.raw_method), text, status, kind_of,
+        None if asked is None else names.type(asked), up, down,
     )  # fmt: skip
 
 

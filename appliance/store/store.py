@@ -204,7 +204,7 @@ class Store:
         flt = flowfilter.parse(filter) if isinstance(filter, str) else filter
         condition = self._condition(flt)
         where = condition.may
-        first, last = self._ask("SELECT min(n), max(n) FROM flow")[0]
+        first, last = self._ask("SELECT (SELECT min(n) FROM flow), (SELECT max(n) FROM flow)")[0]
         if first is None:
             return
         low = first if after is None else max(first, after + 1)
