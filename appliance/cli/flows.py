@@ -259,9 +259,23 @@ def _show(args: argparse.Namespace, options: Options) -> int:
     return show(args, options)
 
 
+def _export(args: argparse.Namespace, options: Options) -> int:
+    from appliance.cli.flows_export import export
+
+    return export(args, options)
+
+
+def _delete(args: argparse.Namespace, options: Options) -> int:
+    from appliance.cli.flows_export import delete
+
+    return delete(args, options)
+
+
 _COMMANDS: Final[dict[str, Callable[[argparse.Namespace, Options], int]]] = {
     "list": _list,
     "tail": _tail,
     "stats": _stats,
     "show": _show,
+    "export": _export,
+    "delete": _delete,
 }

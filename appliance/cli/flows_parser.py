@@ -14,6 +14,9 @@ examples:
   lockgate flows show 48122                         one of them, with its bodies
   lockgate flows tail --json '~verdict block'       as they come, a JSON object a line
   lockgate flows stats
+  lockgate flows export har --redact -o traffic.har '~d device.example'
+  lockgate flows export bodies -o bodies/ '~t image'
+  lockgate flows delete '~d bank.example'
 """
 
 
@@ -33,8 +36,33 @@ def add(group: Any, command: Callable[..., Any], settable: Callable[..., None]) 
     stats = command(group, "stats", "what the store holds")
     stats.add_argument("--top", type=_count, default=5, metavar="N", help="names of each kind that are listed (5)")
     stats.add_argument("--json", action="store_true", help="print JSON")
-    for one in (listed, tail, show, stats):
+    export = command(group, "export", "flows as a file: for other programs, or to be read again")
+    export.add_argument("format", choices=FORMATS, help="; ".join(f"{name}: {help}" for name, help in FORMATS.items()))
+    _which(export)
+    export.add_argument("-o", "--output", metavar="PATH", help="file, or folder for bodies; default: standard output")
+    export.add_argument("--redact", action="store_true", help="leave out what looks like a secret, and store_redact")
+    delete = command(group, "delete", "delete flows, and what the store's files hold of them")
+    _which(delete)
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    for one in (listed, tail, show, stats, export, delete):
         settable(one)
+
+
+FORMATS = {
+    "flows": "flow file, as `lockgate run -r` and mitmproxy read it",
+    "har": "HTTP Archive",
+    "curl": "a command line each",
+    "httpie": "the same for HTTPie",
+    "python": "a program each",
+    "raw": "requests and responses as on the wire",
+    "bodies": "each body a file in a folder",
+    "pcapng": "packets of what was said in the clear, for Wireshark",
+}
+
+
+def _which(parser: Any) -> None:
+    parser.add_argument("filter", nargs="*", metavar="FILTER", help="flows that match")
+    parser.add_argument("--number", action="append", metavar="N", help="this flow, by number or id; repeatable")
 
 
 def _page(parser: Any, limit: int) -> None:

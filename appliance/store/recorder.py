@@ -1,8 +1,8 @@
 """Writes flows into the store, from the event loop: encoded when they end, written in batches.
 
-A batch is one write to the segment and one transaction of the index, after 50 ms or 256 flows, so that a kill -9 loses
-at most what ended in the last 50 ms. Nothing here waits: what cannot be written (disk full, index locked) is kept up to
-`queue_bytes`, then dropped, counted and told. Never raises.
+A batch is one write to the segment, after 50 ms or 128 flows, so that a kill -9 loses at most what ended in the last
+50 ms; the index follows in larger steps. Nothing here waits: what cannot be written (disk full, index locked) is kept
+up to `queue_bytes`, then dropped, counted and told. Never raises.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 0.05
-BATCH: Final = 256
+BATCH: Final = 128
 FLUSH_BYTES: Final = 1 << 20
 """A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
+COMMIT_SECONDS: Final = 0.2
+COMMIT_ROWS: Final = 512
+"""So often the index follows: a transaction has a price of its own, and what it lacks is found again in the segment."""
 RETRY_SECONDS: Final = 0.25
+_EMPTY_FRAME: Final = bytes(segment.FRAME.size)
 ROW_COST: Final = 640
 """Bytes of memory that a row is reckoned at, while it waits."""
 CERTIFICATES: Final = 512
@@ -97,7 +102,7 @@ class Recorder:
         self._closed = False
         self._db: sqlite3.Connection | None = None
         self._fd = -1
-        self._retry = 0.0
+        self._retry = self._committed = 0.0
         self._tried_dropped = 0  # of `dropped`, how many the index knows of
         self._told_dropped = 0
         self._fresh()
@@ -107,8 +112,9 @@ class Recorder:
         self.number = 0
         self._epoch = object()  # what connections carry when their records are in this segment
         self._written = self._end = segment.HEAD.size
-        self._frames: list[bytes] = []
-        self._waiting = 0  # bytes of frames
+        self._buffer = bytearray()  # records that are to be written
+        self._ended: list[Flow] = []  # flows that are to become records
+        self._heavy = 0  # bytes of their bodies
         self._names = rows.Names(0)
         self._certificates: dict[bytes, int] = {}
         self._batch = ix.Batch()
@@ -156,10 +162,28 @@ class Recorder:
     # -- what is recorded
 
     def end(self, flow: Flow) -> None:
-        """A flow that is over (HTTP, DNS)."""
+        """A flow that is over (HTTP, DNS). It is encoded with its batch: many in a row cost half of what each would."""
+        if self._no_room():
+            return
+        self._ended.append(flow)
+        response = getattr(flow, "response", None)
+        content = getattr(response, "raw_content", None)
+        if content is not None:
+            self._heavy += len(content)
+        if self._timer is None:
+            self._arm(FLUSH_SECONDS)
+        if len(self._ended) >= BATCH or self._heavy >= FLUSH_BYTES:
+            self._soon()
+
+    def _encode(self) -> None:
+        """What has ended becomes records and rows."""
+        ended, self._ended = self._ended, []
+        self._heavy = 0
+        for flow in ended:
+            self._end_of(flow)
+
+    def _end_of(self, flow: Flow) -> None:
         try:
-            if self._no_room():
-                return
             client, server = flow.client_conn, flow.server_conn
             if flow.type == "dns":  # ends that no other flow has
                 facts, of_client = rows.client_facts(client, self._names), records.connection(client, self._certificate)
@@ -185,6 +209,7 @@ class Recorder:
         try:
             if self._no_room():
                 return
+            self._encode()  # first what ended before
             kind: type[TCPFlow] | type[UDPFlow] = UDPFlow if client.transport_protocol == "udp" else TCPFlow
             flow = kind(client, server)
             flow.timestamp_created = client.timestamp_start or flow.timestamp_created
@@ -212,9 +237,9 @@ class Recorder:
 
     def piece(self, data: bytes) -> tuple[int, int] | None:
         """Keep a piece of a body: (segment, offset), None = there is no room."""
-        if not self._ready() or self._waiting + len(data) > self.queue_bytes:
+        if not self._ready() or len(self._buffer) + len(data) > self.queue_bytes:
             return None
-        return self.number, self._put(records.encode(("b", data)))
+        return self.number, self._put(("b", data))[0]
 
     def talking(self, talk: Talk) -> None:
         """Something was said in it since the last batch."""
@@ -231,7 +256,7 @@ class Recorder:
                 return
             if talk.segment != self.number:
                 self._head(talk, ix.OPEN)
-            offset = self._put(records.encode(("m", talk.flow.id, messages)))
+            offset, _ = self._put(("m", talk.flow.id, messages))
             self._batch.parts.append((self.number, offset, talk))
         except Exception as error:
             self._broken(error, talk.flow)
@@ -247,6 +272,7 @@ class Recorder:
             messages = talk.take()
             if self._no_room():
                 return
+            self._encode()
             flow = talk.flow
             facts = rows.client_facts(flow.client_conn, self._names)
             of_client = records.connection(flow.client_conn, self._certificate)
@@ -260,6 +286,7 @@ class Recorder:
 
     def _head(self, talk: Talk, bits: int) -> None:
         """What is known of a conversation now, into the present segment and its row."""
+        self._encode()
         flow = talk.flow
         facts = rows.client_facts(flow.client_conn, self._names)
         name = rows.server_name(flow.server_conn, self._names)
@@ -267,9 +294,8 @@ class Recorder:
         of_server = records.connection(flow.server_conn, self._certificate)
         count = (*(getattr(flow, "moved", None) or (talk.up, talk.down)), time.time())
         bits |= talk.bits
-        payload = records.encode(records.flow(flow, of_client, of_server, self.body_limit, None, count, bits))
-        offset = self._put(payload)
-        row = rows.row(flow, self.number, offset, len(payload) + talk.kept, facts, name, self._names, count, bits,
+        offset, size = self._put(records.flow(flow, of_client, of_server, self.body_limit, None, count, bits))
+        row = rows.row(flow, self.number, offset, size + talk.kept, facts, name, self._names, count, bits,
                        self.body_limit)  # fmt: skip
         if talk.segment:
             self._batch.changed.append((talk, row))
@@ -283,24 +309,21 @@ class Recorder:
         self, flow: Flow, client: int | State, server: int | State, facts: tuple[Any, ...], name: int | None,
         count: tuple[int, int, float] | None = None, bits: int = 0, messages: list[Any] | None = None,
     ) -> None:  # fmt: skip
-        payload = records.encode(records.flow(flow, client, server, self.body_limit, messages, count, bits))
-        offset = self._put(payload)
+        offset, size = self._put(records.flow(flow, client, server, self.body_limit, messages, count, bits))
         self._batch.rows.append(
-            rows.row(flow, self.number, offset, len(payload), facts, name, self._names, count, bits, self.body_limit)
+            rows.row(flow, self.number, offset, size, facts, name, self._names, count, bits, self.body_limit)
         )
         self._added += 1
         self.flows += 1
-        if len(self._batch.rows) % BATCH == 0:
-            self._soon()
 
     def _client(self, client: Client) -> Any:
-        offset = self._put(records.encode(("c", records.connection(client, self._certificate))))
+        offset, _ = self._put(("c", records.connection(client, self._certificate)))
         facts = rows.client_facts(client, self._names)
         known = client._recorded = self._epoch, client.verdict, client.timestamp_tls_setup, offset, facts
         return known
 
     def _server(self, server: Server) -> Any:
-        offset = self._put(records.encode(("c", records.connection(server, self._certificate))))
+        offset, _ = self._put(("c", records.connection(server, self._certificate)))
         name = rows.server_name(server, self._names)
         known = server._recorded = self._epoch, server.peername, server.timestamp_tls_setup, offset, name
         return known
@@ -311,33 +334,42 @@ class Recorder:
         if offset is None:
             if len(self._certificates) >= CERTIFICATES:
                 self._certificates.clear()
-            offset = self._certificates[der] = self._put(records.encode(("x", der)))
+            offset, _ = self._put(("x", der))
+            self._certificates[der] = offset
         return offset
 
     # -- the queue
 
-    def _put(self, payload: bytes) -> int:
-        """Queue a record; its offset."""
-        frame = segment.framed(payload)
-        offset = self._end
-        self._end = offset + len(frame)
-        self._frames.append(frame)
-        self._waiting += len(frame)
+    def _put(self, record: Any) -> tuple[int, int]:
+        """Queue a record: its offset, and the bytes of its payload."""
+        buffer, offset = self._buffer, self._end
+        start = len(buffer)
+        buffer += _EMPTY_FRAME
+        records.encode_into(record, buffer, start + segment.FRAME.size)
+        length = len(buffer) - start - segment.FRAME.size
+        with memoryview(buffer) as view:
+            crc = zlib.crc32(view[start + segment.FRAME.size :])
+        segment.FRAME.pack_into(buffer, start, length, crc)
+        self._end = offset + segment.FRAME.size + length
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
-        elif self._waiting >= FLUSH_BYTES and not self.fault:
+        elif len(buffer) >= FLUSH_BYTES:
             self._soon()
-        return offset
+        return offset, length
 
     def _no_room(self, lost: int = 1) -> bool:
         """Whether a flow has to be dropped; it is counted then."""
-        if self._waiting + len(self._batch.rows) * ROW_COST < self.queue_bytes and (self._fd >= 0 or self._ready()):
+        if self._waiting() < self.queue_bytes and (self._fd >= 0 or self._ready()):
             return False
         self.dropped += lost
         self._tell()
         if self._timer is None:
             self._arm(RETRY_SECONDS)
         return True
+
+    def _waiting(self) -> int:
+        """Bytes in memory that are to be written."""
+        return len(self._buffer) + self._heavy + (len(self._batch.rows) + len(self._ended)) * ROW_COST
 
     def _arm(self, seconds: float) -> None:
         if self._loop is not None and not self._closed:
@@ -362,18 +394,22 @@ class Recorder:
         if not self._ready():
             self._arm(RETRY_SECONDS)
             return
+        self._encode()
         try:
-            if self._frames:
-                segment.write(self._fd, b"".join(self._frames), self._written)
+            if self._buffer:
+                segment.write(self._fd, self._buffer, self._written)
                 self.bytes += self._end - self._written
                 self._written = self._end
-                self._frames.clear()
-                self._waiting = 0
+                self._buffer = bytearray()
             if self._names.fresh:
                 self._batch.names += self._names.fresh
                 self._names.fresh = []
-            if len(self._batch):
+            now = time.monotonic()
+            if len(self._batch) and (
+                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= COMMIT_ROWS
+            ):
                 self._commit()
+                self._committed = now
         except (OSError, sqlite3.Error) as error:
             self._failed(error)
             self._arm(RETRY_SECONDS)
@@ -382,7 +418,14 @@ class Recorder:
             self._recovered()
         if self._written >= self.segment_bytes or time.monotonic() >= self._cut or len(self._names) >= ix.LIMIT_NAMES:
             self._roll()
+        elif len(self._batch) and self._timer is None:
+            self._arm(FLUSH_SECONDS)
         self.longest = max(self.longest, time.perf_counter() - began)
+
+    def sync(self) -> None:
+        """The same, the index included."""
+        self._committed = 0.0
+        self.flush()
 
     def _commit(self, sealed: bool = False) -> None:
         """Raises sqlite3.Error; then the batch is still there."""
@@ -463,23 +506,20 @@ class Recorder:
         )
 
     def status(self) -> Status:
-        waiting = self._waiting + len(self._batch.rows) * ROW_COST
-        return Status(str(self.folder), self.fault, self.flows, self.bytes, self.dropped, waiting, self.longest)
+        return Status(str(self.folder), self.fault, self.flows, self.bytes, self.dropped, self._waiting(), self.longest)
 
     def close(self) -> None:
         """Write what waits and seal the segment. What cannot be written now is lost, and that is told."""
-        self.flush()
+        self.sync()
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = len(self._batch.rows) if self._fd >= 0 else 0
-        if self._frames or left:
-            self.dropped += left
+        self.dropped += len(self._batch.rows) + len(self._ended)
         if self._fd >= 0:
             if self._written == segment.HEAD.size:
                 segment.plain_path(self.folder, self.number).unlink(missing_ok=True)
-            elif not self._frames:
+            elif not self._buffer:
                 try:
                     self._commit(sealed=True)
                 except sqlite3.Error as error:

@@ -29,6 +29,7 @@ State = dict[str, Any]
 Body = bytes | list[Any] | None
 """A whole body; or [size, SHA-256 or None, cut, [[segment, offset], ...] of pieces, rest]; None: nothing is known."""
 
+_NOTHING: Final[State] = {}
 _ODD: Final = 1  # code of the extension type
 _LEFT_OUT: Final = frozenset({"state", "chain", "mitmcert", "proxy_mode", "verdict", "_certs", "_recorded", "device"})
 _CONVERSATIONS: Final[dict[str, tuple[type[Any], type[Any]]]] = {
@@ -39,6 +40,14 @@ _CONVERSATIONS: Final[dict[str, tuple[type[Any], type[Any]]]] = {
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ext_hook=lambda code, data: bytes(data).decode("utf-8", "surrogateescape"))
 decode: Final[Callable[[bytes], Any]] = _decoder.decode
+
+
+def encode_into(record: Any, buffer: bytearray, at: int) -> None:
+    """The same at the end of a buffer: what it has from `at` on is replaced."""
+    try:
+        _encoder.encode_into(record, buffer, at)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        _encoder.encode_into(_plain(record, 0), buffer, at)
 
 
 def encode(record: Any) -> bytes:
@@ -180,7 +189,9 @@ def flow(
     count, bits: what its row has of them, see `rows.row`.
     """
     error = flow.error
-    extra: State = {}
+    extra: State = _NOTHING if type(flow) is HTTPFlow and flow.websocket is None else {}
+    if flow.is_replay or flow.marked or flow.comment or flow._metadata or spoken_here or count is not None or bits:
+        extra = {}
     if flow.is_replay:
         extra["is_replay"] = flow.is_replay
     if flow.marked:
@@ -196,14 +207,16 @@ def flow(
         trailers = request.trailers
         record.append((
             request.raw_host, request.raw_port, request.raw_method, request.raw_scheme, request.raw_authority,
-            request.raw_path, request.raw_http_version, request.headers.fields, body(request, limit),
+            request.raw_path, request.raw_http_version, request.headers.fields,
+            raw if (raw := request.raw_content) is not None and len(raw) <= limit else body(request, limit),
             None if trailers is None else trailers.fields, request.timestamp_start, request.timestamp_end,
         ))  # fmt: skip
         if response is not None:
             trailers = response.trailers
             record.append((
                 response.raw_http_version, response.status_code, response.raw_reason, response.headers.fields,
-                body(response, limit), None if trailers is None else trailers.fields,
+                raw if (raw := response.raw_content) is not None and len(raw) <= limit else body(response, limit),
+                None if trailers is None else trailers.fields,
                 response.timestamp_start, response.timestamp_end,
             ))  # fmt: skip
         if (spoken := flow.websocket) is not None:

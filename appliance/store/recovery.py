@@ -215,7 +215,7 @@ class Reindex:
     def _talk(self, id: str) -> _Open | None:
         """A conversation whose head was seen; in this segment, or in an earlier one."""
         if (talk := self._open.get(id)) is None:
-            found = self._db.execute("SELECT n FROM flow WHERE uid = ?", (rows.uid(id),)).fetchone()
+            found = self._db.execute("SELECT n FROM flow WHERE uid = ?", (id,)).fetchone()
             if found is not None:
                 talk = self._open[id] = _Open()
                 talk.n = found[0]

@@ -15,7 +15,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +83,7 @@ def create(folder: Path, floor: int) -> tuple[int, int]:
         return number, fd
 
 
-def write(fd: int, data: bytes, at: int) -> None:
+def write(fd: int, data: bytes | bytearray, at: int) -> None:
     """All of `data` at `at`, or nothing of it. Raises OSError."""
     done = 0
     try:
@@ -221,8 +221,17 @@ class Segment:
             start += FRAME.size + len(payload)
 
 
-def compress(folder: Path, number: int, level: int = LEVEL) -> int:
+def compress(folder: Path, number: int) -> int:
     """Compress a sealed segment: a new file takes the old one's place. Returns its size. :raises Damaged, OSError."""
+    size = repack(folder, number, lambda offset, payload: payload)
+    plain_path(folder, number).unlink()
+    return size
+
+
+def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], level: int = LEVEL) -> int:
+    """Write a segment anew, compressed; `change` gets each record and returns one of the same size. Returns the file's
+    size. :raises Damaged, OSError.
+    """
     source = Segment(folder, number)
     target = packed_path(folder, number)
     made = target.with_suffix(".tmp")
@@ -239,7 +248,7 @@ def compress(folder: Path, number: int, level: int = LEVEL) -> int:
                     table.append((begin, out.tell()))
                     out.write(packer.compress(b"".join(block)))
                     block, begin, size = [], offset, 0
-                block.append(framed(payload))
+                block.append(framed(change(offset, payload)))
                 size += len(block[-1])
             if block:
                 table.append((begin, out.tell()))
@@ -255,5 +264,4 @@ def compress(folder: Path, number: int, level: int = LEVEL) -> int:
         raise
     finally:
         source.close()
-    plain_path(folder, number).unlink()
     return target.stat().st_size

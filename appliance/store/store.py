@@ -278,9 +278,8 @@ class Store:
         kind = ix.KINDS[v[7]]
         server, path = text(_AT["server"]), v[_AT["path"]]
         url = (text(_AT["site"]) or "") + (path or "") if kind == "http" else path if kind == "dns" else server
-        uid = v[4]
         return Row(
-            v[0], uid.hex() if isinstance(uid, bytes) else str(uid), kind, v[5], v[6], text(_AT["client"]),
+            v[0], v[4], kind, v[5], v[6], text(_AT["client"]),
             v[_AT["cport"]], text(_AT["device"]), server, ix.VERDICTS[v[_AT["verdict"]]], text(_AT["reason"]),
             text(_AT["reason"], 1), text(_AT["method"]), url, text(_AT["site"], 1) or text(_AT["host"]),
             v[_AT["status"]], text(_AT["type"]), text(_AT["qtype"]), v[_AT["up"]], v[_AT["down"]], text(_AT["tls"]),
@@ -298,9 +297,7 @@ class Store:
             found = []
         if not found and len(text) >= 6:
             found = self._ask(
-                f"SELECT {_SELECT} FROM flow WHERE (CASE typeof(uid) WHEN 'blob' THEN lower(hex(uid)) ELSE uid END) "
-                "LIKE ? ESCAPE '\\' LIMIT 2",
-                (text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%",),
+                f"SELECT {_SELECT} FROM flow WHERE substr(uid, 1, ?) = ? LIMIT 2", (len(text), text.lower())
             )
         if not found:
             raise StoreError(f"{text}: no such flow (a number or an id from `lockgate flows list`)")

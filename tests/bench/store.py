@@ -81,10 +81,11 @@ class Traffic:
         flow = HTTPFlow(client, server)
         flow.request = Request(
             host, 443, b"POST" if self._count % 10 == 0 else b"GET", b"https", b"",
-            b"/v1/devices/%d/%s?seq=%d" % (self._count % 977, pick.choice(WORDS).encode(), self._count), b"HTTP/1.1",
+            b"/v1/devices/%d/%s?seq=%d" % (self._count % 977, pick.choice(WORDS).encode(), self._count),
+            b"HTTP/1.1",
             Headers.trusted(((b"Host", host.encode()), (b"User-Agent", b"thermostat/2.1 (linux; armv7)"),
-                             (b"Accept", b"*/*"), (b"Accept-Encoding", b"gzip"), (b"Cookie", b"sid=%032x" % self._count),
-                             (b"Connection", b"keep-alive"))), b"", None, now, now + 0.001,
+                             (b"Accept", b"*/*"), (b"Accept-Encoding", b"gzip"),
+                             (b"Cookie", b"sid=%032x" % self._count), (b"Connection", b"keep-alive"))), b"", None, now, now + 0.001,
         )  # fmt: skip
         body = " ".join(pick.choices(WORDS, k=140)).encode()
         status = 500 if self._count % 10007 == 0 else 404 if self._count % 97 == 0 else 200
@@ -165,20 +166,27 @@ def fill(args: argparse.Namespace) -> None:
         while any(args.folder.glob("*.seg")):
             time.sleep(0.2)
         size = sum(path.stat().st_size for path in args.folder.glob("*.zst"))
-        print(
-            f"compressed in {time.monotonic() - begun:.0f} s: {size / 1e6:.0f} MB ({size / args.flows:.0f} bytes a flow)"
-        )
+        took, each = time.monotonic() - begun, size / args.flows
+        print(f"compressed in {took:.0f} s: {size / 1e6:.0f} MB ({each:.0f} bytes a flow)")
     upkeep.stop()
     ask(args)
 
 
 QUESTIONS = [
-    ("newest 100", None, 100), ("status 404", "~c 404", 100), ("status 500 (one in 10,007)", "~c 500", 100),
-    ("one host of 400", "~d ^api7\\.", 100), ("no such host", "~d nowhere", 100), ("device and method", "~src 10.0.0.7: & ~m POST", 100),
-    ("a word for the URL", "firmware", 100), ("a word that no URL has", "nonesuch", 100), ("a regular expression", "~u seq=\\d+77777$", 100),
-    ("type and not status", "~t json & !~c 200", 100), ("header", "~h thermostat", 100), ("body text, first 10", "~b 'firmware firmware'", 10),
+    ("newest 100", None, 100),
+    ("status 404", "~c 404", 100),
+    ("status 500 (one in 10,007)", "~c 500", 100),
+    ("one host of 400", "~d ^api7\\.", 100),
+    ("no such host", "~d nowhere", 100),
+    ("device and method", "~src 10.0.0.7: & ~m POST", 100),
+    ("a word for the URL", "firmware", 100),
+    ("a word that no URL has", "nonesuch", 100),
+    ("a regular expression", "~u seq=\\d+77777$", 100),
+    ("type and not status", "~t json & !~c 200", 100),
+    ("header", "~h thermostat", 100),
+    ("body text, first 10", "~b 'firmware firmware'", 10),
     ("failed", "~e", 100),
-]  # fmt: skip
+]
 
 
 def ask(args: argparse.Namespace) -> None:
@@ -209,8 +217,12 @@ async def _sustain(args: argparse.Namespace) -> None:
             count += 1
         if now >= tell:
             size = sum(path.stat().st_size for path in args.folder.iterdir() if path.is_file())
-            print(f"{now:6.0f} s  {count:>9} flows  {rss():6.1f} MB  on disk {size / 1e6:6.0f} MB  dropped {recorder.dropped}"
-                  f"  longest batch {recorder.longest * 1e3:.0f} ms  cpu {time.process_time():.0f} s", flush=True)  # fmt: skip
+            print(
+                f"{now:6.0f} s  {count:>9} flows  {rss():6.1f} MB  on disk {size / 1e6:6.0f} MB  "
+                f"dropped {recorder.dropped}  longest batch {recorder.longest * 1e3:.0f} ms  "
+                f"cpu {time.process_time():.0f} s",
+                flush=True,
+            )
             tell += max(1.0, args.seconds / 20)
         await asyncio.sleep(0.005)
     recorder.close()

@@ -35,12 +35,12 @@ class Recorded:
         return rig
 
     def rows(self, flt: str | None = None) -> list[Row]:
-        self.recorder.flush()
+        self.recorder.sync()
         with Store(self.folder) as store:
             return list(store.rows(flt, newest=False))
 
     def one(self, flt: str | None = None) -> tuple[Row, HTTPFlow]:
-        self.recorder.flush()
+        self.recorder.sync()
         with Store(self.folder) as store:
             (row,), (flow,) = store.rows(flt), store.flows(flt)
         return row, flow  # type: ignore[return-value]

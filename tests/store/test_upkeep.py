@@ -164,7 +164,8 @@ def crashed(folder: Path, flows: list[Flow], indexed: int) -> None:
     recorder.flush()
     for flow in flows[indexed:]:
         put(recorder, flow)
-    segment.write(recorder._fd, b"".join(recorder._frames), recorder._written)
+    recorder._encode()
+    segment.write(recorder._fd, recorder._buffer, recorder._written)
     os.close(recorder._fd)
     if recorder._db is not None:
         recorder._db.close()
@@ -205,7 +206,8 @@ def test_a_conversation_that_a_kill_has_ended(tmp_path: Path) -> None:
         recorder.flush()
     talk.say(flow.messages[0])  # type: ignore[attr-defined]
     talk.flush()
-    segment.write(recorder._fd, b"".join(recorder._frames), recorder._written)
+    recorder._encode()
+    segment.write(recorder._fd, recorder._buffer, recorder._written)
     os.close(recorder._fd)
     assert recorder._db is not None
     recorder._db.close()
