@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,5 +95,7 @@ def blank(folder: Path, number: int, offsets: set[int]) -> None:
 
 
 def _empty(size: int) -> bytes:
-    """A record of that size that says nothing: an array of one, `nil`, and zeros."""
-    return (b"\x91\xc0" + bytes(size))[:size] if size >= 2 else bytes(size)
+    """A record of that size that says nothing: an array that begins with nil."""
+    if size <= 16:
+        return bytes([0x90 | max(size - 1, 0)]) + b"\xc0" * (size - 1)
+    return b"\x92\xc0\xc6" + struct.pack(">I", size - 7) + bytes(size - 7)

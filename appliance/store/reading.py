@@ -75,7 +75,9 @@ class Shelf:
         lost = 0
         for segment, place in parts:
             try:
-                records.add_messages(flow, self.record(segment, place)[2])
+                part = self.record(segment, place)
+                if part[0] == "m":
+                    records.add_messages(flow, part[2])
             except (Damaged, ValueError, TypeError, IndexError):
                 lost += 1
         if lost:

@@ -44,6 +44,9 @@ COMMIT_SECONDS: Final = 0.2
 COMMIT_ROWS: Final = 512
 """So often the index follows: a transaction has a price of its own, and what it lacks is found again in the segment."""
 RETRY_SECONDS: Final = 0.25
+PATIENCE: Final = 1.0
+"""Seconds for which the index may be locked by somebody else before it is a fault."""
+_BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _EMPTY_FRAME: Final = bytes(segment.FRAME.size)
 ROW_COST: Final = 640
 """Bytes of memory that a row is reckoned at, while it waits."""
@@ -102,7 +105,7 @@ class Recorder:
         self._closed = False
         self._db: sqlite3.Connection | None = None
         self._fd = -1
-        self._retry = self._committed = 0.0
+        self._reopen = self._committed = self._busy_since = 0.0
         self._tried_dropped = 0  # of `dropped`, how many the index knows of
         self._told_dropped = 0
         self._fresh()
@@ -131,13 +134,14 @@ class Recorder:
         """Whether there is a segment to write to; tried anew after a while."""
         if self._fd >= 0:
             return True
-        if self._closed or time.monotonic() < self._retry:
+        if self._closed or time.monotonic() < self._reopen:
             return False
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(self.folder, 0o700)
             self.number, self._fd = segment.create(self.folder, self._highest())
         except (OSError, sqlite3.Error) as error:
+            self._reopen = time.monotonic() + RETRY_SECONDS
             self._failed(error)
             return False
         self._names = rows.Names(self.number)
@@ -298,12 +302,13 @@ class Recorder:
         row = rows.row(flow, self.number, offset, size + talk.kept, facts, name, self._names, count, bits,
                        self.body_limit)  # fmt: skip
         if talk.segment:
+            self._batch.parts.append((talk.segment, talk.offset, talk))  # what was said of it before is still its own
             self._batch.changed.append((talk, row))
         else:
             self._batch.opened.append((talk, row))
             self._added += 1
             self.flows += 1
-        talk.segment = self.number
+        talk.segment, talk.offset = self.number, offset
 
     def _write(
         self, flow: Flow, client: int | State, server: int | State, facts: tuple[Any, ...], name: int | None,
@@ -414,6 +419,7 @@ class Recorder:
             self._failed(error)
             self._arm(RETRY_SECONDS)
             return
+        self._busy_since = 0.0
         if self.fault:
             self._recovered()
         if self._written >= self.segment_bytes or time.monotonic() >= self._cut or len(self._names) >= ix.LIMIT_NAMES:
@@ -465,7 +471,11 @@ class Recorder:
     # -- what goes wrong
 
     def _failed(self, error: Exception) -> None:
-        self._retry = time.monotonic() + RETRY_SECONDS
+        now = time.monotonic()
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _BUSY:
+            self._busy_since = self._busy_since or now
+            if now - self._busy_since < PATIENCE:
+                return  # another gateway, or upkeep: it will not be long
         if isinstance(error, OSError):
             why = error.strerror or str(error)
         else:

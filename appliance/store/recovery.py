@@ -138,9 +138,16 @@ def _index(folder: Path, db: sqlite3.Connection, number: int, indexed: int, size
             return 0
         work = Reindex(folder, db, number)
         end = indexed
+
+        def tell(error: Damaged) -> None:
+            logger.warning("%s; it is left out", error)
+
         try:
-            for offset, payload in source.records(indexed):
-                work.take(offset, payload)
+            for offset, payload in source.records(indexed, tell):
+                try:
+                    work.take(offset, payload)
+                except Damaged as error:
+                    tell(error)
                 end = offset + segment.FRAME.size + len(payload)
         except Damaged as error:
             if fd is None:
@@ -204,10 +211,14 @@ class Reindex:
         if not bits & ix.IN_PARTS:
             self._batch.rows.append(row)
         elif (talk := self._talk(flow.id)) is not None:
+            if talk.segment:
+                self._batch.parts.append((talk.segment, talk.offset, talk))
+            talk.segment, talk.offset = self._number, offset
             self._batch.changed.append((talk, row))
             return
         else:
             talk = self._open[flow.id] = _Open()
+            talk.segment, talk.offset = self._number, offset
             self._batch.opened.append((talk, row))
         self.count += 1
         self._added += 1
@@ -215,10 +226,10 @@ class Reindex:
     def _talk(self, id: str) -> _Open | None:
         """A conversation whose head was seen; in this segment, or in an earlier one."""
         if (talk := self._open.get(id)) is None:
-            found = self._db.execute("SELECT n FROM flow WHERE uid = ?", (id,)).fetchone()
+            found = self._db.execute("SELECT n, seg, off FROM flow WHERE uid = ?", (id,)).fetchone()
             if found is not None:
                 talk = self._open[id] = _Open()
-                talk.n = found[0]
+                talk.n, talk.segment, talk.offset = found
         return talk
 
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
@@ -249,7 +260,9 @@ class Reindex:
 
 
 class _Open:
-    n = 0
+    """A conversation of which more may come."""
+
+    n = segment = offset = 0
 
 
 def ended(flow: Flow, row: Any) -> float:

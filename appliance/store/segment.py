@@ -197,10 +197,12 @@ class Segment:
             self._frames.move_to_end(index)
         return self._starts[index], frame
 
-    def records(self, start: int = HEAD.size, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    def records(
+        self, start: int = HEAD.size, told: Callable[[Damaged], object] | None = None
+    ) -> Iterator[tuple[int, bytes]]:
         """(offset, payload) of what is whole, in order. :raises Damaged: at the first that is not.
 
-        It ends at the end of the file, or before `end`.
+        told: of one that is damaged while the next is whole; it is left out.
         """
         if self.packed:
             for index, begin in enumerate(self._starts):
@@ -214,11 +216,33 @@ class Segment:
                         yield begin + at, payload
                     at += FRAME.size + len(payload)
             return
-        size = self.size if end is None else end
+        size = self.size
         while start < size:
-            payload = self.record(start)
+            try:
+                payload = self.record(start)
+            except Damaged as error:
+                following = self._after(start, size)
+                if told is None or following is None:
+                    raise
+                told(error)
+                start = following
+                continue
             yield start, payload
             start += FRAME.size + len(payload)
+
+    def _after(self, offset: int, size: int) -> int | None:
+        """Where the record behind a damaged one begins, if its length can be believed: a whole one is there."""
+        head = os.pread(self._fd, FRAME.size, offset)
+        if len(head) < FRAME.size:
+            return None
+        following = offset + FRAME.size + int(FRAME.unpack(head)[0])
+        if following >= size:
+            return None
+        try:
+            self.record(following)
+        except Damaged:
+            return None
+        return following
 
 
 def compress(folder: Path, number: int) -> int:

@@ -82,10 +82,11 @@ class Tee:
 class Talk:
     """A conversation: TCP, UDP, or a WebSocket. Its messages are written as they come, several at a time.
 
-    n: its number in the index. segment: where its head is, 0 = it has none yet. up, down: bytes said so far.
+    n: its number in the index. segment, offset: where its head is, 0 = it has none yet. up, down: bytes said so far.
     """
 
-    __slots__ = ("_held", "_limit", "_recorder", "_said", "_waiting", "down", "flow", "kept", "n", "segment", "up")
+    __slots__ = ("_held", "_limit", "_recorder", "_said", "_waiting", "down", "flow", "kept", "n", "offset",
+                 "segment", "up")  # fmt: skip
 
     def __init__(self, recorder: Recorder, flow: Flow, limit: int) -> None:
         self._recorder = recorder
@@ -94,7 +95,7 @@ class Talk:
         self._held = 0
         self._waiting = False
         self.flow = flow
-        self.kept = self.up = self.down = self.n = self.segment = 0
+        self.kept = self.up = self.down = self.n = self.segment = self.offset = 0
 
     def say(self, message: Any) -> None:
         """A message as it went on. After `store_messages_limit` they are counted, and no longer kept."""

@@ -85,7 +85,8 @@ class Traffic:
             b"HTTP/1.1",
             Headers.trusted(((b"Host", host.encode()), (b"User-Agent", b"thermostat/2.1 (linux; armv7)"),
                              (b"Accept", b"*/*"), (b"Accept-Encoding", b"gzip"),
-                             (b"Cookie", b"sid=%032x" % self._count), (b"Connection", b"keep-alive"))), b"", None, now, now + 0.001,
+                             (b"Cookie", b"sid=%032x" % self._count), (b"Connection", b"keep-alive"))),
+            b"", None, now, now + 0.001,
         )  # fmt: skip
         body = " ".join(pick.choices(WORDS, k=140)).encode()
         status = 500 if self._count % 10007 == 0 else 404 if self._count % 97 == 0 else 200
