@@ -11,6 +11,7 @@ from appliance.doctor import checks, report
 from appliance.doctor.finding import Subject
 from appliance.exceptions import OptionsError
 from appliance.options import Options
+from appliance.store.folder import folder_of
 
 
 def main(args: argparse.Namespace) -> int:
@@ -31,7 +32,8 @@ def subject_of(options: Options, lan: tuple[str, ...], wan: str, port: int | Non
     confdir = options.path("confdir")
     assert confdir is not None
     ports = [("", port)] if port is not None else _ports(options)
-    return Subject(lan, wan, tuple(ports), Path(os.path.abspath(confdir)))
+    folder = Path(os.path.abspath(folder_of(options))) if options.store else None
+    return Subject(lan, wan, tuple(ports), Path(os.path.abspath(confdir)), folder, options.size("store_max_bytes"))
 
 
 def _ports(options: Options) -> list[tuple[str, int]]:

@@ -19,7 +19,8 @@ from appliance.flowfilter import FlowFilter
 from appliance.human import format_timestamp, pretty_duration, pretty_size
 from appliance.log import escape
 from appliance.options import Options
-from appliance.store.store import Row, Store, folder_of
+from appliance.store.folder import folder_of
+from appliance.store.store import Row, Store
 
 COLUMNS: Final = ("n", "time", "client", "method", "url", "status", "size", "took", "verdict")
 TAIL_SECONDS: Final = 0.25

@@ -18,9 +18,10 @@ from appliance.flow import Flow
 from appliance.headers import parse_content_type
 from appliance.http import HTTPFlow, Message
 from appliance.options import Options
+from appliance.store.folder import folder_of
 from appliance.store.redact import SECRETS, Redactor
 from appliance.store.segment import Damaged
-from appliance.store.store import Store, StoreError, folder_of
+from appliance.store.store import Store, StoreError
 
 
 def export(args: argparse.Namespace, options: Options) -> int:

@@ -18,9 +18,10 @@ from appliance.http import HTTPFlow, Message
 from appliance.human import format_timestamp_with_milli, pretty_duration, pretty_size
 from appliance.log import escape
 from appliance.options import Options
+from appliance.store.folder import folder_of
 from appliance.store.records import Kept
 from appliance.store.segment import Damaged
-from appliance.store.store import Row, Store, folder_of
+from appliance.store.store import Row, Store
 
 
 def show(args: argparse.Namespace, options: Options) -> int:

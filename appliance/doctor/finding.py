@@ -36,12 +36,15 @@ class Subject:
     """lan: interfaces whose clients are intercepted; wan: the one towards the servers, "" if not said.
 
     ports: (host, port) that the gateway will listen on. confdir: the configuration folder, absolute.
+    store: folder of the flow store, None = nothing is recorded; store_bytes: how large it may become.
     """
 
     lan: tuple[str, ...] = ()
     wan: str = ""
     ports: tuple[tuple[str, int], ...] = (("", 8080),)
     confdir: Path = Path.home() / ".lockgate"
+    store: Path | None = None
+    store_bytes: int | None = None
 
     @property
     def interfaces(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance.human import parse_age
+from appliance.store.folder import folder_of
 from appliance.store.recorder import Recorder, Status
-from appliance.store.store import folder_of
 from appliance.store.upkeep import Upkeep
 
 if TYPE_CHECKING:

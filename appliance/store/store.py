@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -22,9 +22,6 @@ from appliance.store import index as ix
 from appliance.store.query import Condition, Sql, Translator
 from appliance.store.reading import Shelf
 from appliance.store.segment import Damaged
-
-if TYPE_CHECKING:
-    from appliance.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +36,6 @@ Progress = Callable[[int, int], None]
 
 class StoreError(LockgateError):
     """The store cannot be read or changed: why, and what to do."""
-
-
-def folder_of(options: Options) -> Path:
-    """Where the store is: `store_dir`, else `flows` in the configuration folder."""
-    chosen = options.path("store_dir")
-    if chosen is not None:
-        return chosen
-    confdir = options.path("confdir")
-    assert confdir is not None
-    return confdir / "flows"
 
 
 @dataclass(frozen=True, slots=True)
