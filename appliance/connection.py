@@ -106,6 +106,7 @@ class Connection:
     timestamp_tls_setup: float | None = None
     _id: str | None = None
     _certs: tuple[Sequence[x509.Certificate], tuple[Cert, ...]] | None = None
+    _recorded: Any = None  # where the flow store has it
 
     # Every attribute that goes into a flow file as it is. `state` does not: what was read from a file is closed.
     _stored: tuple[str, ...] = (

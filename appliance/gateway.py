@@ -22,6 +22,7 @@ from appliance.log import AddLog
 from appliance.net.ca_store import CERTIFICATE_FILE
 from appliance.net.certs import CertificateAuthority, Minter
 from appliance.net.tls_context import TlsContexts
+from appliance.store.service import Service
 from appliance.worker import Worker
 from modes.firewall import Firewall
 from modes.live import LiveModes, Wanted, wanted
@@ -57,6 +58,7 @@ class Gateway:
         self.live: LiveModes
         self.control: ControlServer
         self.worker: Worker
+        self.store: Service
         self.exit_code = 0
         self._stop = asyncio.Event()
         self._since = time.monotonic()
@@ -110,8 +112,10 @@ class Gateway:
         tls = TlsContexts(options)
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
         self.live = LiveModes(worker, self._make, self._redirect)
+        self.store = Service(worker, options, loop)
         options.subscribe(self._changed)
         worker.start()
+        self.store.apply()
         self._settled = self._running_options()
         if options.server:
             await self.live.become(wished)
@@ -231,6 +235,8 @@ class Gateway:
             worker.minter.use_custom(options.certs, options.cert_passphrase)
             worker.minter.cache_size = options.leaf_cache_size
         worker.configure()
+        if any(name == "server" or name.startswith("store") for name in updated):
+            self.store.apply()
 
     def reload(self) -> None:
         """Read config.yaml again (SIGHUP). :raises LockgateError: it is refused, and everything stays as it was."""
@@ -249,6 +255,7 @@ class Gateway:
             await self.live.stop()
         if hasattr(self, "worker"):
             await self.worker.stop()
+            self.store.close()
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self.addons.done()

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 class ConnectionHandler:
     """Runs the layers of one arrival, fires the connection's own events, and closes what is left.
 
-    streams: every live stream of this connection. gated: how many hooks are being waited for; clocks stand still
-    meanwhile. patience: seconds of silence after which it is over, None = what the options say.
+    streams: every live stream of this connection. told: it has a flow that says what there is to be said. gated: how
+    many hooks are being waited for; clocks stand still meanwhile. patience: seconds of silence after which it is over,
+    None = what the options say.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class ConnectionHandler:
         "patience",
         "splice",
         "streams",
+        "told",
         "upstreams",
         "worker",
     )
@@ -57,6 +59,7 @@ class ConnectionHandler:
         self.streams: set[Stream | Datagrams] = set()
         self.splice: Splice | None = None
         self.moved = (0, 0)
+        self.told = False  # a flow says all that the connection has to say
         self.gated = 0
         self.closing = False
         self.patience: float | None = None
@@ -95,10 +98,19 @@ class ConnectionHandler:
                 client.wanted, client.passed = self.context.server.address, self.moved
                 await self.fire("client_disconnected", client)
             await self.upstreams.close()
+            self._record()
         finally:  # also when a hook that does not end was cancelled
             for stream in self.streams:
                 stream.close()
             self._dissolve()
+
+    def _record(self) -> None:
+        """What was passed or blocked, or had no common TLS, has no flow that would be recorded."""
+        recorder, verdict, client = self.worker.recorder, self.client.verdict, self.client
+        if recorder is None or self.told or verdict is None:
+            return
+        if verdict.action != "decrypt" or client.error:
+            recorder.connection(client, self.context.server, self.moved)
 
     def _dissolve(self) -> None:
         """Take apart what refers to each other in circles, so that memory goes now and not at the next collection."""

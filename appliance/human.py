@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from ipaddress import ip_address
@@ -34,6 +35,16 @@ def parse_size(text: str | None) -> int | None:
     from appliance.optiontable import parse_size as read
 
     return None if text is None else read(text)
+
+
+def parse_age(text: str | None) -> float | None:
+    """Seconds of ``90s``, ``15m``, ``12h``, ``30d``, ``2w``; None for None. Raises ValueError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip().lower(), re.ASCII)
+    if match is None or not int(match[1]):
+        raise ValueError(f"{text!r} is not an age: write a number and s, m, h, d or w, such as 12h or 30d")
+    return float(int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]])
 
 
 def format_timestamp(seconds: float) -> str:

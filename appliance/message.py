@@ -31,6 +31,7 @@ class Message:
     timestamp_end: float | None
     stream: Stream = False
     moved: int | None = None  # bytes of a body that streamed past; not part of the state
+    tee: Any = None  # what the flow store keeps of such a body, or has kept (`store.records.Kept`); nor is this
     _decoded: tuple[bytes, str, bytes] | None = None
 
     _raw: ClassVar[frozenset[str]] = frozenset({"http_version", "content"})  # in `data` and the state: without raw_

@@ -109,6 +109,12 @@ def _single_ports(value: Sequence[str]) -> None:
             raise ValueError(f"{text!r} is no port: write one from 1 to 65535, such as 5432")
 
 
+def _age(value: str | None) -> None:
+    from appliance.human import parse_age
+
+    parse_age(value)
+
+
 def _some_mode(value: Sequence[str]) -> None:
     if not value:
         raise ValueError("no mode is left: name at least one, such as regular@8080")
@@ -450,6 +456,29 @@ class OptionTable:
     view_order_reversed: bool = option(False, "Show the last first.")
 
     # -- what is kept
+    store: bool = option(True, "Record every flow in the flow store (`lockgate flows`).", flag="--store")
+    store_dir: str | None = option(
+        None, "Folder of the flow store; unset: flows in confdir.", kind="path", example="/var/lib/lockgate/flows"
+    )
+    store_max_bytes: str | None = option(
+        "10g", "Bytes on disk that the flow store may have; the oldest flows go first.", kind="size", example="10g"
+    )
+    store_max_age: str | None = option(
+        "30d", "Age at which flows are deleted from the flow store: a number and s, m, h, d or w.", check=_age,
+        example="12h",
+    )  # fmt: skip
+    store_body_limit: str = option(
+        "8m", "Bytes of each body that the flow store keeps; of larger ones also length and SHA-256.", kind="size",
+        example="64m",
+    )  # fmt: skip
+    store_messages_limit: str = option(
+        "16m", "Bytes of messages that the flow store keeps of one TCP, UDP or WebSocket conversation.", kind="size",
+        example="64m",
+    )  # fmt: skip
+    store_redact: Sequence[str] = option(
+        (), "Header field, query or form parameter whose value `lockgate flows export` leaves out. Repeatable.",
+        example="Authorization",
+    )  # fmt: skip
     save_stream_file: str | None = option(
         None,
         "Write flows to this file as they end: + in front appends, %Y%m%d and the like (strftime) rotate.",

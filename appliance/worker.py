@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from appliance.net.leaf import LeafFault, LeafKeyKind
     from appliance.net.tls_context import TlsContexts
     from appliance.options import Options
+    from appliance.store.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Worker(Host):
         self.ending = False  # nothing new is begun
         self.light = 0  # handlers that hold no descriptor of their own: flows of DNS
         self.totals = Totals()
+        self.recorder: Recorder | None = None  # what has gone through goes to the flow store
         self.handlers: set[ConnectionHandler] = set()
         self.held: dict[str, Flow] = {}  # flows that are intercepted now
         self._waiting: list[Callable[[], None]] = []

@@ -13,6 +13,7 @@ from appliance.doctor import checks, report
 from appliance.doctor.finding import Subject
 from appliance.exceptions import OptionsError
 from appliance.options import Options
+from appliance.store.folder import folder_of
 
 
 def main(args: argparse.Namespace) -> int:
@@ -33,7 +34,11 @@ def subject_of(options: Options, lan: tuple[str, ...], wan: str, port: int | Non
     confdir = options.path("confdir")
     assert confdir is not None
     ports = [("", port)] if port is not None else _ports(options)
-    return Subject(lan, wan, tuple(ports), Path(os.path.abspath(confdir)), plans())
+    store = Path(os.path.abspath(folder_of(options))) if options.store else None
+    limit = options.size("store_max_bytes")
+    return Subject(
+        lan, wan, tuple(ports), Path(os.path.abspath(confdir)), plans=plans(), store=store, store_bytes=limit
+    )
 
 
 def plans(tools: Sequence[str] = ("nftables", "iptables-nft", "iptables-legacy")) -> dict[str, Any]:

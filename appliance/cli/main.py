@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from appliance.cli.remote import main as remote
 
             return remote(args)
+        if args.command == "flows":
+            from appliance.cli.flows import main as flows
+
+            return flows(args)
         if args.command == "options":
             from appliance.cli.options import show
 

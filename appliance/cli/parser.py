@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from appliance import __version__
+from appliance.cli import flows_parser
 from appliance.notyet import NOT_YET_FLAGS
 from appliance.optiontable import BUILTIN, Option
 from appliance.typespec import Typespec
@@ -227,6 +228,14 @@ def build() -> Parser:
     _settable(_command(todo, "plan", "print what would be laid for the modes of the configuration; change nothing"))
     _settable(_command(todo, "show", "what gateways have laid here, and whether they still run"))
     _settable(_command(todo, "clean", "remove what a gateway that no longer runs has left"))
+    flows = _command(commands, "flows", "list, show and export what was recorded", flows_parser.EXAMPLES)
+    flows_parser.add(
+        flows.add_subparsers(
+            dest="flows_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
+        ),
+        _command,
+        _settable,
+    )
     addons = _command(commands, "addons", "what add-ons a file has, and what is wrong with them")
     todo = addons.add_subparsers(
         dest="addons_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True

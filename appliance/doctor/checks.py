@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from appliance.doctor import authority, firewalls, host, interfaces, process, sysctls, tried
+from appliance.doctor import authority, firewalls, host, interfaces, process, store, sysctls, tried
 from appliance.doctor.finding import Finding, Subject, note
 
 Check = Callable[[Subject], Iterator[Finding]]
@@ -32,6 +32,7 @@ CHECKS: tuple[Check, ...] = (
     host.disk,
     host.versions,
     authority.authority,
+    store.store,
 )
 TRIED: tuple[Check, ...] = (tried.tried,)
 """Those that take a second, in namespaces of their own."""

@@ -39,6 +39,7 @@ class Subject:
 
     ports: (host, port) that the gateway will listen on. confdir: the configuration folder, absolute.
     plans: what lays the redirect, to be tried in a scratch namespace (scratch.rules.Plans).
+    store: folder of the flow store, None = nothing is recorded; store_bytes: how large it may become.
     """
 
     lan: tuple[str, ...] = ()
@@ -46,6 +47,8 @@ class Subject:
     ports: tuple[tuple[str, int], ...] = (("", 8080),)
     confdir: Path = Path.home() / ".lockgate"
     plans: Mapping[str, Any] = field(default_factory=dict)
+    store: Path | None = None
+    store_bytes: int | None = None
 
     @property
     def interfaces(self) -> tuple[str, ...]:

@@ -316,6 +316,8 @@ class Query:
             return
         self._at = "over"
         self.flow._live = None
+        if (recorder := self.layer.context.handler.worker.recorder) is not None:
+            recorder.end(self.flow)
         if wire is not None:
             self.layer.reply(wire)
         self.layer.over(self)

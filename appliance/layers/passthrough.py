@@ -12,9 +12,11 @@ from appliance.net.splice import Splice
 from appliance.net.transport import SocketTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from appliance.connection import Server
     from appliance.layers.base import Context
-    from appliance.net.stream import Stream
+    from appliance.net.stream import Buffer, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +38,21 @@ async def run(context: Context, client: Stream) -> None:
         await handler.upstreams.end(server, e.reason)
 
 
-async def carry(context: Context, client: Stream, upstream: Stream, server: Server) -> None:
-    """Relay both ways until the end. upstream: the open stream to `server`. :raises Gone: one side was lost."""
+async def carry(
+    context: Context,
+    client: Stream,
+    upstream: Stream,
+    server: Server,
+    heard: Callable[[bool, Buffer], None] | None = None,
+) -> None:
+    """Relay both ways until the end. upstream: the open stream to `server`. :raises Gone: one side was lost.
+
+    heard: told of each piece and whether it is the client's; then nothing is spliced.
+    """
     handler = context.handler
     counts = [0, 0]
     try:
-        if await flushed(client, upstream, counts):
+        if heard is None and await flushed(client, upstream, counts):
             # Both come loose in one step, or neither: a socket taken from its stream cannot be put back.
             ours, theirs = client.detach(), handler.upstreams.detach(server)
             assert ours is not None and theirs is not None
@@ -56,7 +67,7 @@ async def carry(context: Context, client: Stream, upstream: Stream, server: Serv
             if why is not CLOSED:
                 raise why.error()
         else:
-            await relay.both(client, upstream, counts)
+            await relay.both(client, upstream, counts, heard)
     finally:
         handler.moved = counts[0], counts[1]
 

@@ -21,6 +21,7 @@ from appliance.tcp import TCPFlow, TCPMessage
 if TYPE_CHECKING:
     from appliance.connection import Server
     from appliance.net.datagrams import Datagrams
+    from appliance.store.tee import Talk
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Conversation:
         self._client = client
         self._server = upstream
         self._kept = 0  # bytes in flow.messages
+        self._talk: Talk | None = None  # what the flow store hears of it
         self._carried = False  # without messages being made
         # By direction, [from the server, from the client]:
         self._injected: tuple[deque[TCPMessage], deque[TCPMessage]] = (deque(), deque())
@@ -71,6 +73,12 @@ class Conversation:
         flow, handler = self._flow, self._handler
         flow._live = self
         handler.worker.totals.flows += 1
+        recorder, verdict = handler.worker.recorder, flow.client_conn.verdict
+        handler.told = True
+        if recorder is not None:
+            # Of what is passed the bytes are counted, no more.
+            passed = verdict is not None and verdict.action == "pass"
+            self._talk = recorder.talk(flow, 0 if passed else None)
         try:
             if (wait := gate(handler, "tcp_start", flow)) is not None:
                 await wait
@@ -79,10 +87,12 @@ class Conversation:
             if handler.worker.hooks.table["tcp_message"] or any(self._injected):
                 await self._both(self._server)
             else:
-                # Nobody listens to the messages: the kernel may carry them.
+                # Nobody listens to the messages: the kernel may carry them, unless they are to be recorded.
                 self._carried = True
+                talk = self._talk
+                heard = talk.heard if talk is not None and not talk.full else None
                 try:
-                    await passthrough.carry(self._context, self._client, self._server, flow.server_conn)
+                    await passthrough.carry(self._context, self._client, self._server, flow.server_conn, heard)
                 finally:
                     flow.moved = handler.moved
             flow._live = None
@@ -99,6 +109,10 @@ class Conversation:
             else:
                 await self._error(e.reason.text)
             self._abort(e.reason)
+        finally:
+            flow._live = None
+            if self._talk is not None and recorder is not None:
+                recorder.over(self._talk)
 
     async def _both(self, server: Stream) -> None:
         ways = [
@@ -113,7 +127,7 @@ class Conversation:
             await asyncio.gather(*ways, return_exceptions=True)
 
     async def _way(self, src: Stream, dst: Stream, from_client: bool) -> None:
-        flow, injected = self._flow, self._injected[from_client]
+        flow, injected, talk = self._flow, self._injected[from_client], self._talk
         self._sources[from_client] = src
         while True:
             while injected:
@@ -131,6 +145,8 @@ class Conversation:
             # As _say, but inline: this is the hot path.
             if (wait := gate(self._handler, "tcp_message", flow, dst)) is not None:
                 await wait
+            if talk is not None:
+                talk.say(message)
             if message.content and not dst.write(message.content):
                 await dst.drain()
         while injected:
@@ -143,6 +159,8 @@ class Conversation:
         self._kept = keep(self._flow.messages, message, self._kept)
         if (wait := gate(self._handler, "tcp_message", self._flow, dst)) is not None:
             await wait
+        if self._talk is not None:
+            self._talk.say(message)
         if message.content and not dst.write(message.content):
             await dst.drain()
 
@@ -152,8 +170,8 @@ class Conversation:
         waiting = self._injected[from_client]
         if self._carried:
             raise ControlException(
-                "nothing can be injected where the kernel carries the bytes: load an add-on with a tcp_message hook "
-                "before the connection begins"
+                "nothing can be injected where the bytes are carried without messages: load an add-on with a "
+                "tcp_message hook before the connection begins"
             )
         if self._ended[from_client]:
             raise ControlException(f"the {'client' if from_client else 'server'} has ended this direction")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from appliance.net.stream import Stream
+    from appliance.store.tee import Talk
 
 logger = logging.getLogger(__name__)
 
@@ -85,19 +86,24 @@ class UDPLayer(Layer):
 
 
 async def _pass(context: Context, client: Datagrams) -> None:
-    """Relay untouched until either side is gone."""
+    """Relay untouched until either side is gone. Counts go to `handler.moved` (bytes up, down)."""
+    handler, counts = context.handler, [0, 0]
     try:
-        server = await context.handler.upstreams.open_udp(context.server)
-        await _until_one_ends(_pour(client, server), _pour(server, client))
+        server = await handler.upstreams.open_udp(context.server)
+        await _until_one_ends(_pour(client, server, counts, 0), _pour(server, client, counts, 1))
     except CannotConnect as e:
         logger.info("%s: cannot pass: %s", context.client, e.text)
         client.reject()
     except Gone as e:
         logger.debug("%s: %s", context.client, e)
+    finally:
+        handler.moved = counts[0], counts[1]
 
 
-async def _pour(src: Datagrams, dst: Datagrams) -> None:
+async def _pour(src: Datagrams, dst: Datagrams, counts: list[int], way: int) -> None:
     while batch := await src.receive():
+        for data in batch:
+            counts[way] += len(data)
         dst.send(batch)
 
 
@@ -128,12 +134,19 @@ class Conversation:
         self._client = client
         self._server: Datagrams | None = None
         self._kept = 0  # bytes in flow.messages
+        self._talk: Talk | None = None  # what the flow store hears of it
         self._early: list[_Injected] = []  # in the server's name, before it was dialled
 
     async def run(self) -> None:
         flow, handler = self._flow, self._handler
         flow._live = self
         handler.worker.totals.flows += 1
+        handler.told = True
+        recorder, verdict = handler.worker.recorder, flow.client_conn.verdict
+        if recorder is not None:
+            # Of what is passed the bytes are counted, no more.
+            passed = verdict is not None and verdict.action == "pass"
+            self._talk = recorder.talk(flow, 0 if passed else None)
         why = CLOSED
         error: str | None = None
         try:
@@ -154,6 +167,11 @@ class Conversation:
             if self._unreachable():
                 error = f"the server cannot be reached: {why.text}"
                 self._client.reject()
+        finally:
+            if self._talk is not None and recorder is not None:
+                if error is not None or flow.killed:
+                    flow.error = flow.error or Error(error or Error.KILLED_MESSAGE)
+                recorder.over(self._talk)
         if flow.killed:
             why, error = KILLED, Error.KILLED_MESSAGE
         flow._live = None
@@ -164,9 +182,12 @@ class Conversation:
         await self._fire("udp_end" if error is None else "udp_error")
 
     async def _way(self, src: Datagrams, dst: Datagrams, from_client: bool) -> None:
-        listeners = self._handler.worker.hooks.table
+        listeners, talk = self._handler.worker.hooks.table, self._talk
         while batch := await src.receive():
             if not listeners["udp_message"]:
+                if talk is not None:
+                    for data in batch:
+                        talk.heard(from_client, data)
                 dst.send(batch)
                 continue
             for data in batch:
@@ -180,6 +201,8 @@ class Conversation:
         self._kept = keep(self._flow.messages, message, self._kept)
         if (wait := gate(self._handler, "udp_message", self._flow, dst)) is not None:
             await wait
+        if self._talk is not None:
+            self._talk.say(message)
         content = message.content
         if content is data:
             return data

@@ -149,6 +149,8 @@ class Conversation:
     def _messages_matter(self) -> bool:
         """Somebody looks at messages: at each, or at what was said in the end, or says something itself."""
         hooks = self._handler.worker.hooks
+        if self._handler.worker.recorder is not None:
+            return True  # the flow store keeps them
         return hooks.heard["websocket_message"] or hooks.holds["websocket_start"] or hooks.holds["websocket_end"]
 
     async def _untouched(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.layers.websocket_frames import CLOSE, Violation, mask, parse_close
+from appliance.net.stream import Buffer
 
 Closed = Callable[[int, str, bool], None]
 
@@ -29,7 +30,7 @@ class Follower:
     def inside(self) -> bool:
         return bool(self._left or self._head or self._lost)
 
-    def feed(self, data: memoryview) -> None:
+    def feed(self, data: Buffer) -> None:
         at, size = 0, len(data)
         while at < size and not self._lost:
             if self._left:

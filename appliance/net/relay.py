@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 from appliance.net.reasons import Reason
-from appliance.net.stream import Stream
+from appliance.net.stream import Buffer, Stream
 
-Tap = Callable[[memoryview], None]
+Tap = Callable[[Buffer], None]
 
 
 async def pour(src: Stream, dst: Stream, limit: int | None = None, tap: Tap | None = None) -> int:
@@ -50,15 +50,19 @@ async def pour(src: Stream, dst: Stream, limit: int | None = None, tap: Tap | No
     return moved
 
 
-async def both(a: Stream, b: Stream, counts: list[int]) -> None:
+async def both(a: Stream, b: Stream, counts: list[int], heard: Callable[[bool, Buffer], None] | None = None) -> None:
     """Relay both ways, half-closes included, until both are through; adds the bytes to counts (a to b, b to a).
+
+    heard: told of each piece, and whether it came from `a`.
 
     :raises Gone: one of them was lost.
     """
 
     async def way(src: Stream, dst: Stream, index: int) -> None:
-        def tap(data: memoryview) -> None:
+        def tap(data: Buffer) -> None:
             counts[index] += len(data)
+            if heard is not None:
+                heard(index == 0, data)
 
         await pour(src, dst, tap=tap)
         dst.write_eof()

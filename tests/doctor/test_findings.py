@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.doctor import checks, firewalls, report, tried
+from appliance.doctor import checks, firewalls, report, store, tried
 from appliance.doctor.finding import Finding, Level, Subject, fault, note, ok, warning
 from appliance.doctor.firewalls import Obstacle
+from appliance.store.recovery import open_index
+from tests import flowkit
+from tests.store.storekit import fill
 
 JSON = st.recursive(
     st.sampled_from([None, True, 1, "input", "forward", "drop", "inet"]),
@@ -169,3 +174,27 @@ def test_whatever_is_bad_names_its_remedy() -> None:
         assert finding.seen
         if finding.level >= Level.WARNING:
             assert finding.why and finding.remedy, finding
+
+
+def test_the_flow_store(tmp_path: Path) -> None:
+    folder = tmp_path / "flows"
+
+    def found(**more: Any) -> dict[str, Finding]:
+        return {each.check: each for each in store.store(Subject(store=folder, **more))}
+
+    assert next(store.store(Subject())).level is Level.NOTE
+    assert "no flows" in found()["store"].seen
+    fill(folder, [flowkit.http()] * 3)
+    assert found()["store"].seen.startswith("3 flows") and len(found()) == 1
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "0000000001.seg.20260101T000000").touch()
+    folder.chmod(0o755)
+    with closing(open_index(folder)) as db:
+        db.execute("UPDATE segment SET dropped = 17")
+    now = found(store_bytes=1 << 60)
+    assert {name for name, each in now.items() if each.level is Level.WARNING} == {
+        "store.mode", "store.dropped", "store.damaged", "store.room"
+    }  # fmt: skip
+    assert now["store.dropped"].seen == "17 flows could not be recorded"
+    (folder / "index.db").write_bytes(b"rubbish" * 100)
+    assert found()["store"].level is Level.WARNING

@@ -234,7 +234,7 @@ def test_readable_ca_key_is_refused(lab: Lab) -> None:
     with lab.gateway_proc("-p", "8090", confdir=confdir):
         pass
     for path in confdir.iterdir():
-        if b"PRIVATE KEY" in path.read_bytes():
+        if path.is_file() and b"PRIVATE KEY" in path.read_bytes():
             path.chmod(0o644)
     code, output = run(lab, "--set", f"confdir={confdir}", "-m", "regular@8090")
     assert code != 0

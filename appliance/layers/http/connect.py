@@ -117,6 +117,11 @@ async def run(context: Context, inbound: Inbound, tunnel: Stream | Datagrams | N
         return
     finally:
         flow._live = None
+        if (recorder := handler.worker.recorder) is not None and not (
+            told and flow.response and _grants(flow.response)
+        ):
+            handler.told = True
+            recorder.end(flow)
     stream = inbound.tunnel() if tunnel is None else tunnel
     assert isinstance(stream, Stream)
     await deciding.next_layer(context, stream)

@@ -51,6 +51,7 @@ class Exchange:
         "_layer",
         "_link",
         "_outbound",
+        "_recorded",
         "_rest",
         "_settings",
         "_theirs",
@@ -73,6 +74,7 @@ class Exchange:
         self._theirs: Response | None = None  # a challenge that is no business of the client
         self._rest = b""  # what was held of a body that streams after all
         self._answered = False  # `response` has been fired
+        self._recorded = False
         self.flow = flow = HTTPFlow(handler.client, layer.context.server)
         flow.request = inbound.request
         flow._live = self
@@ -116,6 +118,7 @@ class Exchange:
             inbound.watch(None)
             if self._upload is not None:
                 await self._upload.end()
+            self._record()
             if self._link is not None and not self._link.rest():
                 await self._layer.pool.drop(self._link)
 
@@ -326,8 +329,10 @@ class Exchange:
         if self._upload is not None and not self._upload.done and (inbound.expects_continue or not outbound.stays):
             inbound.persistent = False  # the rest of the request is not waited for
         await inbound.head(_without(response, *_CHALLENGE) if response is self._theirs else response)
+        recorder = self._handler.worker.recorder
+        tee = response.tee = None if recorder is None else recorder.tee()
         try:
-            response.moved = await carry_down(outbound, inbound, change, first, self._settings.body_limit)
+            response.moved = await carry_down(outbound, inbound, change, first, self._settings.body_limit, tee)
         except OverLimit:
             raise Failed(502, "response body is over body_size_limit") from None
         response.timestamp_end = time.time()
@@ -368,6 +373,8 @@ class Exchange:
             outbound.reset(Reason("closed", "an add-on answered instead"))
             await self._never_open()
             return
+        if flow.websocket is None:
+            self._record()  # else when that is over, with its messages
         if not link.client.shared:
             self._layer.pool.forget(link)
             self._link = None
@@ -382,6 +389,12 @@ class Exchange:
             await self._handler.fire("websocket_end", self.flow)
 
     # -- endings
+
+    def _record(self) -> None:
+        recorder = self._handler.worker.recorder
+        if recorder is not None and not self._recorded:
+            self._recorded = True
+            recorder.end(self.flow)
 
     def kill(self) -> None:
         """See flow.kill()."""

@@ -13,7 +13,7 @@ from appliance.layers.http.bodies import Source, transformed
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.wire import Inbound, Outbound
 from appliance.net.reasons import Gone, Reason
-from appliance.net.relay import pour
+from appliance.net.relay import Tap, pour
 from appliance.net.stream import Buffer
 
 if TYPE_CHECKING:
@@ -33,33 +33,47 @@ class OverLimit(Exception):
     """More of a body has come than body_size_limit allows."""
 
 
-async def carry(source: Source, sink: Sink, change: Any, first: bytes, limit: int | None) -> int:
+async def carry(
+    source: Source, sink: Sink, change: Any, first: bytes, limit: int | None, tee: Tap | None = None
+) -> int:
     """All of `first` and then of `source`, through `change` (a `stream` callable or None); its size as it came.
+
+    tee: sees each piece as it goes on.
 
     :raises OverLimit: as it says. :raises Refused: `change` failed. :raises Gone: either side was lost.
     """
     size = len(first)
     if first:
         for piece in transformed(change, first):
+            if tee is not None:
+                tee(piece)
             await sink.send(piece)
     while data := await source.chunk():
         size += len(data)
         if limit is not None and size > limit:
             raise OverLimit
         for piece in transformed(change, data):
+            if tee is not None:
+                tee(piece)
             await sink.send(piece)
     for piece in transformed(change, b""):
+        if tee is not None:
+            tee(piece)
         await sink.send(piece)
     return size
 
 
-async def carry_down(outbound: Outbound, inbound: Inbound, change: Any, first: bytes, limit: int | None) -> int:
+async def carry_down(
+    outbound: Outbound, inbound: Inbound, change: Any, first: bytes, limit: int | None, tee: Tap | None = None
+) -> int:
     """`carry` of a response: where nobody wants to see or count the pieces, the bytes go as they are."""
     source, sink = outbound.raw_source(), inbound.raw_sink()
     if change is not None or source is None or sink is None or limit:
-        return await carry(outbound, inbound, change, first, limit)
+        return await carry(outbound, inbound, change, first, limit, tee)
+    if tee is not None:
+        tee(first)
     await inbound.send(first)
-    moved = await pour(source[0], sink, source[1])
+    moved = await pour(source[0], sink, source[1], tee)
     outbound.took_raw(moved)
     inbound.sent_raw(moved)
     return len(first) + moved
@@ -87,8 +101,10 @@ class Upload:
         flow, inbound, outbound = self._flow, self._inbound, self._outbound
         request = flow.request
         change = request.stream if callable(request.stream) else None
+        worker = self._handler.worker
+        tee = request.tee = None if worker.recorder is None else worker.recorder.tee()
         try:
-            request.moved = await carry(inbound, outbound, change, first, self._handler.worker.settings.body_limit)
+            request.moved = await carry(inbound, outbound, change, first, worker.settings.body_limit, tee)
             request.timestamp_end = time.time()
             if (wait := gate(self._handler, "request", flow, inbound)) is not None:
                 await wait

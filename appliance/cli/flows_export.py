@@ -1,0 +1,206 @@
+"""`lockgate flows export` and `delete`: flows out of the store, into files that others read, or away."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import mimetypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+from appliance import ctx
+from appliance.cli.flows import filter_of, progress
+from appliance.exceptions import CommandError, OptionsError
+from appliance.flow import Flow
+from appliance.headers import parse_content_type
+from appliance.http import HTTPFlow, Message
+from appliance.options import Options
+from appliance.store.folder import folder_of
+from appliance.store.redact import SECRETS, Redactor
+from appliance.store.segment import Damaged
+from appliance.store.store import Store, StoreError
+
+
+def export(args: argparse.Namespace, options: Options) -> int:
+    """0: done, 1: nothing matched, or something could not be read. Raises LockgateError."""
+    flt = filter_of(args)
+    ctx.options = options  # what some formats ask
+    names = [*options.store_redact, *(SECRETS if args.redact else ())]
+    redactor = Redactor(names) if names else None
+    with Store(folder_of(options)) as store, progress() as tell:
+
+        def flows() -> Iterator[tuple[int, Flow]]:
+            rows = [store.row(n) for n in args.number] if args.number else store.rows(flt, newest=False, progress=tell)
+            for row in rows:
+                try:
+                    flow = store.load(row)
+                except Damaged as error:
+                    store.unreadable += 1
+                    print(f"lockgate: flow {row.n}: {error}", file=sys.stderr)
+                    continue
+                if redactor is not None:
+                    redactor(flow)
+                yield row.n, flow
+
+        count = _FORMATS[args.format](flows(), args)
+        if not count:
+            print("lockgate: no flow matches", file=sys.stderr)
+            return 1
+        if args.output not in (None, "-"):
+            print(f"{count} flows written to {args.output}", file=sys.stderr)
+        return 1 if store.unreadable else 0
+
+
+@contextlib.contextmanager
+def _output(args: argparse.Namespace) -> Iterator[IO[bytes]]:
+    """Standard output, or a file that only its owner may read: there are secrets in it. Raises OptionsError."""
+    if args.output in (None, "-"):
+        if sys.stdout.isatty() and args.format in ("flows", "pcapng"):
+            raise OptionsError(f"{args.format} is not for a terminal: -o FILE says where to write it")
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        fd = os.open(args.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            yield file
+    except OSError as error:
+        raise OptionsError(f"{args.output}: {error.strerror or error}") from None
+
+
+Flows = Iterator[tuple[int, Flow]]
+
+
+def _flow_file(flows: Flows, args: argparse.Namespace) -> int:
+    from appliance.io import FlowWriter
+
+    count = 0
+    with _output(args) as file:
+        writer = FlowWriter(file)
+        for _, flow in flows:
+            writer.add(flow)
+            count += 1
+    return count
+
+
+def _har(flows: Flows, args: argparse.Namespace) -> int:
+    from appliance.io import har
+
+    with _output(args) as file:
+        return har.dump((flow for _, flow in flows), lambda text: file.write(text.encode()))
+
+
+def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
+    def write(flows: Flows, args: argparse.Namespace) -> int:
+        from appliance.addons.export import formats
+
+        count, end = 0, b"" if format.startswith("raw") else b"\n"
+        with _output(args) as file:
+            for n, flow in flows:
+                try:
+                    made = formats[format](flow)
+                except CommandError as error:
+                    print(f"lockgate: flow {n}: {error}", file=sys.stderr)
+                    continue
+                file.write((made if isinstance(made, bytes) else made.encode("utf-8", "surrogateescape")) + end)
+                count += 1
+        return count
+
+    return write
+
+
+def _pcapng(flows: Flows, args: argparse.Namespace) -> int:
+    from appliance.io import pcapng
+
+    count = 0
+    with _output(args) as file:
+        file.write(pcapng.header())
+        for _, flow in flows:
+            for block in pcapng.packets(flow):
+                file.write(block)
+            count += 1
+    return count
+
+
+# -- bodies, each in a file of its own
+
+
+def _bodies(flows: Flows, args: argparse.Namespace) -> int:
+    if args.output in (None, "-"):
+        raise OptionsError("bodies are written to a folder: -o DIR")
+    folder = Path(args.output).expanduser()
+    count = 0
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for n, flow in flows:
+            for name, data in _pieces(n, flow):
+                fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                with open(fd, "wb") as file:
+                    file.write(data)
+            count += 1
+    except OSError as error:
+        raise OptionsError(f"{error.filename or folder}: {error.strerror or error}") from None
+    return count
+
+
+def _pieces(n: int, flow: Flow) -> Iterator[tuple[str, bytes]]:
+    """(file name, content). A name is made of the flow's number and its type: nothing of the traffic is in it."""
+    said: list[Any] = []
+    if isinstance(flow, HTTPFlow):
+        for word, message in (("request", flow.request), ("response", flow.response)):
+            if message is None:
+                continue
+            if message.raw_content:
+                yield f"{n}-{word}{_ending(message)}", message.get_content(strict=False) or b""
+            elif message.raw_content is None and message.tee is not None and message.tee.content:
+                yield f"{n}-{word}-first-{len(message.tee.content)}-of-{message.tee.size}", message.tee.content
+        said = flow.websocket.messages if flow.websocket is not None else []
+    elif flow.type != "dns":
+        said = flow.messages  # type: ignore[attr-defined]
+    for word, ours in (("client", True), ("server", False)):
+        if data := b"".join(message.content for message in said if message.from_client == ours):
+            yield f"{n}-{word}.bin", data
+
+
+def _ending(message: Message) -> str:
+    kind = parse_content_type(message.headers.get("content-type", ""))
+    return (mimetypes.guess_extension(f"{kind[0]}/{kind[1]}") if kind else None) or ".bin"
+
+
+_FORMATS: Final[dict[str, Callable[[Flows, argparse.Namespace], int]]] = {
+    "flows": _flow_file,
+    "har": _har,
+    "curl": _text("curl"),
+    "httpie": _text("httpie"),
+    "python": _text("python"),
+    "raw": _text("raw"),
+    "bodies": _bodies,
+    "pcapng": _pcapng,
+}
+
+
+# -- away
+
+
+def delete(args: argparse.Namespace, options: Options) -> int:
+    """Raises LockgateError."""
+    from appliance.store.deletion import delete as delete_rows
+
+    flt = filter_of(args)
+    if flt is None and not args.number:
+        raise OptionsError("say which flows: a filter (~all is every one), or --number N")
+    with Store(folder_of(options)) as store:
+        rows = [store.row(n) for n in args.number] if args.number else list(store.rows(flt))
+        if not rows:
+            print("lockgate: no flow matches", file=sys.stderr)
+            return 1
+        if not args.yes:
+            if not sys.stdin.isatty():
+                raise StoreError(f"{len(rows)} flows match; --yes deletes them without asking")
+            if input(f"Delete {len(rows)} flows from {store.folder}? [y/N] ").strip().lower() not in ("y", "yes"):
+                return 1
+        print(f"{delete_rows(store.folder, rows)} flows deleted")
+    return 0

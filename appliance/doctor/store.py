@@ -1,0 +1,57 @@
+"""The flow store: who may read it, whether it has room, what it lost."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import stat
+from collections.abc import Iterator
+
+from appliance.doctor.finding import Finding, Subject, note, ok, warning
+from appliance.exceptions import LockgateError
+from appliance.human import pretty_size
+
+
+def store(subject: Subject) -> Iterator[Finding]:
+    """Reads the index, and changes nothing."""
+    folder = subject.store
+    if folder is None:
+        yield note("store", "flows are not recorded (store=false)")
+        return
+    if not folder.is_dir():
+        yield note("store", f"no flows in {folder} yet", "the first `lockgate run` makes the store")
+        return
+    from appliance.store.store import Store
+
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o077:
+        yield warning(
+            "store.mode", f"{folder} has mode {mode:o}", "passwords and cookies of all devices are in it",
+            f"chmod 700 {shlex.quote(str(folder))}",
+        )  # fmt: skip
+    try:
+        with Store(folder, recover=False) as opened:
+            found = opened.stats()
+    except (LockgateError, OSError) as error:
+        yield warning("store", f"the flow store cannot be read: {error}", "flows that are in it are not shown",
+                      "lockgate run")  # fmt: skip
+        return
+    used = found["segment_bytes"] + found["index_bytes"]
+    yield ok("store", f"{found['flows']} flows, {pretty_size(used)} in {folder}")
+    if found["dropped"]:
+        yield warning(
+            "store.dropped", f"{found['dropped']} flows could not be recorded",
+            "the disk was full, or another process held the index", f"df -h {folder}; lockgate flows stats",
+        )  # fmt: skip
+    if found["set_aside"]:
+        yield warning(
+            "store.damaged", f"{len(found['set_aside'])} damaged files were set aside",
+            "their flows are not shown", f"ls -l {folder / 'damaged'}; delete them when they are of no use",
+        )  # fmt: skip
+    free = shutil.disk_usage(folder).free
+    if subject.store_bytes is not None and used + free < subject.store_bytes:
+        yield warning(
+            "store.room", f"store_max_bytes is {pretty_size(subject.store_bytes)}, of which {pretty_size(used + free)} "
+            "can be had", "the disk will be full before the oldest flows go",
+            f"--set store_max_bytes={max((used + free) // 2 >> 20, 1)}m",
+        )  # fmt: skip

@@ -1,0 +1,213 @@
+"""The index: what filters and lists need of each flow, in SQLite. It can be made anew from the segments at any time.
+
+Texts that come again (hosts, clients, reasons ...) are rows of `name`, made by the writer of one segment for itself:
+``id = segment << 20 | count``, so that several processes write without asking each other, and what a segment knows goes
+with it. `LIMIT_NAMES` of them to a segment.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+FILE: Final = "index.db"
+VERSION: Final = 1
+SHIFT: Final = 20
+LIMIT_NAMES: Final = 1 << 19
+
+KINDS: Final = ("", "http", "tcp", "udp", "dns")
+VERDICTS: Final = ("", "decrypt", "pass", "block")
+
+# Bits of `flags`.
+FAILED, ANSWERED, WEBSOCKET, REPLAYED_REQUEST, REPLAYED_RESPONSE = 1, 2, 4, 8, 16
+MARKED, COMMENTED, NOTED, CUT, OPEN, LONG_PATH, IN_PARTS, BARE = 32, 64, 128, 256, 512, 1024, 2048, 4096
+
+# Kinds of names.
+CLIENT, DEVICE, SERVER, REASON, SITE, HOST, METHOD, TYPE, TLS, SNI, ERROR = range(1, 12)
+
+COLUMNS: Final = (
+    "seg", "off", "len", "uid", "t", "dur", "kind", "flags", "client", "cport", "device", "server", "verdict", "reason",
+    "site", "host", "method", "path", "status", "type", "qtype", "up", "down", "tls", "sni", "error",
+)  # fmt: skip
+INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+UPDATE: Final = f"UPDATE flow SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE n = ?"
+
+_SCHEMA: Final = """
+CREATE TABLE segment (
+    number INTEGER PRIMARY KEY, indexed INTEGER NOT NULL, bytes INTEGER NOT NULL, sealed INTEGER NOT NULL,
+    flows INTEGER NOT NULL, first_n INTEGER, last_n INTEGER, begun REAL NOT NULL, last REAL NOT NULL,
+    dropped INTEGER NOT NULL
+);
+CREATE TABLE name (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, alias TEXT);
+CREATE TABLE flow (
+    n INTEGER PRIMARY KEY AUTOINCREMENT,
+    flags INTEGER NOT NULL, kind INTEGER NOT NULL, status INTEGER, verdict INTEGER NOT NULL, site INTEGER, host INTEGER,
+    client INTEGER, method INTEGER, type INTEGER, qtype INTEGER, cport INTEGER, server INTEGER, reason INTEGER,
+    device INTEGER, sni INTEGER, tls INTEGER, error INTEGER, seg INTEGER NOT NULL, off INTEGER NOT NULL,
+    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, uid TEXT NOT NULL, path TEXT
+);
+CREATE TABLE part (seg INTEGER NOT NULL, off INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (seg, off))
+    WITHOUT ROWID;
+CREATE INDEX part_n ON part (n)
+"""
+"""`segment.indexed`: up to where its records are in `flow`; `bytes`: of its file; `dropped`: flows lost while it was
+written. `flow`: what is searched for comes first, so that a scan need not read further. `len`: bytes of the record.
+`part`: messages of a conversation."""
+
+
+class Unusable(Exception):
+    """The index is damaged, or of another version: it has to be made anew."""
+
+
+def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
+    """An open index; made if there is none. Raises sqlite3.OperationalError (locked, full, ...), Unusable.
+
+    sync: wait for the disk where SQLite asks to. The writer in the event loop never does; the checkpoints of `upkeep`
+    do, and whatever a power cut leaves is made anew from the segments.
+    """
+    db = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {'NORMAL' if sync else 'OFF'}")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("PRAGMA journal_size_limit = 16777216")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            _make(db)
+        elif version != VERSION:
+            raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
+            raise
+        raise Unusable(f"{path}: {error}") from None
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def _make(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody else was faster
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
+    """For questions. Raises sqlite3.OperationalError where there is none, Unusable."""
+    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=busy_ms / 1000, isolation_level=None,
+                         check_same_thread=False)  # fmt: skip
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if is_damage(error):
+            raise Unusable(f"{path}: {error}") from None
+        raise
+    if version != VERSION:
+        db.close()
+        raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
+    db.execute("PRAGMA query_only = ON")
+    db.execute("PRAGMA mmap_size = 4294967296")  # a scan is a fifth faster so
+    return db
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+class Talking(Protocol):
+    """A conversation that goes on: its number is known once its row is in the index."""
+
+    n: int
+
+
+class Batch:
+    """What one transaction brings into the index. Kept and tried again while the index is locked."""
+
+    __slots__ = ("changed", "names", "opened", "parts", "rows")
+
+    def __init__(self) -> None:
+        self.names: list[tuple[int, int, str, str | None]] = []
+        self.rows: list[Sequence[Any]] = []
+        self.opened: list[tuple[Talking, Sequence[Any]]] = []
+        self.parts: list[tuple[int, int, Talking]] = []
+        self.changed: list[tuple[Talking, Sequence[Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self.names) + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
+
+    def insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
+        """Within a transaction. Returns the first and last number of the new flows."""
+        first = last = 0
+        if self.names:
+            db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)", self.names)
+        if self.rows:
+            db.executemany(INSERT, self.rows)
+            last = db.execute("SELECT last_insert_rowid()").fetchone()[0]
+            first = last - len(self.rows) + 1
+        for talk, row in self.opened:
+            last = talk.n = db.execute(INSERT, row).lastrowid or 0
+            first = first or last
+        if self.parts:
+            db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)",
+                           [(segment, offset, talk.n) for segment, offset, talk in self.parts])  # fmt: skip
+        if self.changed:
+            db.executemany(UPDATE, [(*row, talk.n) for talk, row in self.changed])
+        return (first, last) if last else None
+
+
+def note_segment(
+    db: sqlite3.Connection, number: int, indexed: int, size: int, flows: int, begun: float, last: float,
+    *, between: tuple[int, int] | None = None, dropped: int = 0, sealed: bool = False,
+) -> None:  # fmt: skip
+    """What is known of a segment now; `flows` and `dropped` are added, `between` widens its range of numbers."""
+    first_n, last_n = between or (None, None)
+    db.execute(
+        "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
+        "indexed = excluded.indexed, bytes = excluded.bytes, sealed = max(sealed, excluded.sealed), "
+        "flows = flows + excluded.flows, first_n = coalesce(first_n, excluded.first_n), "
+        "last_n = coalesce(excluded.last_n, last_n), last = max(last, excluded.last), "
+        "dropped = dropped + excluded.dropped",
+        (number, indexed, size, sealed, flows, first_n, last_n, begun, last, dropped),
+    )
+
+
+def forget(db: sqlite3.Connection, number: int, step: int = 2000) -> Iterable[int]:
+    """Take a segment out of the index, in transactions short enough for others to write in between; yields after each.
+
+    The last one takes the segment's own row. Raises sqlite3.OperationalError.
+    """
+    found = db.execute("SELECT first_n, last_n FROM segment WHERE number = ?", (number,)).fetchone()
+    if found is not None and found[0] is not None:
+        for start in range(found[0], found[1] + 1, step):
+            end = min(start + step - 1, found[1])
+            db.execute("DELETE FROM flow WHERE n BETWEEN ? AND ? AND seg = ?", (start, end, number))
+            yield end
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        low = number << SHIFT
+        db.execute("DELETE FROM name WHERE id BETWEEN ? AND ?", (low, low + (1 << SHIFT) - 1))
+        db.execute("DELETE FROM part WHERE seg = ?", (number,))
+        db.execute("DELETE FROM segment WHERE number = ?", (number,))
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    yield 0

@@ -1,0 +1,270 @@
+"""From a filter's tree to a condition on the index.
+
+A condition has two sides: `may` holds for every flow that could match, `must` only for flows that do. Where both are
+the same the index has answered; else the flow is loaded and the filter itself asked. ``!`` swaps the sides.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from appliance.flowfilter.operators import _ASSET, _compiled, _flags
+from appliance.flowfilter.tree import And, Node, Not, Or, Test
+from appliance.store import index as ix
+from appliance.store.rows import INEXACT, MAX_TEXT
+
+
+class Sql(NamedTuple):
+    """A boolean expression and its parameters."""
+
+    text: str
+    params: tuple[Any, ...] = ()
+
+
+class Condition(NamedTuple):
+    may: Sql
+    must: Sql
+
+    @property
+    def exact(self) -> bool:
+        return self.may == self.must
+
+
+_YES, _NO = Sql("1"), Sql("0")
+_ALL: Final = Condition(_YES, _YES)
+_NONE: Final = Condition(_NO, _NO)
+
+
+def _exactly(text: str, *params: Any) -> Condition:
+    made = Sql(text, params)
+    return Condition(made, made)
+
+
+def _joined(word: str, parts: Iterable[Sql]) -> Sql:
+    found = list(parts)
+    neutral, final = (_YES, _NO) if word == "AND" else (_NO, _YES)
+    found = [part for part in found if part != neutral]
+    if final in found:
+        return final
+    if not found:
+        return neutral
+    return Sql(f"({f' {word} '.join(part.text for part in found)})", tuple(p for part in found for p in part.params))
+
+
+def _not(part: Sql) -> Sql:
+    if part in (_YES, _NO):
+        return _NO if part == _YES else _YES
+    return Sql(f"(NOT coalesce({part.text}, 0))", part.params)
+
+
+class Translator:
+    """Translates for one index; asks it for its names. Functions that conditions call are registered with `db`."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._functions = 0
+        self._texts: dict[int, dict[int, str]] = {}
+
+    def condition(self, node: Node) -> Condition:
+        """Raises re.error."""
+        if isinstance(node, And | Or):
+            parts = [self.condition(operand) for operand in node.operands]
+            word = "AND" if isinstance(node, And) else "OR"
+            return Condition(_joined(word, (p.may for p in parts)), _joined(word, (p.must for p in parts)))
+        if isinstance(node, Not):
+            inner = self.condition(node.operand)
+            return Condition(_not(inner.must), _not(inner.may))
+        if isinstance(node, Test):
+            return self._test(node.operator.code, node.argument)
+        return Condition(_YES, _NO)
+
+    def _test(self, code: str, argument: Any) -> Condition:
+        if code in _PLAIN:
+            return _PLAIN[code]
+        if code == "c":
+            return _exactly(f"(kind = 1 AND flags & {ix.ANSWERED} AND status = ?)", argument)
+        make = getattr(self, f"_{code}", None)
+        if make is not None:
+            made: Condition = make(argument)
+            return made
+        if code in _TYPES:
+            search = _search(argument)
+            found = [self._named(column, ix.TYPE, lambda text, _: (text.encode("utf-8"),), search)
+                     for column in _TYPES[code]]  # fmt: skip
+            return Condition(_joined("OR", (f.may for f in found)), _joined("OR", (f.must for f in found)))
+        if code in ("h", "hq", "hs"):
+            return Condition(Sql("(kind = 1)"), _NO)
+        return Condition(_YES, _NO)
+
+    # -- names
+
+    def _named(
+        self, column: str, kind: int, texts: Callable[[str, str | None], Iterable[Any]], search: Callable[[Any], Any]
+    ) -> Condition:
+        """Flows whose `column` is a name of that kind of whose `texts` one is found by `search`."""
+        sure, unsure, other = [], [], False
+        for id, text, alias in self._db.execute("SELECT id, text, alias FROM name WHERE kind = ?", (kind,)):
+            if inexact(text) or (alias and inexact(alias)):
+                unsure.append(id)
+            elif any(search(one) for one in texts(text, alias)):
+                sure.append(id)
+            else:
+                other = True
+        must = self._among(column, sure, other or bool(unsure))
+        return Condition(_joined("OR", (must, self._among(column, unsure, True))), must)
+
+    def _among(self, column: str, ids: list[int], selective: bool) -> Sql:
+        if not ids:
+            return _NO
+        if not selective:
+            return Sql(f"({column} IS NOT NULL)")
+        if len(ids) == 1:
+            return Sql(f"({column} = ?)", (ids[0],))
+        return Sql(f"({column} IN (SELECT value FROM json_each(?)))", (msgspec.json.encode(ids).decode(),))
+
+    def _table(self, kind: int) -> dict[int, str]:
+        if kind not in self._texts:
+            self._texts[kind] = dict(self._db.execute("SELECT id, text FROM name WHERE kind = ?", (kind,)))
+        return self._texts[kind]
+
+    def _function(self, columns: int, function: Callable[..., Any]) -> str:
+        self._functions += 1
+        name = f"lg_{self._functions}"
+        self._db.create_function(name, columns, function, deterministic=True)
+        return name
+
+    # -- operators, by their code
+
+    def _a(self, argument: Any) -> Condition:
+        found = self._named("type", ix.TYPE, lambda text, _: (text.encode("utf-8"),), _ASSET.match)
+        return Condition(*[_joined("AND", (Sql(f"(kind = 1 AND flags & {ix.ANSWERED})"), side)) for side in found])
+
+    def _d(self, argument: str) -> Condition:
+        search = _compiled(argument, _flags()).search
+        host = self._named("host", ix.HOST, lambda text, _: (text,), search)
+        site = self._named("site", ix.SITE, lambda _, alias: (alias or "",), search)
+        return Condition(_joined("OR", (host.may, site.may)), _joined("OR", (host.must, site.must)))
+
+    def _m(self, argument: str) -> Condition:
+        found = self._named(
+            "method", ix.METHOD, lambda text, _: (text.encode("latin-1", "replace"),), _search(argument)
+        )
+        return Condition(*[_joined("AND", (Sql("(kind = 1)"), side)) for side in found])
+
+    def _dst(self, argument: str) -> Condition:
+        return self._named("server", ix.SERVER, lambda text, _: (text,), _compiled(argument, _flags()).search)
+
+    def _device(self, argument: str) -> Condition:
+        return self._named("device", ix.DEVICE, lambda text, alias: (text, alias or ""),
+                           _compiled(argument, _flags()).search)  # fmt: skip
+
+    def _reason(self, argument: str) -> Condition:
+        return self._named("reason", ix.REASON, lambda text, alias: (text, alias or ""),
+                           _compiled(argument, _flags()).search)  # fmt: skip
+
+    def _verdict(self, argument: str) -> Condition:
+        search = _compiled(argument, _flags()).search
+        found = [number for number, name in enumerate(ix.VERDICTS) if name and search(name)]
+        return _exactly(f"(verdict IN ({', '.join(map(str, found))}))") if found else _NONE
+
+    def _src(self, argument: str) -> Condition:
+        search = _compiled(argument, _flags()).search
+        texts = self._table(ix.CLIENT)
+
+        def source(client: int | None, port: int | None) -> bool:
+            return client is not None and search(f"{texts.get(client, '')}:{port}") is not None
+
+        return _exactly(f"{self._function(2, source)}(client, cport)")
+
+    def _u(self, argument: str) -> Condition:
+        search = _compiled(argument, _flags()).search
+        unsure = Sql(f"(flags & {ix.LONG_PATH} OR site IN (SELECT id FROM name WHERE kind = {ix.SITE} AND "
+                     f"(length(text) >= {MAX_TEXT} OR text LIKE '%{INEXACT}')))")  # fmt: skip
+        must = _in_url(self._table(ix.SITE), argument, search) or self._called_url(search)
+        must = _joined("AND", (Sql("(kind IN (1, 4) AND path IS NOT NULL)"), must))
+        return Condition(_joined("OR", (must, unsure)), _joined("AND", (must, _not(unsure))))
+
+    def _called_url(self, search: Callable[[str], Any]) -> Sql:
+        texts = self._table(ix.SITE)
+
+        def url(site: int | None, path: str | None) -> bool:
+            if path is None:  # SQLite does not say what it looks at first
+                return False
+            return search(texts.get(site, "") + path if site is not None else path) is not None
+
+        return Sql(f"{self._function(2, url)}(site, path)")
+
+    def _comment(self, argument: str) -> Condition:
+        return _empty_unless(ix.COMMENTED, argument)
+
+    def _marker(self, argument: str) -> Condition:
+        return _empty_unless(ix.MARKED, argument)
+
+    def _meta(self, argument: str) -> Condition:
+        return _empty_unless(ix.NOTED, argument)
+
+
+def inexact(text: str) -> bool:
+    return len(text) >= MAX_TEXT or text.endswith(INEXACT)
+
+
+def _search(argument: str) -> Callable[[bytes], Any]:
+    return _compiled(argument.encode("utf-8", "surrogateescape"), _flags()).search
+
+
+def _empty_unless(flag: int, argument: str) -> Condition:
+    """The text is empty where the flag is not set, and unknown here where it is."""
+    has = Sql(f"(flags & {flag} != 0)")
+    if _compiled(argument, _flags()).search("") is not None:
+        return Condition(_YES, _not(has))
+    return Condition(has, _NO)
+
+
+_SIMPLE = re.compile(r"(?:[A-Za-z0-9_/=,;&@:-]|\.|\\\.|\\-|\\/)+")
+_ATOM = re.compile(r"\\?(.)")
+
+
+def _in_url(sites: dict[int, str], argument: str, search: Callable[[str], Any]) -> Sql | None:
+    """The same for an expression of plain letters and dots, by LIKE: no function is called for each flow.
+
+    A URL is a site and a path, which begins with a slash; the expression may lie in one, in the other, or across.
+    """
+    if _SIMPLE.fullmatch(argument) is None or not _flags() & re.IGNORECASE:
+        return None
+    atoms = ["_" if found[0] == "." else "\\_" if found[1] == "_" else found[1] for found in _ATOM.finditer(argument)]
+    like = "".join(atoms)
+    within = [id for id, text in sites.items() if search(text)]
+    parts = [Sql("(path LIKE ? ESCAPE '\\')", (f"%{like}%",)), _ids("site", within)]
+    for at, atom in enumerate(atoms):
+        if at and atom in ("/", "_"):
+            ends = re.compile("".join("." if a == "_" else re.escape(a[-1]) for a in atoms[:at]) + r"\Z", re.IGNORECASE)
+            if before := [id for id, text in sites.items() if ends.search(text)]:
+                rest = Sql("(path LIKE ? ESCAPE '\\')", (f"{''.join(atoms[at:])}%",))
+                parts.append(_joined("AND", (_ids("site", before), rest)))
+    return _joined("OR", parts)
+
+
+def _ids(column: str, ids: list[int]) -> Sql:
+    if not ids:
+        return _NO
+    return Sql(f"({column} IN (SELECT value FROM json_each(?)))", (msgspec.json.encode(ids).decode(),))
+
+
+_TYPES: Final = {"t": ("type", "qtype"), "tq": ("qtype",), "ts": ("type",)}
+_PLAIN: Final = {
+    "all": _ALL,
+    **{name: _exactly(f"(kind = {number})") for number, name in enumerate(ix.KINDS) if name},
+    "websocket": _exactly(f"(flags & {ix.WEBSOCKET} != 0)"),
+    "e": _exactly(f"(flags & {ix.FAILED} != 0)"),
+    "q": _exactly(f"(kind IN (1, 4) AND NOT flags & {ix.ANSWERED})"),
+    "s": _exactly(f"(kind IN (1, 4) AND flags & {ix.ANSWERED} != 0)"),
+    "replay": _exactly(f"(flags & {ix.REPLAYED_REQUEST | ix.REPLAYED_RESPONSE} != 0)"),
+    "replayq": _exactly(f"(flags & {ix.REPLAYED_REQUEST} != 0)"),
+    "replays": _exactly(f"(flags & {ix.REPLAYED_RESPONSE} != 0)"),
+    "marked": _exactly(f"(flags & {ix.MARKED} != 0)"),
+}

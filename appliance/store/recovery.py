@@ -1,0 +1,270 @@
+"""After a crash: what the index has not got of a segment is put into it, half a record at the end is cut off.
+
+What is damaged is set aside, in the folder `damaged`, and told; the rest opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from appliance.flow import Flow
+from appliance.store import index as ix
+from appliance.store import rows, segment
+from appliance.store.reading import Shelf
+from appliance.store.segment import Damaged, Segment
+
+logger = logging.getLogger(__name__)
+
+DAMAGED: Final = "damaged"
+LOCK: Final = "upkeep.lock"
+STEP: Final = 500
+"""Flows to a transaction."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Only one process at a time compresses, deletes and recovers: whether it is us. Raises OSError."""
+    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def open_index(folder: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
+    """The index of a store; one that is damaged is set aside and a new one begun. Raises sqlite3.Error, OSError."""
+    path = folder / ix.FILE
+    try:
+        return _mine(path, busy_ms, sync)
+    except ix.Unusable as error:
+        logger.error("%s; it is set aside in %s, and made anew from the segments", error, folder / DAMAGED)
+        set_aside(folder, ix.FILE, f"{ix.FILE}-wal", f"{ix.FILE}-shm")
+        return _mine(path, busy_ms, sync)
+
+
+def _mine(path: Path, busy_ms: int, sync: bool) -> sqlite3.Connection:
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return ix.connect(path, busy_ms=busy_ms, sync=sync)
+
+
+def set_aside(folder: Path, *names: str) -> None:
+    """Move files to where nobody reads them. Raises OSError."""
+    aside = folder / DAMAGED
+    aside.mkdir(mode=0o700, exist_ok=True)
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).rename(aside / f"{name}.{stamp}")
+
+
+def recover(folder: Path, db: sqlite3.Connection) -> int:
+    """Bring the index up to date with the segments whose writers are gone. Returns how many flows it put in.
+
+    The caller holds `locked`. Raises sqlite3.Error, OSError.
+    """
+    known = {
+        number: (indexed, size, sealed)
+        for number, indexed, size, sealed in db.execute("SELECT number, indexed, bytes, sealed FROM segment")
+    }
+    found = 0
+    there = segment.numbers(folder)
+    for number in there:
+        indexed, size, sealed = known.get(number, (segment.HEAD.size, 0, 0))
+        if sealed:
+            try:
+                _look(folder, number, size)
+            except Damaged as error:
+                aside(folder, db, number, str(error))
+            continue
+        plain, packed = segment.plain_path(folder, number), segment.packed_path(folder, number)
+        fd = segment.lock_abandoned(plain) if plain.exists() else None
+        if fd is None and plain.exists():
+            continue  # its writer lives
+        if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
+            plain.unlink()
+        try:
+            found += _index(folder, db, number, indexed, size, fd)
+        except Damaged as error:
+            aside(folder, db, number, str(error))
+        finally:
+            if fd is not None:
+                os.close(fd)
+    for number in known.keys() - set(there):
+        for _ in ix.forget(db, number):
+            pass
+    return found
+
+
+def _look(folder: Path, number: int, size: int) -> None:
+    """Whether a sealed segment has its beginning and its end. Raises Damaged; FileNotFoundError: it is gone."""
+    source = Segment(folder, number)
+    try:
+        if not source.packed and source.size < size:
+            raise Damaged(f"{source.path}: {size - source.size} bytes are missing at its end")
+    finally:
+        source.close()
+
+
+def aside(folder: Path, db: sqlite3.Connection, number: int, why: str) -> None:
+    """A segment that cannot be used: its file is set aside, its flows leave the index. Raises as `recover`."""
+    logger.error("%s; the segment is set aside in %s, the rest of the store is not touched", why, folder / DAMAGED)
+    set_aside(folder, segment.plain_path(folder, number).name, segment.packed_path(folder, number).name)
+    for _ in ix.forget(db, number):
+        pass
+
+
+def _index(folder: Path, db: sqlite3.Connection, number: int, indexed: int, size: int, fd: int | None) -> int:
+    """Index what is missing, seal. fd: of the plain file, locked; None: it is compressed. Raises Damaged."""
+    source = Segment(folder, number)
+    try:
+        if fd is not None and source.size < max(indexed, size):
+            raise Damaged(f"{source.path}: {max(indexed, size) - source.size} bytes are missing at its end")
+        if fd is not None and source.size == segment.HEAD.size:
+            source.path.unlink()
+            return 0
+        work = Reindex(folder, db, number)
+        end = indexed
+
+        def tell(error: Damaged) -> None:
+            logger.warning("%s; it is left out", error)
+
+        try:
+            for offset, payload in source.records(indexed, tell):
+                try:
+                    work.take(offset, payload)
+                except Damaged as error:
+                    tell(error)
+                end = offset + segment.FRAME.size + len(payload)
+        except Damaged as error:
+            if fd is None:
+                raise
+            logger.warning("%s; %d bytes at its end, of flows that were being written, are cut off",
+                           error, source.size - end)  # fmt: skip
+            os.ftruncate(fd, end)
+        work.finish(end, source.size if fd is None else end)
+        return work.count
+    finally:
+        source.close()
+
+
+class Reindex:
+    """Rows for the records of one segment, as its writer would have made them."""
+
+    def __init__(self, folder: Path, db: sqlite3.Connection, number: int) -> None:
+        self.count = 0
+        self._db = db
+        self._number = number
+        self._shelf = Shelf(folder)
+        self._names = rows.Names(number)
+        low = number << ix.SHIFT
+        for name in db.execute("SELECT id, kind, text, alias FROM name WHERE id BETWEEN ? AND ?",
+                               (low, low + (1 << ix.SHIFT) - 1)):  # fmt: skip
+            self._names.known(*name)
+        self._batch = ix.Batch()
+        self._open: dict[str, _Open] = {}
+        self._last = 0.0
+        self._begun = 0.0
+        self._added = 0
+
+    def take(self, offset: int, payload: bytes) -> None:
+        """One record. Raises Damaged, sqlite3.Error."""
+        from appliance.store import records
+
+        try:
+            record = records.decode(payload)
+            kind = record[0]
+        except (ValueError, TypeError, IndexError) as error:
+            raise Damaged(f"{self._shelf.segment(self._number).path}: the record at {offset}: {error}") from None
+        if kind == "m":
+            if (talk := self._talk(record[1])) is not None:
+                self._batch.parts.append((self._number, offset, talk))
+        elif kind == "f":
+            self._flow(offset, record, len(payload))
+        if len(self._batch) >= STEP:
+            end = offset + segment.FRAME.size + len(payload)
+            self._commit(end, end, sealed=False)
+
+    def _flow(self, offset: int, record: Any, size: int) -> None:
+        flow = self._shelf.made(record, self._number, offset)
+        extra = record[7]
+        bits = extra.get("bits", 0) & ~ix.OPEN
+        facts = rows.client_facts(flow.client_conn, self._names)
+        name = rows.server_name(flow.server_conn, self._names)
+        count = tuple(extra["count"]) if "count" in extra else None
+        row = rows.row(flow, self._number, offset, size, facts, name, self._names, count, bits)
+        self._last = max(self._last, ended(flow, row))
+        self._begun = min(self._begun or row[4], row[4])
+        if not bits & ix.IN_PARTS:
+            self._batch.rows.append(row)
+        elif (talk := self._talk(flow.id)) is not None:
+            if talk.segment:
+                self._batch.parts.append((talk.segment, talk.offset, talk))
+            talk.segment, talk.offset = self._number, offset
+            self._batch.changed.append((talk, row))
+            return
+        else:
+            talk = self._open[flow.id] = _Open()
+            talk.segment, talk.offset = self._number, offset
+            self._batch.opened.append((talk, row))
+        self.count += 1
+        self._added += 1
+
+    def _talk(self, id: str) -> _Open | None:
+        """A conversation whose head was seen; in this segment, or in an earlier one."""
+        if (talk := self._open.get(id)) is None:
+            found = self._db.execute("SELECT n, seg, off FROM flow WHERE uid = ?", (id,)).fetchone()
+            if found is not None:
+                talk = self._open[id] = _Open()
+                talk.n, talk.segment, talk.offset = found
+        return talk
+
+    def _commit(self, indexed: int, size: int, sealed: bool) -> None:
+        self._batch.names += self._names.fresh
+        self._names.fresh = []
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            between = self._batch.insert(self._db)
+            now = self._last or time.time()
+            ix.note_segment(self._db, self._number, indexed, size, self._added, self._begun or now, now,
+                            between=between, sealed=sealed)  # fmt: skip
+            if sealed:
+                self._db.execute(
+                    f"UPDATE flow SET flags = flags & ~{ix.OPEN} WHERE seg = ? AND flags & {ix.OPEN} AND n >= "
+                    "coalesce((SELECT first_n FROM segment WHERE number = ?), 0)", (self._number, self._number)
+                )  # fmt: skip
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._batch = ix.Batch()
+        self._added = 0
+
+    def finish(self, indexed: int, size: int) -> None:
+        self._commit(indexed, size, sealed=True)
+        self._shelf.close()
+
+
+class _Open:
+    """A conversation of which more may come."""
+
+    n = segment = offset = 0
+
+
+def ended(flow: Flow, row: Any) -> float:
+    """Seconds since the epoch, from its row."""
+    return float(row[4] + (row[5] or 0.0))

@@ -1,0 +1,156 @@
+"""What the event loop must not wait for: checkpoints, recovery, compression, the budget. A thread of low priority."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from appliance.log import RateLimited
+from appliance.store import index as ix
+from appliance.store import recovery, segment
+from appliance.store.segment import Damaged
+
+logger = logging.getLogger(__name__)
+
+TICK: Final = 1.0
+CHECKPOINT_BYTES: Final = 4 << 20
+"""Bytes of SQLite's log from which on it is worked into the index."""
+QUIET: Final = 200
+"""Flows a second below which a sealed segment is compressed."""
+NICE: Final = 15
+
+
+def delete(folder: Path, db: sqlite3.Connection, number: int) -> None:
+    """A segment and all that the index knows of it. Raises sqlite3.Error, OSError."""
+    for _ in ix.forget(db, number):
+        time.sleep(0.001)  # the writer's turn
+    for path in (segment.plain_path(folder, number), segment.packed_path(folder, number)):
+        path.unlink(missing_ok=True)
+
+
+def index_bytes(folder: Path) -> int:
+    total = 0
+    for end in ("", "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            total += (folder / f"{ix.FILE}{end}").stat().st_size
+    return total
+
+
+def keep_budget(
+    folder: Path, db: sqlite3.Connection, max_bytes: int | None, max_age: float | None, now: float | None = None
+) -> list[int]:
+    """Delete the oldest segments until the rest fits. The numbers of those that went. Raises sqlite3.Error, OSError.
+
+    What is being written is never deleted, so the budget is kept to about two segments for each gateway. Space in the
+    index is used again, not given back, so what it holds free does not count.
+    """
+    now = time.time() if now is None else now
+    rows = db.execute("SELECT number, bytes, last, sealed FROM segment ORDER BY number").fetchall()
+    pages, free, page = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    in_index = (pages - free) * page
+    segments = sum(row[1] for row in rows)
+    gone = []
+    for number, size, last, sealed in rows:
+        over = max_bytes is not None and segments + in_index > max_bytes
+        old = max_age is not None and last < now - max_age
+        if not sealed or not (over or old):
+            continue
+        delete(folder, db, number)
+        in_index -= in_index * size // max(segments, 1)
+        segments -= size
+        gone.append(number)
+    return gone
+
+
+def compress_one(folder: Path, db: sqlite3.Connection) -> int | None:
+    """Compress the oldest sealed segment that is not: its number. Raises sqlite3.Error, OSError."""
+    for (number,) in db.execute("SELECT number FROM segment WHERE sealed = 1 ORDER BY number").fetchall():
+        if not segment.plain_path(folder, number).exists():
+            continue
+        try:
+            size = segment.compress(folder, number)
+        except Damaged as error:
+            recovery.aside(folder, db, number, str(error))
+            return int(number)
+        db.execute("UPDATE segment SET bytes = ?, sealed = 2 WHERE number = ?", (size, number))
+        return int(number)
+    return None
+
+
+class Upkeep(threading.Thread):
+    """Runs until `stop`. flows: how many have been recorded so far."""
+
+    def __init__(
+        self, folder: Path, max_bytes: int | None, max_age: float | None, flows: Callable[[], int] = lambda: 0
+    ) -> None:
+        super().__init__(name="lockgate store", daemon=True)
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.max_age = max_age
+        self.deleted = 0
+        self._flows = flows
+        self._counted = 0
+        self._recovered = False
+        self._stop_now = threading.Event()
+        self._told = RateLimited(logger, per_minute=1)
+
+    def stop(self) -> None:
+        self._stop_now.set()
+        if self.ident is not None:
+            self.join(10.0)
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # of this thread alone
+        db: sqlite3.Connection | None = None
+        while True:
+            last = self._stop_now.wait(0.0 if db is None and not self._recovered else TICK)
+            try:
+                if db is None and (self.folder / ix.FILE).exists():
+                    db = ix.connect(self.folder / ix.FILE, busy_ms=200, sync=True)
+                if db is not None:
+                    self._tick(db, last)
+            except (OSError, sqlite3.Error, ix.Unusable) as error:
+                if not last:
+                    self._told.log(logging.INFO, str(error), "%s: upkeep has to wait: %s", self.folder, error)
+                if db is not None and (not isinstance(error, sqlite3.Error) or ix.is_damage(error)):
+                    db.close()
+                    db = None
+                self._recovered = self._recovered or db is None
+            except Exception:
+                logger.exception("%s: fault in the upkeep of the flow store", self.folder)
+            if last:
+                if db is not None:
+                    db.close()
+                return
+
+    def _tick(self, db: sqlite3.Connection, last: bool) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if last or (self.folder / f"{ix.FILE}-wal").stat().st_size > CHECKPOINT_BYTES:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if last:
+            return
+        with recovery.locked(self.folder) as ours:
+            if not ours:
+                return
+            if not self._recovered:
+                count = recovery.recover(self.folder, db)
+                self._recovered = True
+                if count:
+                    logger.info("%s: %d flows of an earlier run were put into the index", self.folder, count)
+            if gone := keep_budget(self.folder, db, self.max_bytes, self.max_age):
+                self.deleted += len(gone)
+                logger.debug("%s: %d segments deleted for the budget", self.folder, len(gone))
+            now = self._flows()
+            rate, self._counted = (now - self._counted) / TICK, now
+            if rate < QUIET:
+                compress_one(self.folder, db)

@@ -1,0 +1,269 @@
+"""`lockgate flows`: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cli.main import main
+from appliance.flow import Flow
+from appliance.http import HTTPFlow
+from appliance.io import FlowReader
+from appliance.store import segment
+from appliance.store.recorder import Recorder
+from appliance.store.store import Store
+from tests import flowkit
+from tests.io import har_schema
+from tests.store.storekit import facts, fill, put
+
+
+@pytest.fixture
+def confdir(tmp_path: Path) -> Path:
+    fill(tmp_path / "flows", flowkit.several())
+    return tmp_path
+
+
+@pytest.fixture
+def flows(confdir: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Runs `lockgate flows ...`: (exit code, standard output, standard error)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(["flows", *words, "--set", f"confdir={confdir}"])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield run
+
+
+def test_list(flows: Any) -> None:
+    code, out, err = flows("list")
+    lines = out.splitlines()
+    assert code == 0 and not err
+    assert lines[0].split() == ["n", "time", "client", "method", "url", "status", "size", "took", "verdict"]
+    assert [line.split()[0] for line in lines[1:]] == ["6", "5", "4", "3", "2", "1"]
+    assert "http://pretty.example/foo?q=1" in lines[1] and "10.61.1.2" in lines[1]
+    assert "error" in lines[2]
+
+
+def test_list_filter_columns_pages(flows: Any) -> None:
+    assert flows("list", "~tcp", "|", "~udp", "--columns", "n,kind,up,down")[1].splitlines() == [
+        "n  kind  up  down", "4  udp    4     0", "3  tcp    3     4"
+    ]  # fmt: skip
+    _, out, err = flows("list", "-n", "2")
+    assert len(out.splitlines()) == 3 and "--before 5" in err
+    assert flows("list", "-n", "1", "--before", "5", "--columns", "n")[1].split() == ["n", "4"]
+    assert flows("list", "--oldest", "--after", "4", "--columns", "n")[1].split() == ["n", "5", "6"]
+
+
+def test_list_json(flows: Any) -> None:
+    rows = [json.loads(line) for line in flows("list", "--json", "~http")[1].splitlines()]
+    assert [row["n"] for row in rows] == [6, 5, 2, 1]
+    assert rows[1]["error"] == "it failed" and rows[2]["websocket"] is True
+    assert rows[3]["url"] == "http://pretty.example/foo?q=1" and rows[3]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("list", "~nonsense"), 2, "filter:"),
+        (("list", "--columns", "n,colour"), 2, "no column 'colour'; there are n, id"),
+        (("list", "~d nobody"), 1, "no flow matches"),
+        (("show", "77"), 1, "77: no such flow"),
+        (("delete",), 2, "say which flows"),
+        (("delete", "~all"), 1, "--yes"),
+        (("export", "bodies"), 2, "-o DIR"),
+        (("export", "har", "-o", "/nonexistent/x"), 2, "No such file"),
+    ],
+)
+def test_refusals(flows: Any, words: tuple[str, ...], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    got, out, err = flows(*words)
+    assert got == code and says in err and not out
+
+
+def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flows", "list", "--set", f"confdir={tmp_path}"]) == 1
+    assert "no flows have been recorded there (options store_dir, confdir)" in capsys.readouterr().err
+    assert not (tmp_path / "flows").exists()
+
+
+def test_show(flows: Any) -> None:
+    code, out, _ = flows("show", "1", "2", "3")
+    assert code == 0
+    assert "flow 1  http" in out and "> GET http://pretty.example/foo?q=1 HTTP/1.1" in out and "    hello" in out
+    assert "flow 2  websocket" in out and "grüße" in out
+    assert "flow 3  tcp" in out and "    foo" in out
+    assert "\x1b" not in out
+
+
+def test_show_json(flows: Any, confdir: Path) -> None:
+    made = json.loads(flows("show", "6", "--json")[1])
+    assert made["n"] == 6 and made["request"]["content"] == "\x00\x01" and made["verdict"]["action"] == "decrypt"
+
+
+def test_nothing_steers_the_terminal(flows: Any, confdir: Path) -> None:
+    evil = flowkit.http("http://a.example/\x1b[2J", "G\x1bET", answer=b"\x1b]0;owned\x07")
+    evil.request.headers["x\x1b"] = "\x1b[31m"
+    evil.comment = "\x1b[5m"
+    fill(confdir / "flows", [evil])
+    for words in (("list",), ("show", "7"), ("stats",)):
+        assert "\x1b" not in flows(*words)[1]
+
+
+def test_stats(flows: Any) -> None:
+    code, out, _ = flows("stats")
+    assert code == 0 and "6 flows" in out and "4 http" in out and "6  " in out
+    found = json.loads(flows("stats", "--json")[1])
+    assert found["kinds"] == {"http": 4, "tcp": 1, "udp": 1} and found["top"]["client"][0][:2] == ["10.61.1.2", 6]
+
+
+# -- export
+
+
+def test_export_flow_file(flows: Any, confdir: Path) -> None:
+    target = confdir / "out"
+    assert flows("export", "flows", "-o", str(target))[0] == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+    with target.open("rb") as file, Store(confdir / "flows") as store:
+        read = list(FlowReader(file).stream())
+        for ours, theirs in zip(store.flows(), read, strict=True):
+            theirs.client_conn.verdict = ours.client_conn.verdict  # flow files have none
+            assert facts(ours) == facts(theirs)
+
+
+def test_export_har(flows: Any, confdir: Path) -> None:
+    code, out, _ = flows("export", "har", "~http")
+    har = har_schema.check(out)
+    assert code == 0 and len(har["log"]["entries"]) == 4
+
+
+def test_a_har_of_a_large_body_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytes(range(256)) * (20 << 12)  # 20 MiB
+    flow = flowkit.http(answer=None)
+    assert flow.response is not None
+    recorder = Recorder(tmp_path / "flows", body_limit=64 << 20)
+    recorder.start()
+    tee = flow.response.tee = recorder.tee()
+    for at in range(0, len(data), 100_000):
+        tee(data[at : at + 100_000])
+    recorder.end(flow)
+    recorder.close()
+    import base64
+
+    target = tmp_path / "big.har"
+    assert main(["flows", "export", "har", "-o", str(target), "--set", f"confdir={tmp_path}"]) == 0
+    (entry,) = json.loads(target.read_text())["log"]["entries"]
+    content = entry["response"]["content"]
+    assert base64.b64decode(content["text"]) == data and content["size"] == len(data) and "_truncated" not in content
+
+
+def test_a_body_that_was_cut_is_marked_in_a_har(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "flows", [flowkit.http(answer=b"x" * 5000)], body_limit=1000)
+    assert main(["flows", "export", "har", "--set", f"confdir={tmp_path}"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["log"]["entries"]
+    assert entry["response"]["content"] | {"mimeType": ""} == {"size": 5000, "_truncated": True, "mimeType": ""}
+
+
+def test_export_curl_and_raw(flows: Any) -> None:
+    assert flows("export", "curl", "--number", "1")[1].startswith("curl -H ")
+    assert flows("export", "raw", "--number", "1")[1].startswith("GET /foo?q=1 HTTP/1.1\r\n")
+
+
+def test_export_bodies(flows: Any, confdir: Path) -> None:
+    target = confdir / "bodies"
+    assert flows("export", "bodies", "-o", str(target))[0] == 0
+    found = {path.name: path.read_bytes() for path in target.iterdir()}
+    assert found["1-response.bin"] == b"hello" and found["6-request.bin"] == b"\x00\x01"
+    assert found["3-client.bin"] == b"foo" and found["3-server.bin"] == b"BAR\xff"
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_redact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url, form = "http://a.example/login?token=t0ken&q=1", b"user=me&password=hunter2"
+    flow = flowkit.http(url, "POST", form, Set_Cookie="sid=s3cret")
+    flow.request.headers["content-type"] = "application/x-www-form-urlencoded"
+    flow.request.headers["Authorization"] = "Bearer b3arer"
+    flow.request.headers["X-Mine"] = "m1ne"
+    fill(tmp_path / "flows", [flow])
+    where = f"confdir={tmp_path}"
+    assert main(["flows", "export", "raw", "--redact", "--set", where, "--set", "store_redact=x-mine"]) == 0
+    out = capsys.readouterr().out
+    for secret in ("t0ken", "hunter2", "s3cret", "b3arer", "m1ne"):
+        assert secret not in out
+    assert "q=1" in out and "user=me" in out and out.count("redacted") == 5
+    assert main(["flows", "export", "raw", "--set", where, "--set", "store_redact=x-mine"]) == 0
+    out = capsys.readouterr().out
+    assert "m1ne" not in out and "b3arer" in out  # what the option names is never exported
+    with Store(tmp_path / "flows") as store:  # and the store has it all
+        (kept,) = store.flows()
+    assert isinstance(kept, HTTPFlow) and kept.request.headers["x-mine"] == "m1ne"
+
+
+# -- delete
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_delete(tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    large = flowkit.http("http://bank.example/large", answer=None)
+    assert large.response is not None
+    recorder = Recorder(tmp_path / "flows")
+    recorder.start()
+    tee = large.response.tee = recorder.tee()
+    for _ in range(10):
+        tee(b"hunter2 " * 8000)
+    kept: list[Flow] = [flowkit.http(f"http://a.example/{n}", answer=b"kept") for n in range(5)]
+    talk = recorder.talk(flowkit.tcp())
+    for message in talk.flow.messages:  # type: ignore[attr-defined]
+        talk.say(type(message)(True, b"hunter2 in a conversation"))
+        recorder.flush()
+    recorder.over(talk)
+    for flow in (kept[0], large, flowkit.http("http://bank.example/", answer=b"hunter2"), *kept[1:]):
+        put(recorder, flow)
+    recorder.close()
+    if packed:
+        segment.compress(tmp_path / "flows", 1)
+    where = f"confdir={tmp_path}"
+    assert main(["flows", "delete", "--yes", "~d bank.example | ~tcp", "--set", where]) == 0
+    assert "3 flows deleted" in capsys.readouterr().out
+    with Store(tmp_path / "flows") as store:
+        assert [facts(flow) for flow in store.flows()] == [facts(flow) for flow in kept]
+        assert store.unreadable == 0
+        held = b"".join(payload for _, payload in store._shelf.segment(1).records())
+    assert b"hunter2" not in held and b"kept" in held
+    for path in (tmp_path / "flows").glob("index.db*"):
+        path.unlink()
+    with Store(tmp_path / "flows") as store:  # they do not come back
+        assert len(list(store.flows())) == 5
+
+
+def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "flows")
+    recorder.start()
+    put(recorder, flowkit.http("http://a.example/before"))
+    recorder.flush()
+    with subprocess.Popen(
+        [
+            sys.executable, "-m", "appliance.cli", "flows", "tail", "--json", "~d a.example",
+            "--set", f"confdir={tmp_path}",
+        ],
+        stdout=subprocess.PIPE, env={"HOME": str(tmp_path), "PATH": ""}, cwd=Path(__file__).parents[2],
+    ) as tail:  # fmt: skip
+        try:
+            assert tail.stdout is not None
+            flow = flowkit.http()
+            flow.request.headers["host"] = "a.example"
+            assert json.loads(tail.stdout.readline())["n"] == 1
+            time.sleep(0.1)
+            put(recorder, flow)
+            put(recorder, flowkit.http("http://b.example/"))
+            recorder.flush()
+            assert json.loads(tail.stdout.readline())["n"] == 2
+        finally:
+            tail.kill()
+    recorder.close()

@@ -1,0 +1,293 @@
+"""Disk full, index locked, kill -9: traffic goes on, what is lost is counted, what was complete is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.store.recorder import Recorder
+from appliance.store.store import Store
+from tests import flowkit
+from tests.harness import Make, answering, until
+from tests.store.storekit import put
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root (mount)")
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "lockgate-test", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+async def test_the_disk_is_full_in_the_middle_of_a_download(
+    rigs: Make, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytes(range(256)) * 40_000  # 10 MB
+    rig = await rigs()
+    recorder = rig.worker.recorder = Recorder(small_disk / "s", loop=asyncio.get_running_loop(), queue_bytes=2 << 20)
+    recorder.start()
+    origin = await rig.origin(answering(data))
+    client = await rig.connect(await rig.transparent(origin))
+    for _ in range(3):
+        begun = time.monotonic()
+        await client.say(b"GET /big HTTP/1.1\r\nHost: o.test\r\n\r\n")
+        await client.head()
+        assert await client.exactly(len(data)) == data
+        assert time.monotonic() - begun < 10
+    await until(lambda: recorder.status().fault, 5, "the disk did not become full")
+    small = await rig.connect(await rig.transparent(await rig.origin(answering(b"x" * 60_000))))
+    for _ in range(60):  # 3.6 MB more than there is room for, on the disk and in the queue
+        await small.say(b"GET /small HTTP/1.1\r\nHost: o.test\r\n\r\n")
+        await small.head()
+        await small.exactly(60_000)
+    status = recorder.status()
+    assert status.dropped > 0 and status.waiting < 3 << 20
+    assert "No space left on device" in status.fault
+    assert sum("flows cannot be recorded" in line for line in caplog.messages) == 1  # told once, not for each flow
+    # There is room again: recording goes on by itself.
+    kept = recorder.flows
+    await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=40m", small_disk], check=True)
+    await until(lambda: not recorder.status().fault, 5, "recording did not go on")
+    await small.say(b"GET /after HTTP/1.1\r\nHost: o.test\r\n\r\n")
+    await small.head()
+    await small.exactly(60_000)
+    await until(lambda: recorder.flows > kept)
+    recorder.close()
+    with Store(small_disk / "s") as store:
+        rows = list(store.rows())
+        assert len(rows) == recorder.flows and rows[0].url == "http://o.test/after"
+        assert len(list(store.flows())) == len(rows) and store.unreadable == 0
+        assert store.stats()["dropped"] == status.dropped
+        assert all(row.cut for row in rows if row.url == "http://o.test/big")  # and said so
+    assert "flows are recorded again" in caplog.text
+
+
+def test_a_full_disk_costs_no_time(small_disk: Path) -> None:
+    recorder = Recorder(small_disk / "s", queue_bytes=1 << 20)
+    recorder.start()
+    flow = flowkit.http(answer=b"x" * 2000)
+    for _ in range(3000):
+        put(recorder, flow)
+    recorder.sync()
+    assert recorder.fault
+    begun = time.process_time()
+    for _ in range(20_000):
+        put(recorder, flow)
+    assert time.process_time() - begun < 1.0  # 50 µs each would be ten times what recording costs
+    assert recorder.dropped >= 20_000
+    recorder.close()
+
+
+LOCKER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def locked_by_another(index: Path) -> Iterator[None]:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKER, index], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == b"locked\n"
+        try:
+            yield
+        finally:
+            other.stdin.close()
+
+
+async def test_the_index_is_locked_by_another_process(
+    rigs: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = await rigs()
+    recorder = rig.worker.recorder = Recorder(tmp_path / "s", loop=asyncio.get_running_loop())
+    recorder.start()
+    client = await rig.connect(await rig.transparent(await rig.origin(answering(b"hello"))))
+
+    async def get(path: str) -> None:
+        await client.say(f"GET {path} HTTP/1.1\r\nHost: o.test\r\n\r\n".encode())
+        await client.until(b"hello")
+
+    await get("/before")
+    await until(lambda: (tmp_path / "s" / "index.db").exists())
+    recorder.sync()
+    with locked_by_another(tmp_path / "s" / "index.db"):
+        begun = time.monotonic()
+        for number in range(50):
+            await get(f"/meanwhile/{number}")
+        assert time.monotonic() - begun < 5
+        await until(lambda: "locked" in recorder.status().fault)
+        with Store(tmp_path / "s") as store:  # it can be read all the same
+            assert len(list(store.rows())) == 1
+    await until(lambda: not recorder.status().fault)
+    recorder.close()
+    assert recorder.dropped == 0
+    with Store(tmp_path / "s") as store:
+        assert len(list(store.flows())) == 51
+    assert "none was lost" in caplog.text
+
+
+def test_an_index_locked_for_long_is_counted(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "s", queue_bytes=200_000)
+    recorder.start()
+    put(recorder, flowkit.http())
+    recorder.sync()
+    with locked_by_another(tmp_path / "s" / "index.db"):
+        for _ in range(2000):
+            put(recorder, flowkit.http())
+        recorder.sync()
+        status = recorder.status()
+        assert status.waiting < 250_000 and 0 < status.dropped < 2000
+    recorder.sync()
+    recorder.close()
+    with Store(tmp_path / "s") as store:
+        assert len(list(store.rows())) == 2001 - status.dropped
+        assert store.stats()["dropped"] == status.dropped
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    recorder = Recorder(tmp_path / "file")
+    recorder.start()
+    put(recorder, flowkit.http())
+    assert recorder.dropped == 1 and recorder.status().fault
+    assert "store_dir" in caplog.text
+    recorder.close()
+
+
+def test_modes_of_the_files(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        recorder = Recorder(tmp_path / "s")
+        recorder.start()
+        put(recorder, flowkit.http())
+        recorder.sync()
+        assert os.stat(tmp_path / "s").st_mode & 0o777 == 0o700
+        for path in (tmp_path / "s").iterdir():
+            assert path.stat().st_mode & 0o077 == 0, path
+        recorder.close()
+    finally:
+        os.umask(before)
+
+
+# -- kill -9
+
+ORIGIN = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nContent-Type: text/plain\r\n\r\n" + b"x" * 1000
+
+
+async def _origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(ORIGIN)
+
+
+async def _client(port: int, origin: int, number: int, done: list[tuple[str, float]]) -> None:
+    """Requests, one after the other, until the gateway is gone; notes when each answer was whole."""
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for count in range(1 << 30):
+            url = f"http://127.0.0.1:{origin}/{number}/{count}"
+            writer.write(f"GET {url} HTTP/1.1\r\nHost: 127.0.0.1:{origin}\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(1000)
+            done.append((url, time.monotonic()))
+
+
+async def _round(folder: Path, origin: int, seconds: float) -> tuple[list[tuple[str, float]], float]:
+    """One gateway's life under load: what was done when, and when it was killed."""
+    (folder / "port").unlink(missing_ok=True)
+    script = folder / "tell.py"
+    script.write_text(
+        "from pathlib import Path\nfrom appliance import ctx\n"
+        "def running():\n"
+        f"    Path({str(folder / 'port.tmp')!r}).write_text(str(ctx.master.modes[0].addresses[0][1]))\n"
+        f"    Path({str(folder / 'port.tmp')!r}).rename({str(folder / 'port')!r})\n"
+    )
+    gateway = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "appliance.cli", "run", "-q", "-m", "regular@127.0.0.1:0", "-s", str(script),
+        "--set", f"confdir={folder}", "--set", "ca_key=ec",
+    )  # fmt: skip
+    try:
+        await until((folder / "port").exists, 30, "the gateway did not start")
+        port, done = int((folder / "port").read_text()), []
+        clients = [asyncio.ensure_future(_client(port, origin, number, done)) for number in range(8)]
+        await asyncio.sleep(seconds)
+    finally:
+        gateway.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        await gateway.wait()
+    await asyncio.wait(clients, timeout=10)
+    return done, killed
+
+
+async def _rounds(folder: Path, count: int) -> None:
+    random.seed(count)
+    server = await asyncio.start_server(_origin, "127.0.0.1", 0)
+    origin = server.sockets[0].getsockname()[1]
+    total = 0
+    for number in range(count):
+        done, killed = await _round(folder, origin, random.uniform(0.5, 1.2))
+        assert len(done) > 50
+        with Store(folder / "flows") as store:
+            after = total
+            found = {row.url for row in store.rows(after=after)}
+            assert len(list(store.flows(after=max(0, store.last() - 200)))) == min(200, store.last())
+            assert store.unreadable == 0
+            total = store.last()
+        missing = [url for url, when in done if when < killed - 0.25 and url not in found]
+        assert not missing, f"round {number}: {len(missing)} of {len(done)} are missing, such as {missing[:3]}"
+        with contextlib.closing(sqlite3.connect(folder / "flows" / "index.db")) as db:
+            assert db.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+    server.close()
+    assert not (folder / "flows" / "damaged").exists()
+
+
+async def test_kill_9_under_load(tmp_path: Path) -> None:
+    await _rounds(tmp_path, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_kill_9_fifty_times(tmp_path: Path) -> None:
+    await _rounds(tmp_path, 50)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_memory_is_flat_at_5000_flows_a_second(tmp_path: Path) -> None:
+    """For a short while; tests/bench/store.py sustain does it for ten minutes."""
+    bench = Path(__file__).parents[1] / "bench" / "store.py"
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, str(bench), "sustain", str(tmp_path / "s"), "--seconds", "20", "--rate", "5000",
+        stdout=subprocess.PIPE, cwd=bench.parents[2], env=os.environ | {"PYTHONPATH": str(bench.parents[2])},
+    )  # fmt: skip
+    out, _ = await run.communicate()
+    lines = [line.split() for line in out.decode().splitlines() if " MB " in line]
+    memory = [float(words[words.index("MB") - 1]) for words in lines]
+    assert max(memory[5:]) - min(memory[5:]) < 8, out.decode()
+    assert b"dropped 0" in out.splitlines()[-1]
+    shutil.rmtree(tmp_path / "s")

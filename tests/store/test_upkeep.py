@@ -1,0 +1,310 @@
+"""Compression, the budget, recovery after a crash, and what is damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import struct
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.flow import Flow
+from appliance.store import index as ix
+from appliance.store import recovery, segment
+from appliance.store.recorder import Recorder
+from appliance.store.segment import Damaged, Segment
+from appliance.store.store import Store
+from appliance.store.upkeep import Upkeep, compress_one, keep_budget
+from tests import flowkit
+from tests.harness import until
+from tests.store.storekit import facts, fill, put
+
+
+def opened(folder: Path) -> sqlite3.Connection:
+    return recovery.open_index(folder, busy_ms=1000)
+
+
+def ids(folder: Path) -> list[str]:
+    with Store(folder) as store:
+        return [row.id for row in store.rows(newest=False)]
+
+
+def recover(folder: Path) -> int:
+    with closing(opened(folder)) as db:
+        return recovery.recover(folder, db)
+
+
+def many(count: int) -> list[Flow]:
+    return [flowkit.http(f"http://a.example/{number}", answer=b"%d " % number * 200) for number in range(count)]
+
+
+def test_compressed_segments_read_the_same(tmp_path: Path) -> None:
+    flows = [*flowkit.several(), *many(900)]  # several blocks
+    fill(tmp_path, flows)
+    with closing(opened(tmp_path)) as db, Store(tmp_path) as store:
+        before = [facts(flow) for flow in store.flows()]
+        size = segment.plain_path(tmp_path, 1).stat().st_size
+        assert compress_one(tmp_path, db) == 1 and compress_one(tmp_path, db) is None
+        assert [facts(flow) for flow in store.flows()] == before == [facts(flow) for flow in flows]
+    assert not segment.plain_path(tmp_path, 1).exists()
+    assert segment.packed_path(tmp_path, 1).stat().st_size < size / 3
+    assert os.stat(segment.packed_path(tmp_path, 1)).st_mode & 0o777 == 0o600
+    with Store(tmp_path) as store:
+        assert [facts(flow) for flow in store.flows()] == before
+
+
+def test_a_reader_that_was_there_before(tmp_path: Path) -> None:
+    """It holds the old file open, or finds the new one."""
+    fill(tmp_path, many(20))
+    with Store(tmp_path) as store:
+        rows = list(store.rows())
+        with closing(opened(tmp_path)) as db:
+            compress_one(tmp_path, db)
+        assert store.load(rows[0]).id == rows[0].id
+
+
+def test_the_oldest_go_when_there_is_too_much(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, segment_bytes=50_000)
+    recorder.start()
+    with closing(opened(tmp_path)) as db:
+        for number, flow in enumerate(many(1500)):
+            put(recorder, flow)
+            if number % 40 == 0:
+                recorder.flush()
+                keep_budget(tmp_path, db, 400_000, None)
+        recorder.flush()
+        keep_budget(tmp_path, db, 400_000, None)
+        assert sum(path.stat().st_size for path in tmp_path.glob("*.seg")) < 450_000
+        assert recorder.dropped == 0
+        left = [row[0] for row in db.execute("SELECT number FROM segment ORDER BY number")]
+        assert left == segment.numbers(tmp_path) and left[0] > 1
+        for table, column in (("flow", "seg"), ("name", f"id >> {ix.SHIFT}")):
+            assert {row[0] for row in db.execute(f"SELECT DISTINCT {column} FROM {table}")} <= set(left)
+    with Store(tmp_path) as store:
+        flows = list(store.flows())
+        assert store.unreadable == 0 and 50 < len(flows) < 1500
+        assert flows[-1].request.path == "/1499"  # type: ignore[attr-defined]
+    recorder.close()
+
+
+def test_the_oldest_go_when_they_are_too_old(tmp_path: Path) -> None:
+    fill(tmp_path, many(5))
+    fill(tmp_path, many(5))
+    with closing(opened(tmp_path)) as db:
+        assert keep_budget(tmp_path, db, None, 3600.0) == []
+        db.execute("UPDATE segment SET last = last - 7200 WHERE number = 1")
+        assert keep_budget(tmp_path, db, None, 3600.0) == [1]
+    assert len(ids(tmp_path)) == 5
+
+
+def test_what_is_being_written_is_never_deleted(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    for flow in many(50):
+        put(recorder, flow)
+    recorder.flush()
+    with closing(opened(tmp_path)) as db:
+        assert keep_budget(tmp_path, db, 1, 0.0, time.time() + 1e6) == []
+    recorder.close()
+    assert len(ids(tmp_path)) == 50
+
+
+async def test_the_thread_does_all_of_it(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, segment_bytes=30_000)
+    recorder.start()
+    upkeep = Upkeep(tmp_path, 300_000, None, lambda: 0)
+    upkeep.start()
+    for number, flow in enumerate(many(3000)):
+        put(recorder, flow)
+        if number % 50 == 0:
+            recorder.flush()
+    recorder.flush()
+    await until(lambda: upkeep.deleted and list(tmp_path.glob("*.zst")), 20, "nothing was deleted or compressed")
+    recorder.close()
+    upkeep.stop()
+    assert recorder.dropped == 0
+    with Store(tmp_path) as store:
+        found = list(store.flows())
+        assert store.unreadable == 0 and found[-1].request.path == "/2999"  # type: ignore[attr-defined]
+
+
+def test_several_writers(tmp_path: Path) -> None:
+    writers = [Recorder(tmp_path) for _ in range(3)]
+    flows = many(300)
+    for writer in writers:
+        writer.start()
+    for number, flow in enumerate(flows):
+        put(writers[number % 3], flow)
+        if number % 10 == 0:
+            writers[number % 3].flush()
+    for writer in writers:
+        writer.close()
+    assert len({writer.number for writer in writers}) == 3
+    assert sorted(ids(tmp_path)) == sorted(flow.id for flow in flows)
+    with Store(tmp_path) as store:
+        assert len(list(store.flows("~d a.example"))) == 300 and store.unreadable == 0
+
+
+# -- after a crash
+
+
+def crashed(folder: Path, flows: list[Flow], indexed: int) -> None:
+    """As a kill leaves it: all in the segment, the first `indexed` in the index, nothing sealed."""
+    recorder = Recorder(folder)
+    recorder.start()
+    for flow in flows[:indexed]:
+        put(recorder, flow)
+    recorder.flush()
+    for flow in flows[indexed:]:
+        put(recorder, flow)
+    recorder._encode()
+    segment.write(recorder._fd, recorder._buffer, recorder._written)
+    os.close(recorder._fd)
+    if recorder._db is not None:
+        recorder._db.close()
+
+
+def test_the_tail_is_indexed(tmp_path: Path) -> None:
+    flows = flowkit.several() + many(30)
+    crashed(tmp_path, flows, 10)
+    with Store(tmp_path) as store:
+        assert [facts(flow) for flow in store.flows()] == [facts(flow) for flow in flows]
+        rows = [row for row in store.rows(newest=False)]
+    fill(tmp_path / "whole", flows)
+    with Store(tmp_path / "whole") as store:  # and the rows are what the writer would have made
+        for ours, theirs in zip(rows, store.rows(newest=False), strict=True):
+            assert (ours.url, ours.client, ours.status, ours.up, ours.down, ours.flags, ours.reason) == (
+                theirs.url, theirs.client, theirs.status, theirs.up, theirs.down, theirs.flags, theirs.reason
+            )  # fmt: skip
+
+
+def test_half_a_record_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flows = many(12)
+    crashed(tmp_path, flows, 4)
+    path = segment.plain_path(tmp_path, 1)
+    with path.open("ab") as file:
+        file.write(struct.pack("<II", 5000, 1) + b"half a record")
+    assert ids(tmp_path) == [flow.id for flow in flows]
+    assert "are cut off" in caplog.text
+    assert list(Segment(tmp_path, 1).records())  # to the end, without a fault
+
+
+def test_a_conversation_that_a_kill_has_ended(tmp_path: Path) -> None:
+    flow = flowkit.tcp()
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    talk = recorder.talk(flow)
+    for message in flow.messages:  # type: ignore[attr-defined]
+        talk.say(message)
+        recorder.flush()
+    talk.say(flow.messages[0])  # type: ignore[attr-defined]
+    talk.flush()
+    recorder._encode()
+    segment.write(recorder._fd, recorder._buffer, recorder._written)
+    os.close(recorder._fd)
+    assert recorder._db is not None
+    recorder._db.close()
+    with Store(tmp_path) as store:
+        (row,), (back,) = store.rows(), store.flows()
+    assert not row.going_on
+    assert [m.content for m in back.messages] == [b"foo", b"BAR\xff", b"foo"]  # type: ignore[attr-defined]
+
+
+def test_an_index_that_is_gone_is_made_anew(tmp_path: Path) -> None:
+    flows = flowkit.several() + many(700)
+    fill(tmp_path, flows[:400])
+    with closing(opened(tmp_path)) as db:
+        compress_one(tmp_path, db)
+    fill(tmp_path, flows[400:])
+    for path in tmp_path.glob("index.db*"):
+        path.unlink()
+    assert recover(tmp_path) == len(flows)
+    with Store(tmp_path) as store:
+        assert [facts(flow) for flow in store.flows()] == [facts(flow) for flow in flows]
+        assert len(list(store.rows("~d a.example"))) == 700
+
+
+def test_a_damaged_index_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flows = many(30)
+    fill(tmp_path, flows)
+    (tmp_path / "index.db").write_bytes(b"no database" * 1000)
+    (tmp_path / "index.db-wal").unlink(missing_ok=True)
+    assert ids(tmp_path) == [flow.id for flow in flows]
+    assert "set aside" in caplog.text
+    assert [path.name.split(".")[0] for path in (tmp_path / "damaged").iterdir()] == ["index"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("harm", ["head", "gone", "short"])
+def test_a_damaged_segment_does_not_harm_the_rest(
+    tmp_path: Path, harm: str, packed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        fill(tmp_path, many(10))
+    with closing(opened(tmp_path)) as db:
+        if packed:
+            compress_one(tmp_path, db)
+            compress_one(tmp_path, db)
+    path = (segment.packed_path if packed else segment.plain_path)(tmp_path, 2)
+    if harm == "gone":
+        path.unlink()
+    elif harm == "head":
+        path.write_bytes(b"?" * 16 + path.read_bytes()[16:])
+    else:
+        os.truncate(path, path.stat().st_size - 20)
+    recorder = Recorder(tmp_path)
+    recorder.start()  # a gateway comes and writes
+    put(recorder, many(1)[0])
+    recorder.close()
+    with Store(tmp_path) as store:
+        assert len(list(store.flows())) == 21
+        assert store.unreadable == 0
+    if harm != "gone":
+        assert "the segment is set aside" in caplog.text
+        assert [p.name.split(".")[0] for p in (tmp_path / "damaged").iterdir()] == ["0000000002"]
+
+
+def test_a_flipped_bit_costs_one_flow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flows = many(10)
+    fill(tmp_path, flows)
+    with Store(tmp_path) as store:
+        (row,) = store.rows("~u /5$")
+    path = segment.plain_path(tmp_path, 1)
+    data = bytearray(path.read_bytes())
+    data[row.offset + 40] ^= 4
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING), Store(tmp_path) as store:
+        assert [flow.id for flow in store.flows()] == [flow.id for flow in flows if flow.id != row.id]
+        assert store.unreadable == 1
+    assert f"flow {row.n} cannot be read" in caplog.text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=50), max_size=8), st.data())
+def test_any_damage_is_noticed(tmp_path: Path, payloads: list[bytes], data: st.DataObject) -> None:
+    """Whatever a file holds: reading gives whole records and then ends, or says Damaged."""
+    folder = tmp_path / "f"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    whole = segment.HEAD.pack(segment.MAGIC, 1) + b"".join(map(segment.framed, payloads))
+    at = data.draw(st.integers(0, len(whole)))
+    harmed = whole[:at] + data.draw(st.binary(max_size=20)) + whole[at + data.draw(st.integers(0, 20)) :]
+    segment.plain_path(folder, 1).write_bytes(harmed)
+    found = []
+    try:
+        for _, payload in Segment(folder, 1).records():
+            found.append(payload)
+    except Damaged:
+        pass
+    if harmed == whole:
+        assert found == payloads
+    untouched = [payload for n, payload in enumerate(payloads)
+                 if segment.HEAD.size + sum(8 + len(p) for p in payloads[: n + 1]) <= at]  # fmt: skip
+    assert found[: len(untouched)] == untouched or at < segment.HEAD.size
