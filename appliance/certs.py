@@ -168,3 +168,12 @@ def _pairs(name: x509.Name) -> list[tuple[str, str]]:
         text = value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
         shown.append((attribute.rfc4514_attribute_name, text))
     return shown
+
+
+def __getattr__(name: str) -> Any:
+    """What makes certificates is loaded when a script asks for it."""
+    if name in ("CertStore", "CertStoreEntry", "create_ca", "dummy_cert", "dummy_crl"):
+        from appliance import certstore
+
+        return getattr(certstore, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -225,6 +225,8 @@ class Client(Connection):
     verdict: Verdict | None = None
     wanted: tuple[str, int] | None = None  # the server's name or address, and port
     passed: tuple[int, int] | None = None  # bytes carried untouched, up and down
+    hello: bytes | None = None  # the body of its (last) ClientHello
+    _ja4: tuple[bytes, str] | None = None
     _converted = (*Connection._converted, "mitmcert", "proxy_mode")
 
     def __init__(
@@ -251,6 +253,18 @@ class Client(Connection):
     def clientcert(self) -> Cert | None:
         """The certificate that the client showed, if any."""
         return self.certificate_list[0] if self.certificate_list else None
+
+    @property
+    def ja4(self) -> str | None:
+        """The fingerprint of its ClientHello, worked out when first asked for; None without TLS, or from a file."""
+        hello = self.hello
+        if hello is None:
+            return None
+        if self._ja4 is None or self._ja4[0] is not hello:
+            from .tls import ClientHello
+
+            self._ja4 = hello, ClientHello(hello, dtls=self.transport_protocol == "udp").ja4
+        return self._ja4[1]
 
     def get_state(self) -> State:
         cert = self.mitmcert

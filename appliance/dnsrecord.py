@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from .connection import State
@@ -43,6 +43,11 @@ class Question:
 
     def to_json(self) -> dict[str, str]:
         return {"name": self.name, "type": types.to_str(self.type), "class": classes.to_str(self.class_)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> Self:
+        """Raises KeyError, ValueError."""
+        return cls(data["name"], types.from_str(data["type"]), classes.from_str(data["class"]))
 
     def get_state(self) -> State:
         return {"name": self.name, "type": self.type, "class_": self.class_}
@@ -198,6 +203,17 @@ class ResourceRecord:
             "ttl": self.ttl,
             "data": str(self),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Of records whose data are an address, a name, texts, or in the form of RFC 3597.
+
+        Raises KeyError; ValueError for what else a zone file may have: keep these by `get_state`.
+        """
+        kind = types.from_str(data["type"])
+        return cls(
+            data["name"], kind, classes.from_str(data["class"]), int(data["ttl"]), rdata.from_text(kind, data["data"])
+        )
 
     def get_state(self) -> State:
         return {"name": self.name, "type": self.type, "class_": self.class_, "ttl": self.ttl, "data": self.data}

@@ -189,6 +189,13 @@ def parse_content_type(value: str) -> ContentType | None:
     return main, sub, parameters
 
 
+def infer_content_encoding(content_type: str, content: bytes = b"") -> str:
+    """The character set that a body is read in: `charset.infer` under its older name."""
+    from .charset import infer
+
+    return infer(content_type, content)
+
+
 def assemble_content_type(main: str, sub: str, parameters: dict[str, str]) -> str:
     """The inverse of parse_content_type; values that are not tokens are quoted."""
     written = "".join(

@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.contentviews.api import Contentview, InteractiveContentview, Metadata, SyntaxHighlight
 from appliance.contentviews.legacy import LegacyView, View
-from appliance.contentviews.registry import Registry
+from appliance.contentviews.viewregistry import Registry
 from appliance.conversation import ContentMessage
 from appliance.flow import Flow
 from appliance.http import HTTPFlow, Message

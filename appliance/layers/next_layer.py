@@ -24,7 +24,7 @@ from appliance.verdict import Verdict
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: tests of add-ons put their own `data_client` there
 class NextLayer:
     """Argument of the `next_layer` hook: set `layer` to have it instead of what `verdict` proposes.
 
@@ -32,14 +32,16 @@ class NextLayer:
     """
 
     context: Context
-    client: Stream | Datagrams
-    server: Stream | None
+    client: Stream | Datagrams | None = None
+    server: Stream | None = None
     layer: Layer | None = None
     verdict: Verdict | None = None
 
     def data_client(self) -> bytes:
         """What the client has sent and no layer has read; of UDP the datagrams so far, joined."""
         client = self.client
+        if client is None:
+            return b""
         return b"".join(client.waiting) if isinstance(client, Datagrams) else bytes(client.buf)
 
     def data_server(self) -> bytes:

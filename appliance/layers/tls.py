@@ -65,6 +65,7 @@ class ClientTLSLayer(Layer):
             return
         conn.tls = True
         conn.sni = hello.sni
+        conn.hello = hello.raw_bytes(wrap_in_record=False)
         conn.alpn_offers = tuple(hello.alpn_protocols)
         data = ClientHelloData(context, hello)
         settings = context.handler.worker.settings

@@ -30,10 +30,26 @@ class TestMaster:
         self.addons = AddonManager(self, options, Hooks())  # type: ignore[arg-type]
         self.addons.is_configured = True
         self.asked_to_end = False
+        self.exit_code = 0
+        self.log = ctx.log
 
     @property
     def commands(self) -> CommandManager:
         return self.addons.commands
+
+    @property
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    @property
+    def view(self) -> Any:
+        return self.addons.get("view")
+
+    async def load_flow(self, f: Any) -> None:
+        """Fire the events of a flow that is over."""
+        from appliance.addons.readfile import load_flow
+
+        await load_flow(f)
 
     def shutdown(self) -> None:
         self.asked_to_end = True
