@@ -41,9 +41,14 @@ class Loader:
             old = options.entry(name)
             wanted = tuple(choices) if choices is not None else None
             if (old.typespec, old.default, old.help, old.choices) == (typespec, default, help, wanted):
+                self.manager.option_owners.setdefault(name, self._addon)
+                self.manager.orphans.discard(name)
                 return
-            logger.warning("option %s was there already and is redefined", name)
+            if name not in self.manager.orphans:
+                logger.warning("option %s was there already and is redefined", name)
         options.add_option(name, typespec, default, help, choices)
+        self.manager.option_owners[name] = self._addon
+        self.manager.orphans.discard(name)
 
     def add_command(self, path: str, func: Callable[..., object]) -> None:
         """Register a command. Raises CommandError: an argument has no type, or one that commands cannot have."""
@@ -63,6 +68,10 @@ class AddonManager:
         self.chain: list[object] = []
         self.lookup: dict[str, object] = {}
         self.commands = CommandManager(master)
+        self.option_owners: dict[str, object] = {}
+        """Of options that add-ons have registered."""
+        self.orphans: set[str] = set()
+        """Options whose add-on has gone, and which may be registered anew before `drop_options`."""
         self.is_configured = False
         self.is_running = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,10 +122,11 @@ class AddonManager:
             for member in members:
                 self._tell(member, "running")
 
-    def remove(self, addon: object) -> None:
+    def remove(self, addon: object, *, keep_options: bool = False) -> None:
         """Take out an add-on and its ``.addons``; each hears `done`. Raises AddonManagerError if it is not here.
 
-        An add-on that holds it takes it out of its own ``.addons``.
+        Its commands and options go. `keep_options`: these stay until `drop_options`, for another may register them
+        anew. An add-on that holds it takes it out of its own ``.addons``.
         """
         if addon not in self:
             raise AddonManagerError(f"no such add-on: {name_of(addon)}")
@@ -126,6 +136,14 @@ class AddonManager:
                 self._forget(member)
         self._leave_chain(addon)
         self.arrange()
+        if not keep_options:
+            self.drop_options()
+
+    def drop_options(self) -> None:
+        """Take out the options whose add-on has gone. A value that was set is kept, should the option come again."""
+        for name in self.orphans:
+            self.options.remove_option(name)
+        self.orphans.clear()
 
     def get(self, name: str) -> Any:
         """The add-on of this name, or None."""
@@ -151,6 +169,9 @@ class AddonManager:
         self.lookup = {name: member for name, member in self.lookup.items() if member is not addon}
         self.hooks.dismiss(addon)
         self.commands.forget(addon)
+        for name in [name for name, owner in self.option_owners.items() if owner is addon]:
+            del self.option_owners[name]
+            self.orphans.add(name)
 
     # -- what they hear ------------------------------------------------------------------------------------------------
 

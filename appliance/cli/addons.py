@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from appliance.addons.inspection import Report, inspect_file
+from appliance.addons.scriptfile import expand
 from appliance.log import escape
 
 
 def main(what: str, files: Sequence[str]) -> int:
     """0: nothing would keep the files from loading. 1: something would."""
     bad = False
-    for name in files:
+    for name in _expanded(files):
         report = inspect_file(Path(name).expanduser().absolute())
         bad |= any(one.fatal for one in report.findings)
         print("\n".join(_listed(name, report) if what == "list" else _checked(name, report)))
     return int(bad)
+
+
+def _expanded(names: Sequence[str]) -> Iterator[str]:
+    """What a folder holds, as `run -s` would load it. Raises OptionsError."""
+    for name in names:
+        found = expand(Path(name).expanduser())
+        if not found:
+            print(f"{name}: no add-ons in this folder")
+        yield from map(str, found)
 
 
 def _listed(name: str, report: Report) -> list[str]:

@@ -158,6 +158,9 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     parser.exit(2, f"lockgate: {message}\n")
 
 
+_SCRIPT = "a script, a package or a folder of them, as for `run -s`"
+
+
 def build() -> Parser:
     """The parser of the whole command. Costs no import beyond argparse and the option table."""
     parser = Parser(
@@ -193,7 +196,7 @@ def build() -> Parser:
         dest="addons_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
     )
     for name, help in (("list", "hooks, options and commands"), ("check", "faults, with their lines, before traffic")):
-        _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help="a script, as for `run -s`")
+        _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help=_SCRIPT)
     options = _command(commands, "options", "list all options", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")
     _settable(options)
