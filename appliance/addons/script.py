@@ -209,8 +209,8 @@ class ScriptLoader:
         self.manager.drop_options()
 
     def _keep(self, paths: Iterable[Path], *, ended: bool = True) -> None:
-        """The scripts of these paths, in this order. `ended`: the others are unloaded, else `look` has to find them gone
-        first, and till then they stay at the end.
+        """The scripts of these paths, in this order. `ended`: the others are unloaded; else they stay at the end, until
+        `look` has found them gone.
         """
         by_path = {script.path: script for script in self.scripts}
         kept = [by_path.pop(path) for path in paths if path in by_path]
