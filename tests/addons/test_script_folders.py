@@ -201,10 +201,12 @@ async def test_a_broken_file_in_a_folder_at_the_start(manager: AddonManager, tmp
 
 def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "a.py", "def request(flow): pass\n")
-    write(tmp_path / "pack" / "__init__.py", "def respones(flow): pass\n")
+    write(tmp_path / "pack" / "__init__.py", "from . import sub\naddons = [sub.A()]\n")
+    write(tmp_path / "pack" / "sub.py", "class A:\n    def respones(self, flow): pass\n")
     assert main(["addons", "check", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert f"{tmp_path}/a.py: no fault found" in out and "pack" in out and "did you mean response" in out
+    assert f"{tmp_path}/a.py: no fault found" in out and f"{tmp_path}/pack/sub.py:2: warning" in out
+    assert "did you mean response" in out
     write(tmp_path / "bad.py", "1 / 0\n")
     assert main(["addons", "check", str(tmp_path)]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
