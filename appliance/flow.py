@@ -119,8 +119,13 @@ class Flow:
 
     @property
     def live(self) -> bool:
-        """Whether the exchange is still going on."""
+        """Whether the exchange is still going on. Only for flows made by hand is it set; the engine's keep its hold."""
         return self._live is not None
+
+    @live.setter
+    def live(self, value: bool) -> None:
+        if value != self.live and (value or isinstance(self._live, _Unattached)):
+            self._live = _Unattached() if value else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.client_conn!r} -> {self.server_conn!r}>"
