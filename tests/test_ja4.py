@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,45 +10,13 @@ from appliance.connection import Client
 from appliance.ja4 import fingerprint
 from appliance.test import tflow
 from appliance.tls import ClientHello
+from tests.hellos import alpn, body, name, signatures, versions
 
 SUITES = (
     0x1A1A, 0x1301, 0x1302, 0x1303, 0xC02B, 0xC02F, 0xC02C, 0xC030, 0xCCA9, 0xCCA8,
     0xC013, 0xC014, 0x009C, 0x009D, 0x002F, 0x0035,
 )  # fmt: skip
 SIGNATURES = (0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601)
-
-
-def numbers(*values: int) -> bytes:
-    return struct.pack(f">{len(values)}H", *values)
-
-
-def name(text: bytes = b"a.example") -> tuple[int, bytes]:
-    return 0, struct.pack(">HBH", len(text) + 3, 0, len(text)) + text
-
-
-def alpn(*protocols: bytes) -> tuple[int, bytes]:
-    listed = b"".join(bytes((len(one),)) + one for one in protocols)
-    return 16, len(listed).to_bytes(2) + listed
-
-
-def signatures(*values: int) -> tuple[int, bytes]:
-    return 13, numbers(len(values) * 2, *values)
-
-
-def versions(*values: int) -> tuple[int, bytes]:
-    return 43, bytes((len(values) * 2,)) + numbers(*values)
-
-
-def body(
-    suites: tuple[int, ...], *extensions: tuple[int, bytes], version: int = 0x0303, cookie: bytes | None = None
-) -> bytes:
-    listed = b"".join(struct.pack(">HH", kind, len(data)) + data for kind, data in extensions)
-    return b"".join(
-        (
-            version.to_bytes(2), bytes(32), b"\0", cookie or b"", (len(suites) * 2).to_bytes(2), numbers(*suites),
-            b"\1\0", len(listed).to_bytes(2), listed,
-        )
-    )  # fmt: skip
 
 
 CHROME = body(
