@@ -63,3 +63,32 @@ def test_refresh() -> None:
 def test_any_date_text(text: str) -> None:
     moment = cookies.http_date(text)
     assert moment is None or isinstance(moment, float)
+
+
+def test_several_lines() -> None:
+    assert cookies.parse_cookie_headers(["a=1; b", "c=3"]) == [("a", "1"), ("b", ""), ("c", "3")]
+    read = cookies.parse_set_cookie_headers(["a=1; Path=/; Secure", "", "b=2"])
+    assert [(name, value) for name, value, _ in read] == [("a", "1"), ("b", "2")]
+    assert read[0][2].fields == (("Path", "/"), ("Secure", None)) and read[0][2]["PATH"] == "/"
+
+
+def test_shift_date() -> None:
+    assert cookies.shift_date("Thu, 01 Jan 1970 00:00:10 GMT", 5.0) == "Thu, 01 Jan 1970 00:00:15 GMT"
+    assert cookies.shift_date("no date", 5.0) is None
+    assert cookies.shift_date("Thu, 01 Jan 1970 00:00:10 GMT", 1e18) is None
+
+
+@given(st.text())
+def test_any_set_cookie(line: str) -> None:
+    read = cookies.parse_set_cookie_header(line)
+    assert read is None or isinstance(cookies.is_expired(read[2]), bool)
+    if read is not None:
+        again = cookies.parse_set_cookie_header(cookies.format_set_cookie_header(*read))
+        assert again is not None and (again[:2], again[2].fields) == (read[:2], read[2].fields)
+    assert isinstance(cookies.refresh_set_cookie_header(line, 5.0), str)
+
+
+@given(st.text())
+def test_any_cookie(line: str) -> None:
+    read = cookies.parse_cookie_header(line)
+    assert cookies.parse_cookie_header(cookies.format_cookie_header(read)) == read
