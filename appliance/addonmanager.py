@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from appliance.exceptions import AddonHalt, AddonManagerError
 from appliance.hooks import Hooks, name_of
 
 if TYPE_CHECKING:
+    from appliance.hookclasses import Hook
     from appliance.options import Options
 
 logger = logging.getLogger(__name__)
@@ -196,15 +198,34 @@ class AddonManager:
             await asyncio.wait(self._tasks)
         self.is_running = self.is_configured = False
 
-    def trigger(self, event: str, *args: object) -> None:
+    def trigger(self, event: str | Hook, *args: object) -> None:
         """Fire `event` from sync code. Async listeners are finished by a task of their own."""
-        if (pending := self.hooks.fire(event, *args)) is not None:
+        name, given = _parts(event, args)
+        if name not in self.hooks.table:
+            self._later(self._own_event(name, given))
+        elif (pending := self.hooks.fire(name, *given)) is not None:
             self._later(_finish(pending))
 
-    async def trigger_event(self, event: str, *args: object) -> None:
-        """Fire `event`; all listeners are done on return."""
-        if (pending := self.hooks.fire(event, *args)) is not None:
+    async def trigger_event(self, event: str | Hook, *args: object) -> None:
+        """Fire `event`; all listeners are done on return. It may be one that only add-ons know."""
+        name, given = _parts(event, args)
+        if name not in self.hooks.table:
+            await self._own_event(name, given)
+        elif (pending := self.hooks.fire(name, *given)) is not None:
             await pending
+
+    async def _own_event(self, event: str, args: tuple[object, ...]) -> None:
+        for addon in list(walk(self.chain)):
+            if not callable(function := getattr(addon, event, None)):
+                continue
+            try:
+                result = function(*args)
+                if inspect.isawaitable(result):
+                    await result
+            except AddonHalt:
+                return
+            except Exception as exc:
+                self.hooks.report(name_of(addon), event, exc)
 
     def _options_changed(self, options: Options, updated: frozenset[str]) -> None:
         if not self.is_configured or not updated:
@@ -243,6 +264,10 @@ class AddonManager:
             return
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _parts(event: str | Hook, args: tuple[object, ...]) -> tuple[str, tuple[object, ...]]:
+    return (event, args) if isinstance(event, str) else (event.name, tuple(event.args()))
 
 
 async def _finish(pending: Awaitable[None]) -> None:

@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from .serializable import Serializable
+
 if TYPE_CHECKING:
     from OpenSSL import crypto
 
 
-class Cert:
+class Cert(Serializable):
     """One certificate. What this class does not know is asked of the `cryptography` object below it.
 
     Two are equal when their bytes are; so is one and the `cryptography` object of the same bytes.

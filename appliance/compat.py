@@ -34,6 +34,7 @@ _MOVED: Final = {
     "addons.onboarding": "appliance.addons.portal",
     "command_lexer": "appliance.command_lexer",
     "coretypes.multidict": "appliance.multidict",
+    "coretypes.serializable": "appliance.serializable",
     "master": "appliance.embedding",
     "net.dns": "appliance.net.dns",
     "net.encoding": "appliance.encoding",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .connection import State
 from .net.dns import DNSError, classes, names, rdata, svcb, types
 from .net.dns.svcb import HTTPSRecord
+from .serializable import Serializable
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_TTL = 60
 
 
-class Question:
+class Question(Serializable):
     """What is asked for. name: text without a last dot."""
 
     __slots__ = ("class_", "name", "type")
@@ -57,7 +58,7 @@ class Question:
         return cls(**state)
 
 
-class ResourceRecord:
+class ResourceRecord(Serializable):
     """One record. data: as on the wire, names in it uncompressed. ttl: seconds (EDNS puts flags there: type OPT).
 
     The properties read and write `data` as what its type says it is; reading raises ValueError where it is not.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from .connection import Client, Server, State
 from .exceptions import ControlException
 from .ids import new_id
+from .serializable import Serializable
 
 FORMAT_VERSION = 21  # of the states; the number that mitmproxy's flow files carry for these keys
 
@@ -34,7 +35,7 @@ class _Unattached:
         """Nothing to abort: a flow that was called live by hand, as tests do."""
 
 
-class Error:
+class Error(Serializable):
     """Why a flow failed. `timestamp`: seconds since the epoch. `status`: of the page the client gets, 0 = none."""
 
     __slots__ = ("msg", "status", "timestamp")
@@ -119,8 +120,10 @@ class Flow:
 
     @property
     def live(self) -> bool:
-        """Whether the exchange is still going on. Only for flows made by hand is it set; the engine's keep its hold."""
-        return self._live is not None
+        """Whether the exchange is still going on, and was not killed. It is set for flows made by hand; the engine
+        does not let go of its own.
+        """
+        return self._live is not None and not self.killed
 
     @live.setter
     def live(self, value: bool) -> None:

@@ -113,7 +113,7 @@ class Headers(MultiDict[str, str]):
 
     def raw(self, name: str | bytes) -> bytes | None:
         """The folded value as bytes, None when there is no such field."""
-        key = (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name).lower()
+        key = (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else to_bytes(name)).lower()
         names = self.names()
         if key not in names:
             return None

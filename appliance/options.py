@@ -141,6 +141,10 @@ class Options(OptionTable):
             return self.listen_host
         return "127.0.0.1"
 
+    def has_changed(self, name: str) -> bool:
+        """Whether the value is another than the default."""
+        return not self.is_default(self.entry(name).name)
+
     # -- changing
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -151,6 +155,16 @@ class Options(OptionTable):
         subscriber refuses.
         """
         self.apply({name: (value, RUN_TIME) for name, value in values.items()})
+
+    def update_known(self, **values: Any) -> dict[str, Any]:
+        """`update` with the names that are known; the others are returned."""
+        self.update(**{name: value for name, value in values.items() if name in self._table})
+        return {name: value for name, value in values.items() if name not in self._table}
+
+    def update_defer(self, **values: Any) -> None:
+        """`update`, and what is not known yet is kept for the add-on that may register it."""
+        for name, value in self.update_known(**values).items():
+            self.defer(name, value=value)
 
     def set(self, *specs: str, source: Source = RUN_TIME) -> None:
         """Set from texts `name=value` (the grammar of `--set`). A name given several times makes a list.

@@ -132,6 +132,8 @@ io.read_flows_from_paths                  paths
 flowfilter.parse                          s
 flowfilter.match                          flt flow
 contentviews.add                          view
+contentviews.remove                       view
+contentviews.get                          name
 contentviews.prettify_message             message flow view_name
 contentviews.reencode_message             prettified message flow view_name
 contentviews.registry.get_view            data metadata view_name
@@ -279,6 +281,11 @@ exceptions.OptionsError exceptions.AddonManagerError exceptions.AddonHalt
 flowfilter.TFilter flowfilter.match_all flowfilter.help
 contentviews.Contentview contentviews.InteractiveContentview contentviews.Metadata contentviews.SyntaxHighlight
 contentviews.registry contentviews.base.View contentviews.View
+contentviews.TViewResult contentviews.format_text contentviews.format_dict contentviews.KEY_MAX
+coretypes.serializable.Serializable hooks.Hook hooks.UpdateHook hooks.ConfigureHook hooks.RunningHook hooks.DoneHook
+proxy.server_hooks.ServerConnectHook proxy.server_hooks.ServerConnectedHook
+proxy.server_hooks.ServerDisconnectedHook proxy.server_hooks.ServerConnectErrorHook
+net.http.status_codes.NO_RESPONSE net.http.cookies.get_expiration_ts
 hooks.all_hooks log.ALERT log.LogEntry version.VERSION version.MITMPROXY version.FLOW_FORMAT_VERSION
 optmanager.OptManager master.Master
 net.http.user_agents.UASTRINGS net.http.status_codes.RESPONSES

@@ -265,3 +265,52 @@ def test_a_layer_without_run() -> None:
     any_stream: Any = object.__new__(Stream)
     with pytest.raises(NotImplementedError):
         layer.run(any_stream).send(None)
+
+
+# -- copies
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Error("oops", 1.0),
+        TCPMessage(True, b"x", 1.0),
+        tflow.twebsocket(),
+        tflow.twebsocket().messages[0],
+        tutils.tdnsreq().questions[0],
+        tutils.tdnsresp().answers[0],
+    ],
+)
+def test_copies_of_parts(part: Any) -> None:
+    copy = part.copy()
+    assert copy is not part and copy.get_state() == part.get_state()
+    other = type(part).from_state(part.get_state())
+    for name in ("msg", "content", "name", "close_reason"):
+        if hasattr(other, name):
+            setattr(other, name, type(getattr(other, name))())
+    assert other.get_state() != part.get_state()
+    other.set_state(part.get_state())
+    assert other.get_state() == part.get_state()
+
+
+def test_views_of_multidicts_have_a_length() -> None:
+    request = tutils.treq(path=b"/?a=1&a=2&b=3", headers=Headers())
+    assert not request.headers.items() and not request.urlencoded_form.items() and not request.cookies.keys()
+    assert len(request.query.items()) == 2 and len(request.query.items(multi=True)) == 3
+    assert ("b", "3") in request.query.items() and "a" in request.query and "3" in request.query.values()
+    pairs = request.query.items()
+    assert dict(pairs) == dict(pairs) == {"a": "1", "b": "3"}
+    with pytest.raises(TypeError):
+        Headers()[3]  # type: ignore[index]
+
+
+def test_a_killed_flow_is_no_longer_live() -> None:
+    flow = tflow.tflow()
+    flow.kill()
+    assert not flow.live and not flow.killable
+
+
+def test_a_new_host_header_is_spelt_as_usual() -> None:
+    request = tutils.treq(headers=Headers())
+    request.host_header = "a.example"
+    assert request.headers.fields == ((b"Host", b"a.example"),)

@@ -114,3 +114,31 @@ def test_clean() -> None:
     assert contentviews.clean("a\tb\r\nc\x1b[0m") == "a\tb\nc\\x1b[0m"
     long = contentviews.clean("x" * (contentviews.MAX_OUTPUT + 5))
     assert long.endswith("(cut here)") and len(long) < contentviews.MAX_OUTPUT + 20
+
+
+def test_added_and_removed() -> None:
+    """The idiom of scripts: `add` in load, `remove` in done."""
+
+    class Shout(contentviews.View):
+        name = "lgtest shout"
+
+        def __call__(self, data: bytes, **metadata: Any) -> contentviews.TViewResult:
+            return "shouted", contentviews.format_text(data.upper())
+
+        def render_priority(self, data: bytes, *, content_type: str | None = None, **metadata: Any) -> float:
+            return 50 if content_type == "text/x-shout" else 0
+
+    view = Shout()
+    contentviews.add(view)
+    flow = tflow.tflow(resp=True)
+    assert flow.response is not None
+    flow.response.headers["content-type"] = "text/x-shout"
+    shown = contentviews.prettify_message(flow.response, flow)
+    assert (shown.text, shown.view_name) == ("MESSAGE", "lgtest shout")
+    assert contentviews.get("LGTEST shout") is not None
+    contentviews.remove(view)
+    contentviews.remove(view)
+    assert contentviews.get("lgtest shout") is None
+    contentviews.add(Upper)
+    contentviews.remove(Upper)
+    assert contentviews.get("upper") is None
