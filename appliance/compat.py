@@ -33,6 +33,8 @@ _MOVED: Final = {
     "addons.asgiapp": "appliance.addons.asgiapp",
     "addons.onboarding": "appliance.addons.portal",
     "command_lexer": "appliance.command_lexer",
+    "contentviews._api": "appliance.contentviews.api",
+    "contentviews._registry": "appliance.contentviews.viewregistry",
     "coretypes.multidict": "appliance.multidict",
     "coretypes.serializable": "appliance.serializable",
     "master": "appliance.embedding",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypedDict, Unpack
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from .verdict import Verdict
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # IPv6 socket names also have flow info and scope
-ServerSpec = tuple[str, tuple[str, int]]  # ("http", ("proxy.example", 3128))
+
 TransportProtocol = Literal["tcp", "udp"]
 State = dict[str, Any]
+
+
+class ServerSpec(NamedTuple):
+    """Such as ("http", ("proxy.example", 3128)); a plain pair will do wherever one is taken."""
+
+    scheme: str
+    address: tuple[str, int]
 
 
 class ConnectionState(Flag):
@@ -79,7 +86,7 @@ class ClientAttributes(Attributes, total=False):
 class ServerAttributes(Attributes, total=False):
     peername: Address | None
     sockname: Address | None
-    via: ServerSpec | None
+    via: tuple[str, tuple[str, int]] | None
     timestamp_start: float | None
     timestamp_tcp_setup: float | None
 
@@ -290,7 +297,7 @@ class Server(Connection):
     _via: ServerSpec | None = None
     _stored = (*Connection._stored, "address", "via", "timestamp_tcp_setup")
 
-    def __init__(self, *, address: tuple[str, int] | None, **attributes: Unpack[ServerAttributes]) -> None:
+    def __init__(self, address: tuple[str, int] | None, **attributes: Unpack[ServerAttributes]) -> None:
         """Raises TypeError for an attribute that servers do not have."""
         self._address = address
         if attributes:
@@ -317,8 +324,8 @@ class Server(Connection):
         return self._via
 
     @via.setter
-    def via(self, value: ServerSpec | None) -> None:
-        value = (value[0], (value[1][0], value[1][1])) if value else None
+    def via(self, value: tuple[str, tuple[str, int]] | None) -> None:
+        value = ServerSpec(value[0], (value[1][0], value[1][1])) if value else None
         if value != self._via:
             self._fixed("via")
         self._via = value

@@ -38,6 +38,9 @@ class Context:
 class Layer:
     """One protocol in the stack; making it appends it to `context.layers`."""
 
+    child_layer: Layer | None = None
+    """What an add-on has put inside; None: it is decided on the bytes."""
+
     def __init__(self, context: Context) -> None:
         self.context = context
         context.layers.append(self)

@@ -74,9 +74,22 @@ async def next_layer(context: Context, client: Stream) -> None:
         await _make(chosen, context).run(client)
 
 
+async def inside(layer: Layer, client: Stream) -> None:
+    """Run what is inside `layer`: what an add-on has put there, or what the bytes say. :raises Gone: it was lost."""
+    child = layer.child_layer
+    if child is None:
+        await next_layer(layer.context, client)
+    else:
+        layer.context.handler.decide(chosen_by_addon(child))
+        await child.run(client)
+
+
 def _make(kind: Kind, context: Context) -> Layer:
     if kind == "tls":
-        return tls.ClientTLSLayer(context)
+        made = tls.ClientTLSLayer(context)
+        if not made.outer:
+            context.server.tls = True
+        return made
     if kind == "dns":
         return dns.DNSLayer(context)
     if kind == "http":
