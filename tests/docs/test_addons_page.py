@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance import compat, contentviews
+from appliance import compat, contentviews, ctx
 from appliance.contentviews import registry
+from appliance.embedding import DumpMaster
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,7 +26,13 @@ def test_the_table_is_current() -> None:
 
 
 def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    addon, view, test = re.findall(r"```python\n(.*?)```", (DOCS / "addons.md").read_text(), re.DOTALL)
+    ran: list[DumpMaster] = []
+
+    async def run(self: DumpMaster) -> int:
+        ran.append(self)
+        return 0
+
+    addon, embed, view, test = re.findall(r"```python\n(.*?)```", (DOCS / "addons.md").read_text(), re.DOTALL)
     (tmp_path / "teapot.py").write_text(addon)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_views", dict(registry._views))
@@ -35,6 +42,11 @@ def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(test, names)
         names["test_refuses"]()  # type: ignore[operator]
         exec(view, {})
+        monkeypatch.setattr(DumpMaster, "run", run)
+        monkeypatch.setattr(ctx, "options", None, raising=False)
+        monkeypatch.setattr(ctx, "master", None, raising=False)
+        exec(embed, {})
+        assert ran and "teapot" in ran[0].addons and ran[0].options.listen_port == 8080
         assert "upper" in contentviews.registry.available_views()
     finally:
         compat.uninstall()
