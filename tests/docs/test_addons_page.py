@@ -43,6 +43,7 @@ def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names["test_refuses"]()  # type: ignore[operator]
         exec(view, {})
         monkeypatch.setattr(DumpMaster, "run", run)
+        monkeypatch.setattr("appliance.embedding.setup", lambda verbosity: None)
         monkeypatch.setattr(ctx, "options", None, raising=False)
         monkeypatch.setattr(ctx, "master", None, raising=False)
         exec(embed, {})
