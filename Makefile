@@ -16,6 +16,9 @@ BENCH  ?= ../shared/bench/bench.py
 BENCH_ARGS ?= run -p direct,mitmdump,squid,ours -o results-ours.json
 ARGS   ?=
 PYTEST ?=
+# Tests wait more than they compute. A file stays in one process; JOBS=0: all in one, as for a debugger.
+JOBS   ?= 2
+SPREAD  = $(if $(filter 0,$(JOBS)),,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 # As root the tests in network namespaces have to run; where that cannot be: make test LOCKGATE_REQUIRE_LAB=0
 export LOCKGATE_REQUIRE_LAB ?= $(if $(filter 0,$(shell id -u)),1,0)
 
@@ -37,7 +40,7 @@ lab: system $(VENV)/.installed-dev
 	@exec $(BIN)/python -m tests.lab.byhand $(ARGS)
 
 test: system $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -m "not slow and not vm" $(PYTEST)
+	$(BIN)/python -m pytest -m "not slow and not vm" $(SPREAD) $(PYTEST)
 
 test-all: export LOCKGATE_TEST_ALL = 1
 test-all: system $(VENV)/.installed-dev lint

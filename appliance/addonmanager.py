@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from appliance.exceptions import AddonHalt, AddonManagerError
 from appliance.hooks import Hooks, name_of
 
 if TYPE_CHECKING:
+    from appliance.hookclasses import Hook
     from appliance.options import Options
 
 logger = logging.getLogger(__name__)
@@ -41,9 +43,14 @@ class Loader:
             old = options.entry(name)
             wanted = tuple(choices) if choices is not None else None
             if (old.typespec, old.default, old.help, old.choices) == (typespec, default, help, wanted):
+                self.manager.option_owners.setdefault(name, self._addon)
+                self.manager.orphans.discard(name)
                 return
-            logger.warning("option %s was there already and is redefined", name)
+            if name not in self.manager.orphans:
+                logger.warning("option %s was there already and is redefined", name)
         options.add_option(name, typespec, default, help, choices)
+        self.manager.option_owners[name] = self._addon
+        self.manager.orphans.discard(name)
 
     def add_command(self, path: str, func: Callable[..., object]) -> None:
         """Register a command. Raises CommandError: an argument has no type, or one that commands cannot have."""
@@ -63,6 +70,10 @@ class AddonManager:
         self.chain: list[object] = []
         self.lookup: dict[str, object] = {}
         self.commands = CommandManager(master)
+        self.option_owners: dict[str, object] = {}
+        """Of options that add-ons have registered."""
+        self.orphans: set[str] = set()
+        """Options whose add-on has gone, and which may be registered anew before `drop_options`."""
         self.is_configured = False
         self.is_running = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,10 +124,11 @@ class AddonManager:
             for member in members:
                 self._tell(member, "running")
 
-    def remove(self, addon: object) -> None:
+    def remove(self, addon: object, *, keep_options: bool = False) -> None:
         """Take out an add-on and its ``.addons``; each hears `done`. Raises AddonManagerError if it is not here.
 
-        An add-on that holds it takes it out of its own ``.addons``.
+        Its commands and options go. `keep_options`: these stay until `drop_options`, for another may register them
+        anew. An add-on that holds it takes it out of its own ``.addons``.
         """
         if addon not in self:
             raise AddonManagerError(f"no such add-on: {name_of(addon)}")
@@ -126,6 +138,14 @@ class AddonManager:
                 self._forget(member)
         self._leave_chain(addon)
         self.arrange()
+        if not keep_options:
+            self.drop_options()
+
+    def drop_options(self) -> None:
+        """Take out the options whose add-on has gone. A value that was set is kept, should the option come again."""
+        for name in self.orphans:
+            self.options.remove_option(name)
+        self.orphans.clear()
 
     def get(self, name: str) -> Any:
         """The add-on of this name, or None."""
@@ -151,6 +171,9 @@ class AddonManager:
         self.lookup = {name: member for name, member in self.lookup.items() if member is not addon}
         self.hooks.dismiss(addon)
         self.commands.forget(addon)
+        for name in [name for name, owner in self.option_owners.items() if owner is addon]:
+            del self.option_owners[name]
+            self.orphans.add(name)
 
     # -- what they hear ------------------------------------------------------------------------------------------------
 
@@ -175,15 +198,34 @@ class AddonManager:
             await asyncio.wait(self._tasks)
         self.is_running = self.is_configured = False
 
-    def trigger(self, event: str, *args: object) -> None:
+    def trigger(self, event: str | Hook, *args: object) -> None:
         """Fire `event` from sync code. Async listeners are finished by a task of their own."""
-        if (pending := self.hooks.fire(event, *args)) is not None:
+        name, given = _parts(event, args)
+        if name not in self.hooks.table:
+            self._later(self._own_event(name, given))
+        elif (pending := self.hooks.fire(name, *given)) is not None:
             self._later(_finish(pending))
 
-    async def trigger_event(self, event: str, *args: object) -> None:
-        """Fire `event`; all listeners are done on return."""
-        if (pending := self.hooks.fire(event, *args)) is not None:
+    async def trigger_event(self, event: str | Hook, *args: object) -> None:
+        """Fire `event`; all listeners are done on return. It may be one that only add-ons know."""
+        name, given = _parts(event, args)
+        if name not in self.hooks.table:
+            await self._own_event(name, given)
+        elif (pending := self.hooks.fire(name, *given)) is not None:
             await pending
+
+    async def _own_event(self, event: str, args: tuple[object, ...]) -> None:
+        for addon in list(walk(self.chain)):
+            if not callable(function := getattr(addon, event, None)):
+                continue
+            try:
+                result = function(*args)
+                if inspect.isawaitable(result):
+                    await result
+            except AddonHalt:
+                return
+            except Exception as exc:
+                self.hooks.report(name_of(addon), event, exc)
 
     def _options_changed(self, options: Options, updated: frozenset[str]) -> None:
         if not self.is_configured or not updated:
@@ -222,6 +264,10 @@ class AddonManager:
             return
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _parts(event: str | Hook, args: tuple[object, ...]) -> tuple[str, tuple[object, ...]]:
+    return (event, args) if isinstance(event, str) else (event.name, tuple(event.args()))
 
 
 async def _finish(pending: Awaitable[None]) -> None:

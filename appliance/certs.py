@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from .serializable import Serializable
+
 if TYPE_CHECKING:
     from OpenSSL import crypto
 
 
-class Cert:
+class Cert(Serializable):
     """One certificate. What this class does not know is asked of the `cryptography` object below it.
 
     Two are equal when their bytes are; so is one and the `cryptography` object of the same bytes.
@@ -168,3 +170,12 @@ def _pairs(name: x509.Name) -> list[tuple[str, str]]:
         text = value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
         shown.append((attribute.rfc4514_attribute_name, text))
     return shown
+
+
+def __getattr__(name: str) -> Any:
+    """What makes certificates is loaded when a script asks for it."""
+    if name in ("CertStore", "CertStoreEntry", "create_ca", "dummy_cert", "dummy_crl"):
+        from appliance import certstore
+
+        return getattr(certstore, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypedDict, Unpack
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from .verdict import Verdict
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # IPv6 socket names also have flow info and scope
-ServerSpec = tuple[str, tuple[str, int]]  # ("http", ("proxy.example", 3128))
+
 TransportProtocol = Literal["tcp", "udp"]
 State = dict[str, Any]
+
+
+class ServerSpec(NamedTuple):
+    """Such as ("http", ("proxy.example", 3128)); a plain pair will do wherever one is taken."""
+
+    scheme: str
+    address: tuple[str, int]
 
 
 class ConnectionState(Flag):
@@ -80,7 +87,7 @@ class ClientAttributes(Attributes, total=False):
 class ServerAttributes(Attributes, total=False):
     peername: Address | None
     sockname: Address | None
-    via: ServerSpec | None
+    via: tuple[str, tuple[str, int]] | None
     timestamp_start: float | None
     timestamp_tcp_setup: float | None
 
@@ -228,6 +235,8 @@ class Client(Connection):
     wanted: tuple[str, int] | None = None  # the server's name or address, and port
     passed: tuple[int, int] | None = None  # bytes carried untouched, up and down
     device: Device | None = None  # at once, where the mode knows who it is
+    hello: bytes | None = None  # the body of its (last) ClientHello
+    _ja4: tuple[bytes, str] | None = None
     _converted = (*Connection._converted, "mitmcert", "proxy_mode")
 
     def __init__(
@@ -255,6 +264,18 @@ class Client(Connection):
         """The certificate that the client showed, if any."""
         return self.certificate_list[0] if self.certificate_list else None
 
+    @property
+    def ja4(self) -> str | None:
+        """The fingerprint of its ClientHello, worked out when first asked for; None without TLS, or from a file."""
+        hello = self.hello
+        if hello is None:
+            return None
+        if self._ja4 is None or self._ja4[0] is not hello:
+            from .tls import ClientHello
+
+            self._ja4 = hello, ClientHello(hello, dtls=self.transport_protocol == "udp").ja4
+        return self._ja4[1]
+
     def get_state(self) -> State:
         cert = self.mitmcert
         pem = cert and cert.public_bytes(Encoding.PEM)
@@ -279,7 +300,7 @@ class Server(Connection):
     _via: ServerSpec | None = None
     _stored = (*Connection._stored, "address", "via", "timestamp_tcp_setup")
 
-    def __init__(self, *, address: tuple[str, int] | None, **attributes: Unpack[ServerAttributes]) -> None:
+    def __init__(self, address: tuple[str, int] | None, **attributes: Unpack[ServerAttributes]) -> None:
         """Raises TypeError for an attribute that servers do not have."""
         self._address = address
         if attributes:
@@ -306,8 +327,8 @@ class Server(Connection):
         return self._via
 
     @via.setter
-    def via(self, value: ServerSpec | None) -> None:
-        value = (value[0], (value[1][0], value[1][1])) if value else None
+    def via(self, value: tuple[str, tuple[str, int]] | None) -> None:
+        value = ServerSpec(value[0], (value[1][0], value[1][1])) if value else None
         if value != self._via:
             self._fixed("via")
         self._via = value

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from .connection import Client, Server, State
 from .exceptions import ControlException
 from .flow import Flow, Live
+from .serializable import Serializable
 
 
-class ContentMessage:
+class ContentMessage(Serializable):
     """One piece of a conversation. Assign `content` in a hook to change what is passed on."""
 
     __slots__ = ("content", "from_client", "timestamp")

@@ -49,7 +49,7 @@ def format_cookie_header(cookies: Iterable[Cookie]) -> str:
     return "; ".join(f"{name}={value}" for name, value in cookies)
 
 
-def parse_set_cookie_header(line: str) -> SetCookie | None:
+def set_cookie(line: str) -> SetCookie | None:
     """Name, value and attributes of one Set-Cookie field; None when it is empty."""
     pairs = _pairs(line)
     if not pairs:
@@ -58,8 +58,14 @@ def parse_set_cookie_header(line: str) -> SetCookie | None:
     return name, value or "", CookieAttrs(pairs[1:])
 
 
+def parse_set_cookie_header(line: str) -> list[SetCookie]:
+    """The same as a list of one or none. A comma, which some servers once put between two, is part of the value."""
+    cookie = set_cookie(line)
+    return [cookie] if cookie else []
+
+
 def parse_set_cookie_headers(lines: Iterable[str]) -> list[SetCookie]:
-    return [cookie for line in lines if (cookie := parse_set_cookie_header(line))]
+    return [cookie for line in lines if (cookie := set_cookie(line))]
 
 
 def format_set_cookie_header(name: str, value: str, attrs: MultiDict[str, str | None]) -> str:
@@ -75,6 +81,11 @@ def expiry(attrs: CookieAttrs, now: float | None = None) -> float | None:
     return http_date(attrs.get("expires") or "")
 
 
+def get_expiration_ts(cookie_attrs: CookieAttrs) -> float | None:
+    """`expiry` under its older name."""
+    return expiry(cookie_attrs)
+
+
 def is_expired(attrs: CookieAttrs, now: float | None = None) -> bool:
     now = time.time() if now is None else now
     ends = expiry(attrs, now)
@@ -83,7 +94,7 @@ def is_expired(attrs: CookieAttrs, now: float | None = None) -> bool:
 
 def refresh_set_cookie_header(line: str, delta: float) -> str:
     """Move Expires by `delta` seconds; all else stays as it is."""
-    cookie = parse_set_cookie_header(line)
+    cookie = set_cookie(line)
     moved = cookie and shift_date(cookie[2].get("expires") or "", delta)
     if not (cookie and moved):
         return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .connection import State
@@ -307,6 +307,20 @@ class DNSMessage:
         for name in _FIELDS[9:]:
             found[name] = [one.to_json() for one in getattr(self, name)]
         return {**found, "size": self.size, "timestamp": self.timestamp}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`, of records whose text says all (see `ResourceRecord.from_json`).
+
+        Raises KeyError for a key too few, ValueError for a text that cannot be read.
+        """
+        values: dict[str, Any] = {name: data[name] for name in _FIELDS[:9]}
+        values["op_code"] = op_codes.from_str(data["op_code"])
+        values["response_code"] = response_codes.from_str(data["response_code"])
+        values["questions"] = [Question.from_json(one) for one in data["questions"]]
+        for name in _FIELDS[10:]:
+            values[name] = [ResourceRecord.from_json(one) for one in data[name]]
+        return cls(**values, timestamp=data.get("timestamp"))
 
     def get_state(self) -> State:
         state: State = {name: getattr(self, name) for name in _FIELDS[:9]}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from .connection import State
 from .net.dns import DNSError, classes, names, rdata, svcb, types
 from .net.dns.svcb import HTTPSRecord
+from .serializable import Serializable
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_TTL = 60
 
 
-class Question:
+class Question(Serializable):
     """What is asked for. name: text without a last dot."""
 
     __slots__ = ("class_", "name", "type")
@@ -44,6 +45,11 @@ class Question:
     def to_json(self) -> dict[str, str]:
         return {"name": self.name, "type": types.to_str(self.type), "class": classes.to_str(self.class_)}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> Self:
+        """Raises KeyError, ValueError."""
+        return cls(data["name"], types.from_str(data["type"]), classes.from_str(data["class"]))
+
     def get_state(self) -> State:
         return {"name": self.name, "type": self.type, "class_": self.class_}
 
@@ -52,7 +58,7 @@ class Question:
         return cls(**state)
 
 
-class ResourceRecord:
+class ResourceRecord(Serializable):
     """One record. data: as on the wire, names in it uncompressed. ttl: seconds (EDNS puts flags there: type OPT).
 
     The properties read and write `data` as what its type says it is; reading raises ValueError where it is not.
@@ -198,6 +204,17 @@ class ResourceRecord:
             "ttl": self.ttl,
             "data": str(self),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Of records whose data are an address, a name, texts, or in the form of RFC 3597.
+
+        Raises KeyError; ValueError for what else a zone file may have: keep these by `get_state`.
+        """
+        kind = types.from_str(data["type"])
+        return cls(
+            data["name"], kind, classes.from_str(data["class"]), int(data["ttl"]), rdata.from_text(kind, data["data"])
+        )
 
     def get_state(self) -> State:
         return {"name": self.name, "type": self.type, "class_": self.class_, "ttl": self.ttl, "data": self.data}

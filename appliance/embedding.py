@@ -1,15 +1,19 @@
-"""lockgate inside another program, by the name that such programs know: `DumpMaster`."""
+"""lockgate inside another program, by the names that such programs know: `DumpMaster`, `mitmdump`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
+from appliance.addons import default_addons
 from appliance.gateway import Gateway
 from appliance.log import setup
 from appliance.options import RUN_TIME, Options
 
-__all__ = ["DumpMaster"]
+__all__ = ["DumpMaster", "Master", "mitmdump"]
+
+Master = Gateway
 
 
 class DumpMaster(Gateway):
@@ -32,7 +36,13 @@ class DumpMaster(Gateway):
         if not with_dumper:
             values: dict[str, Any] = {"flow_detail": (0, RUN_TIME), "termlog_verbosity": ("error", RUN_TIME)}
             options.apply(values)
+        self.addons.add(*default_addons())
 
-    def shutdown(self) -> None:
-        """May be called from any thread."""
-        self.event_loop.call_soon_threadsafe(super().shutdown)
+
+def mitmdump(args: Sequence[str] | None = None) -> int:
+    """`lockgate run` with these arguments (default: those of the process); returns when the gateway has ended."""
+    import sys
+
+    from appliance.cli.main import main
+
+    return main(["run", *(sys.argv[1:] if args is None else args)])

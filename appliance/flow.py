@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from .connection import Client, Server, State
 from .exceptions import ControlException
 from .ids import new_id
+from .serializable import Serializable
 
 FORMAT_VERSION = 21  # of the states; the number that mitmproxy's flow files carry for these keys
 
@@ -34,7 +35,7 @@ class _Unattached:
         """Nothing to abort: a flow that was called live by hand, as tests do."""
 
 
-class Error:
+class Error(Serializable):
     """Why a flow failed. `timestamp`: seconds since the epoch. `status`: of the page the client gets, 0 = none."""
 
     __slots__ = ("msg", "status", "timestamp")
@@ -119,8 +120,15 @@ class Flow:
 
     @property
     def live(self) -> bool:
-        """Whether the exchange is still going on."""
-        return self._live is not None
+        """Whether the exchange is still going on, and was not killed. It is set for flows made by hand; the engine
+        does not let go of its own.
+        """
+        return self._live is not None and not self.killed
+
+    @live.setter
+    def live(self, value: bool) -> None:
+        if value != self.live and (value or isinstance(self._live, _Unattached)):
+            self._live = _Unattached() if value else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.client_conn!r} -> {self.server_conn!r}>"

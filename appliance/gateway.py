@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import modes
-from appliance import config
+from appliance import config, ctx
 from appliance.addonmanager import AddonManager
 from appliance.addons import default_addons
 from appliance.cli.firstscreen import Listening, first_screen, own_address, totals_line
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from appliance.addons.view import View
     from appliance.command import CommandManager
+    from appliance.flow import Flow
     from appliance.options import Options, Source
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Gateway:
         self.worker: Worker
         self.store: Service
         self.exit_code = 0
+        self.event_loop: asyncio.AbstractEventLoop | None = None
+        self.log = ctx.log
         self._stop = asyncio.Event()
         self._since = time.monotonic()
         self._changing = asyncio.Lock()
@@ -84,7 +87,7 @@ class Gateway:
         return time.monotonic() - self._since
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
+        loop = self.event_loop = asyncio.get_running_loop()
         add_log = AddLog(self.hooks, loop)
         add_log.install()
         try:
@@ -101,7 +104,8 @@ class Gateway:
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         options = self.options
-        self.addons.add(*default_addons())
+        if "core" not in self.addons:  # an embedder may have put them first
+            self.addons.add(*default_addons())
         self.addons.configure()
         options.apply_deferred()
         wished = self._wanted()
@@ -245,8 +249,18 @@ class Gateway:
         logger.info("configuration reloaded")
 
     def shutdown(self) -> None:
-        """End in good order."""
-        self._stop.set()
+        """End in good order. May be called from any thread."""
+        loop = self.event_loop
+        if loop is None:
+            self._stop.set()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self._stop.set)
+
+    async def load_flow(self, f: Flow) -> None:
+        """Fire the events of a flow that is over, as if it went by now."""
+        from appliance.addons.readfile import load_flow
+
+        await load_flow(f)
 
     async def _end(self) -> None:
         if self._settling is not None:

@@ -113,7 +113,7 @@ class Headers(MultiDict[str, str]):
 
     def raw(self, name: str | bytes) -> bytes | None:
         """The folded value as bytes, None when there is no such field."""
-        key = (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name).lower()
+        key = (name.encode("utf-8", "surrogateescape") if isinstance(name, str) else to_bytes(name)).lower()
         names = self.names()
         if key not in names:
             return None
@@ -187,6 +187,13 @@ def parse_content_type(value: str) -> ContentType | None:
     for name, quoted, bare in _PARAMETER.findall(";" + rest):
         parameters[name.lower()] = _ESCAPE.sub(r"\1", quoted) if quoted else bare.strip()
     return main, sub, parameters
+
+
+def infer_content_encoding(content_type: str, content: bytes = b"") -> str:
+    """The character set that a body is read in: `charset.infer` under its older name."""
+    from .charset import infer
+
+    return infer(content_type, content)
 
 
 def assemble_content_type(main: str, sub: str, parameters: dict[str, str]) -> str:

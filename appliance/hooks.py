@@ -402,3 +402,12 @@ def _own_functions(addon: object) -> Iterator[tuple[str, Callable[..., object]]]
         value = inspect.getattr_static(addon, name, None)
         if inspect.isfunction(value):
             yield name, MethodType(value, addon)
+
+
+def __getattr__(name: str) -> Any:
+    """Events as classes (`UpdateHook`, `Hook`), made when a script asks for one."""
+    if name.endswith("Hook"):
+        from appliance.hookclasses import find
+
+        return find(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

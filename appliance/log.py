@@ -284,6 +284,8 @@ class Log:
     def warn(self, text: object) -> None:
         self._log(logging.WARNING, text)
 
+    warning = warn
+
     def error(self, text: object) -> None:
         self._log(logging.ERROR, text)
 

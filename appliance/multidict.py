@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    MutableMapping,
+    Sequence,
+    ValuesView,
+)
 from typing import Any, Self, TypeVar
 
 K = TypeVar("K")
@@ -117,17 +127,17 @@ class MultiDict(MutableMapping[K, V]):
         fields.insert(index, (self._store(key), self._store(value)))
         self.fields = tuple(fields)
 
-    def keys(self, multi: bool = False) -> Iterator[K]:  # type: ignore[override]
-        return (self._show(key) for key, _ in self.fields) if multi else self._firsts()
+    def keys(self, multi: bool = False) -> Collection[K]:  # type: ignore[override]
+        return [self._show(key) for key, _ in self.fields] if multi else KeysView(self)
 
-    def values(self, multi: bool = False) -> Iterator[V]:  # type: ignore[override]
-        return (value for _, value in self.items(multi))
+    def values(self, multi: bool = False) -> Collection[V]:  # type: ignore[override]
+        return [self._show(value) for _, value in self.fields] if multi else ValuesView(self)
 
-    def items(self, multi: bool = False) -> Iterator[tuple[K, V]]:  # type: ignore[override]
+    def items(self, multi: bool = False) -> Collection[tuple[K, V]]:  # type: ignore[override]
         """The pairs; with `multi` each field as it stands, else every key once with its folded value."""
         if multi:
-            return ((self._show(key), self._show(value)) for key, value in self.fields)
-        return ((key, self[key]) for key in self._firsts())
+            return [(self._show(key), self._show(value)) for key, value in self.fields]
+        return ItemsView(self)
 
     def clear(self) -> None:
         self.fields = ()

@@ -60,10 +60,11 @@ class Options(OptionTable):
     _sources: dict[str, Source]
     _sizes: dict[str, int | None]
     _deferred: dict[str, Deferred]
+    _gone: dict[str, tuple[Typespec, Any, Source]]
     _subscribers: list[tuple[Subscriber, frozenset[str] | None]]
 
     def __init__(self, **values: Any) -> None:
-        self.__dict__.update(_table={}, _types={}, _sources={}, _sizes={}, _deferred={}, _subscribers=[])
+        self.__dict__.update(_table={}, _types={}, _sources={}, _sizes={}, _deferred={}, _gone={}, _subscribers=[])
         for entry in BUILTIN.values():
             self._add(entry)
         if values:
@@ -140,6 +141,10 @@ class Options(OptionTable):
             return self.listen_host
         return "127.0.0.1"
 
+    def has_changed(self, name: str) -> bool:
+        """Whether the value is another than the default."""
+        return not self.is_default(self.entry(name).name)
+
     # -- changing
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -150,6 +155,16 @@ class Options(OptionTable):
         subscriber refuses.
         """
         self.apply({name: (value, RUN_TIME) for name, value in values.items()})
+
+    def update_known(self, **values: Any) -> dict[str, Any]:
+        """`update` with the names that are known; the others are returned."""
+        self.update(**{name: value for name, value in values.items() if name in self._table})
+        return {name: value for name, value in values.items() if name not in self._table}
+
+    def update_defer(self, **values: Any) -> None:
+        """`update`, and what is not known yet is kept for the add-on that may register it."""
+        for name, value in self.update_known(**values).items():
+            self.defer(name, value=value)
 
     def set(self, *specs: str, source: Source = RUN_TIME) -> None:
         """Set from texts `name=value` (the grammar of `--set`). A name given several times makes a list.
@@ -228,6 +243,20 @@ class Options(OptionTable):
             )
         self._add(Option(name, typespec, default, help, tuple(choices) if choices is not None else None))
 
+    def remove_option(self, name: str) -> None:
+        """Take out an option that an add-on has registered. A value that was set comes back with it, if the type is
+        the same then. Raises OptionsError for a built-in one.
+        """
+        if name in BUILTIN:
+            raise OptionsError(f"{name} is a built-in option")
+        entry = self.entry(name)
+        source = self._sources.pop(name)
+        typespec = self._types.pop(name)
+        if source is not DEFAULT:
+            self._gone[name] = typespec, self.__dict__[name], source
+        self._sizes.pop(name, None)
+        del self._table[entry.name], self.__dict__[name]
+
     def subscribe(self, fn: Subscriber, names: Iterable[str] | None = None) -> Callable[[], None]:
         """Call `fn(options, updated names)` after every change (or only of `names`). Returns a function that ends it.
 
@@ -262,8 +291,11 @@ class Options(OptionTable):
             default = self._accept(entry, entry.default, DEFAULT)
             deferred = self._deferred.get(entry.name)
             value, source = default, DEFAULT
+            gone = self._gone.pop(entry.name, None)
             if known and self._sources[entry.name] is not DEFAULT and before == typespec:
                 value, source = self.__dict__[entry.name], self._sources[entry.name]
+            elif gone is not None and gone[0] == typespec:
+                value, source = gone[1:]
             elif deferred is not None:
                 value, source = deferred.value, deferred.source
                 if deferred.raw is not None:

@@ -218,7 +218,7 @@ class OptionTable:
     )
     scripts: Sequence[str] = option(
         (),
-        "Python file with an add-on; reloaded when it changes. Repeatable.",
+        "Python file with an add-on, a package, or a folder of both; reloaded when it changes. Repeatable.",
         flag="--scripts",
         short="-s",
         kind="path",

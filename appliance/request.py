@@ -173,7 +173,7 @@ class Request(Message):
         if value is None:
             self.headers.pop("host", None)
         elif not pseudo or "host" in self.headers:
-            self.headers["host"] = value
+            self.headers["Host"] = value
 
     @property
     def url(self) -> str:

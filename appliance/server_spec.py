@@ -23,4 +23,4 @@ def parse(server_spec: str, default_scheme: str) -> ServerSpec:
         port = {"dns": 53, "http3": 443, "quic": 443}.get(scheme) or default_port(scheme)
         if port is None:
             raise ValueError(f"port missing in {server_spec!r}: none is known for {scheme}")
-    return scheme, (host, port)
+    return ServerSpec(scheme, (host, port))

@@ -6,6 +6,12 @@ from http import HTTPStatus
 from types import MappingProxyType
 
 globals().update({status.name: status.value for status in HTTPStatus})
+#: Names that scripts know, and two codes that servers made up.
+globals().update(
+    SWITCHING=101, MULTIPLE_CHOICE=300, NOT_ALLOWED=405, PROXY_AUTH_REQUIRED=407, PAYLOAD_TOO_LARGE=413,
+    REQUEST_URI_TOO_LONG=414, UNPROCESSABLE_CONTENT=422, NO_RESPONSE=444, CLIENT_CLOSED_REQUEST=499,
+    INSUFFICIENT_STORAGE_SPACE=507,
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> int:

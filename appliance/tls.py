@@ -181,8 +181,25 @@ class ClientHello:
             and not _ECDSA_SUITES.isdisjoint(self.cipher_suites)
         )
 
+    @cached_property
+    def ja4(self) -> str:
+        """The client's fingerprint, such as `t13d1516h2_8daaf6152771_e5627efa2ab1`."""
+        from appliance.ja4 import fingerprint
+
+        return fingerprint(self)
+
     def __repr__(self) -> str:
         return f"ClientHello(sni={self.sni!r}, alpn_protocols={self.alpn_protocols!r})"
+
+
+def starts_like_tls_record(d: bytes | bytearray) -> bool:
+    """A TLS record of type handshake, version 3.0 to 3.3 (RFC 8446 §5.1)."""
+    return len(d) > 2 and d[0] == 0x16 and d[1] == 0x03 and d[2] <= 0x03
+
+
+def starts_like_dtls_record(d: bytes | bytearray) -> bool:
+    """The same of DTLS 1.2 and 1.0 (RFC 6347 §4.1, RFC 9147 §5.4)."""
+    return len(d) > 2 and d[0] == 0x16 and d[1] == 0xFE and d[2] in (0xFD, 0xFE, 0xFF)
 
 
 def _extensions(raw: bytes, at: int) -> list[tuple[int, bytes]]:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, Self
 
 from .connection import State
+from .serializable import Serializable
 
 
 class Opcode(IntEnum):
@@ -21,7 +22,7 @@ class Opcode(IntEnum):
     PONG = 0xA
 
 
-class WebSocketMessage:
+class WebSocketMessage(Serializable):
     """One message, its fragments put together. Assign `content` or `text` in a hook to change what is passed on.
 
     `content` is bytes also where the message is text (UTF-8). `timestamp`: seconds since the epoch. `dropped`: an
@@ -84,7 +85,7 @@ class WebSocketMessage:
         return cls(*state)
 
 
-class WebSocketData:
+class WebSocketData(Serializable):
     """The messages in order, and how it ended: `close_code` is None while it has not (§7.4).
 
     Of an endless connection the last 10,000 messages or 16 MiB are there.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from appliance import command, types
 from appliance.addonmanager import Loader
 from appliance.addons.comment import Comment
-from appliance.command_lexer import quote, split
+from appliance.command_lexer import quote, split, unquote
 from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Flow
 from appliance.test import taddons, tflow
@@ -210,3 +210,17 @@ def test_profile(tctx: Any) -> None:
     tctx.master.addons.trigger("load", Loader(tctx.master.addons))
     table = tctx.master.commands.execute("hooks.profile")
     assert "addon" in table and "µs" in table
+
+
+@given(st.text())
+def test_any_line_is_split_or_refused(line: str) -> None:
+    try:
+        words = split(line)
+    except CommandError as error:
+        assert "is not closed" in str(error)
+        return
+    assert split(" ".join(map(quote, words))) == words
+
+
+def test_unquote() -> None:
+    assert [unquote(word) for word in ("'a b'", '"a"', "a", "'a\"", '"', "''")] == ["a b", "a", "a", "'a\"", '"', ""]

@@ -80,3 +80,10 @@ def test_what_servers_send() -> None:
     assert encoding.decode(frames, "zstd") == b"one two"
     streamed = zstandard.ZstdCompressor().compressobj()
     assert encoding.decode(streamed.compress(b"no size") + streamed.flush(), "zstd") == b"no size"
+
+
+def test_names_of_codings() -> None:
+    assert encoding.names(" GZip , identity,, br ") == ["gzip", "br"]
+    assert encoding.names("") == encoding.names("identity") == []
+    assert encoding.supported("gzip, br") and not encoding.supported("gzip, rot13")
+    assert not encoding.supported(", ".join(["gzip"] * 9))

@@ -172,3 +172,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         return
     assert all(isinstance(flt(flow), bool) for flow in FLOWS.values())
     list(flt.tree.lines())
+
+
+def test_how_a_filter_shows_itself() -> None:
+    found = flowfilter.parse("~m post  &  !~c 200")
+    assert found.pattern == "~m post  &  !~c 200"
+    assert repr(found) == "FlowFilter('~m post  &  !~c 200')"
+    assert flowfilter.parse(str(found)).tree == found.tree

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import codecs
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from appliance.headers import Headers, assemble_content_type, parse_content_type
+from appliance.headers import (
+    Headers,
+    assemble_content_type,
+    infer_content_encoding,
+    parse_content_type,
+    to_bytes,
+    to_str,
+)
 
 names = st.sampled_from(["a", "A", "b", "B", "set-cookie", "Set-Cookie", "x"])
 values = st.text(st.characters(codec="utf-8"), max_size=4)
@@ -171,3 +180,34 @@ def test_parse_content_type(value: str, parsed: object) -> None:
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.text('ab;="\\ ,', max_size=6)))
 def test_content_type_round_trip(parameters: dict[str, str]) -> None:
     assert parse_content_type(assemble_content_type("a", "b", parameters)) == ("a", "b", parameters)
+
+
+@given(st.text())
+def test_any_content_type(value: str) -> None:
+    parsed = parse_content_type(value)
+    assert (parsed is None) == ("/" not in value.partition(";")[0])
+    if parsed is not None:
+        assert parsed[0] == parsed[0].lower() and all(name == name.lower() for name in parsed[2])
+
+
+@pytest.mark.parametrize(
+    "content_type, content, name",
+    [
+        ("", b"\xff\xfea\0", "utf-16"),
+        ("text/html; charset=iso-8859-2", b"", "iso-8859-2"),
+        ("application/json", b"", "utf8"),
+        ("text/html", b'<meta charset="gbk">', "gb18030"),
+        ("text/css", b'@charset "koi8-r";', "koi8-r"),
+        ("text/plain", b"x", "latin-1"),
+    ],
+)
+def test_character_sets(content_type: str, content: bytes, name: str) -> None:
+    found = infer_content_encoding(content_type, content)
+    assert codecs.lookup(found).name in (codecs.lookup(name).name, "utf-16-le")
+
+
+@given(st.binary())
+def test_text_and_bytes(raw: bytes) -> None:
+    assert to_bytes(to_str(raw)) == raw == to_bytes(raw)
+    with pytest.raises(TypeError, match="int"):
+        to_bytes(3)  # type: ignore[arg-type]

@@ -320,3 +320,13 @@ def test_reset() -> None:
     options = Options(tcp_timeout=1)
     options.reset("tcp_timeout")
     assert (options.tcp_timeout, options.source("tcp_timeout")) == (600, DEFAULT)
+
+
+def test_what_is_known_and_what_may_come() -> None:
+    options = Options()
+    assert not options.has_changed("tcp_timeout")
+    assert options.update_known(tcp_timeout=5, mine=6) == {"mine": 6}
+    assert options.has_changed("tcp_timeout") and options.tcp_timeout == 5
+    options.update_defer(tcp_timeout=7, mine=8)
+    options.add_option("mine", int, 1, "")
+    assert (options.tcp_timeout, options.mine) == (7, 8)

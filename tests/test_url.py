@@ -108,3 +108,26 @@ def test_split_path_loses_nothing(path: str) -> None:
 
 def test_unquote_keeps_bytes() -> None:
     assert url.quote(url.unquote("%FF%C3%A4"), safe="") == "%FF%C3%A4"
+
+
+def test_ports_and_hosts() -> None:
+    assert [url.default_port(one) for one in ("http", b"https", "wss", "gopher")] == [80, 443, 443, None]
+    assert [url.bracketed(one) for one in ("a", "::1", "[::1]")] == ["a", "[::1]", "[::1]"]
+    for host in ("a.example", "a.example.", "_dmarc.a", "10.0.0.1", "::1", "x" * 63):
+        assert url.valid_host(host), host
+    for host in ("", "a b", "a..b", "x" * 64, "fe80::1%eth0", ":::", "ü.example", ".".join(["x" * 60] * 5)):
+        assert not url.valid_host(host), host
+    assert url.to_ascii("münchen.example") == "xn--mnchen-3ya.example" and url.to_ascii("a.example") == "a.example"
+    with pytest.raises(ValueError, match="not a host name"):
+        url.to_ascii("ü" * 100)
+
+
+@given(st.text(), st.booleans())
+def test_any_authority(text: str, check: bool) -> None:
+    try:
+        host, port = url.parse_authority(text, check)
+    except ValueError:
+        assert check
+        return
+    assert host == text or url.valid_host(url.to_ascii(host))
+    assert port is None or 0 <= port <= 65535

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from appliance.addonmanager import AddonManager, walk
-from appliance.addons.script import read_script, release
+from appliance.addons.scriptfile import MAX_FILES, read_script, release
 from appliance.command import decorated
 from appliance.events import EVENTS
 from appliance.exceptions import LockgateError
@@ -25,6 +25,8 @@ class Finding:
     line: int
     text: str
     fatal: bool = True
+    file: str = ""
+    """Where it is not the one that was named: in a package."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ def inspect_file(path: Path) -> Report:
         _look(module, report)
     finally:
         release(module)
-    report.findings.sort(key=lambda one: one.line)
+    report.findings.sort(key=lambda one: (one.file, one.line))
     return report
 
 
@@ -75,11 +77,11 @@ def _look(module: ModuleType, report: Report) -> None:
             report.hooks[name] = [event for event in EVENTS if callable(getattr(addon, event, None))]
         for wrong, near in misspelt(addon):
             text = f"{name}: {wrong} is not an event and will never be called; did you mean {near}?"
-            report.findings.append(Finding(_line_of(addon, wrong), text, fatal=False))
+            report.findings.append(_at(addon, wrong, text, fatal=False))
         for event in report.hooks.get(name, ()):
             if not EVENTS[event].yet:
                 text = f"{name}: {event} is not fired by this release yet"
-                report.findings.append(Finding(_line_of(addon, event), text, fatal=False))
+                report.findings.append(_at(addon, event, text, fatal=False))
     if not any(one.fatal for one in report.findings):
         _load(module, report)
     for addon in members:
@@ -102,7 +104,7 @@ def _faults(name: str, addon: object) -> Iterator[Finding]:
     """All that is wrong with the hooks: one by one, since `check` stops at the first."""
     if inspect.isclass(addon):
         text = f"{addon.__name__} is a class, not an add-on: list an instance, {addon.__name__}()"
-        yield Finding(_line_of(addon, "__init__"), text)
+        yield _at(addon, "__init__", text)
         return
     for event in EVENTS:
         one = getattr(addon, event, None)
@@ -111,7 +113,7 @@ def _faults(name: str, addon: object) -> Iterator[Finding]:
         try:
             check(name, _Only(event, one))
         except LockgateError as error:
-            yield Finding(_line_of(addon, event), str(error).removeprefix("add-on "))
+            yield _at(addon, event, str(error).removeprefix("add-on "))
 
 
 class _Only:
@@ -121,10 +123,13 @@ class _Only:
         setattr(self, event, hook)
 
 
-def _line_of(addon: object, attribute: str) -> int:
+def _at(addon: object, attribute: str, text: str, *, fatal: bool = True) -> Finding:
+    """A finding about a function of `addon`, with its place."""
     function = inspect.unwrap(getattr(addon, attribute)) if callable(getattr(addon, attribute, None)) else None
     code = getattr(function, "__code__", None)
-    return code.co_firstlineno if code is not None else 0
+    if code is None:
+        return Finding(0, text, fatal)
+    return Finding(code.co_firstlineno, text, fatal, code.co_filename)
 
 
 def _line_in(text: str, path: Path) -> int:
@@ -135,6 +140,11 @@ def _line_in(text: str, path: Path) -> int:
 
 
 def _generator_layers(path: Path) -> Iterator[Finding]:
+    """In the file, or the files of the package."""
+    if path.is_dir():
+        for _, file in zip(range(MAX_FILES), sorted(path.rglob("*.py")), strict=False):
+            yield from _generator_layers(file)
+        return
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -144,4 +154,4 @@ def _generator_layers(path: Path) -> Iterator[Finding]:
             for item in node.body:
                 if isinstance(item, ast.FunctionDef) and item.name == "_handle_event":
                     text = f"{node.name}: layers made of mitmproxy's event generator do not run here: write `run()`"
-                    yield Finding(item.lineno, text)
+                    yield Finding(item.lineno, text, file=str(path))

@@ -1,49 +1,64 @@
-"""Scripts: add-ons read from files (`-s file.py`), and read again when the file changes."""
+"""Scripts: add-ons read from files (`-s file.py`, a package, or a folder of both), and read again when they change."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import sys
-import traceback
-from contextlib import suppress
-from importlib.machinery import SourceFileLoader
+from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from appliance import compat
+from appliance import command, eventsequence, flow, hooks, types
 from appliance.addonmanager import AddonManager, Loader, walk
-from appliance.exceptions import LockgateError, OptionsError
-from appliance.hooks import check, name_of
+from appliance.addons.scriptfile import (
+    Helper,
+    Stamp,
+    check_script,
+    expand,
+    failure,
+    is_folder,
+    modules_of,
+    read_script,
+    release,
+    script_path,
+    stamp_of,
+)
+from appliance.exceptions import CommandError, LockgateError, OptionsError
+
+__all__ = ["Script", "ScriptLoader", "read_script", "release", "script_path", "stamp_of"]
 
 logger = logging.getLogger(__name__)
 
-_PACKAGE = "__lockgate_script__"
 _INTERVAL = 1.0
 
 
 class Script:
-    """One file, and the module it became; None before it was read and after the file has gone."""
+    """One file or package, and the module it became; None before it was read and after the file has gone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, module: ModuleType | None = None, stamp: Stamp | None = None) -> None:
         self.path = path
-        self.module: ModuleType | None = None
-        self.stamp = stamp_of(path)
+        self.module = module
+        self.stamp = stamp
         self.missing = 0  # looks in a row that did not find the file
 
 
 class ScriptLoader:
     """Keeps the scripts of the option `scripts`. Their hooks run at its place in the chain, in the option's order.
 
-    At the start, and when the option changes, a script that fails is an OptionsError. A change to the file is noticed
-    within a second; if what it became fails, that is logged and the old script goes on.
+    At the start, and when the option changes, a script that fails is an OptionsError. A change to its file, to a file
+    of its package or to a module beside it that it imports is noticed within a second; if what it became fails, that
+    is logged and the old script goes on. In a folder new files are found, too.
     """
 
     name = "scriptloader"
 
     def __init__(self) -> None:
         self.scripts: list[Script] = []
+        self.helpers: dict[str, Helper] = {}
+        """Modules beside the scripts, by name."""
+        self._given: list[Path] = []
+        self._broken: dict[Path, Stamp | None] = {}  # of folders; not tried again before they change
         self._manager: AddonManager | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -64,12 +79,16 @@ class ScriptLoader:
     def configure(self, updated: frozenset[str]) -> None:
         if "scripts" not in updated:
             return
-        paths = [script_path(text) for text in self.manager.options.scripts]
-        for path in paths:
-            if paths.count(path) > 1:
+        given = [script_path(text) for text in self.manager.options.scripts]
+        for path in given:
+            if given.count(path) > 1:
                 raise OptionsError(f"scripts: {path} is given twice")
+        paths = _expanded(given)
+        for path in given:
+            if is_folder(path) and not expand(path):
+                logger.warning("scripts: there are no add-ons in %s (yet)", path)
         before = self.scripts
-        known = {script.path: script for script in before}
+        known = {script.path for script in before}
         self.scripts = list(before)
         try:
             for path in paths:
@@ -80,12 +99,10 @@ class ScriptLoader:
                 self._end(script)
             self.scripts = before
             raise
-        now = {script.path: script for script in self.scripts}
-        for path, script in known.items():
-            if path not in paths:
-                self._end(script)
-        self.scripts = [now[path] for path in paths]
-        self.manager.arrange()
+        finally:
+            self.manager.drop_options()
+        self._given = given
+        self._keep(paths)
 
     def running(self) -> None:
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name="script watch")
@@ -94,13 +111,48 @@ class ScriptLoader:
         if self._watching is not None:
             self._watching.cancel()
 
+    @command.command("script.run")
+    async def run(self, flows: Sequence[flow.Flow], path: types.Path) -> None:
+        """Let a script, which need not be loaded, hear the events of these flows as if they went by now.
+
+        Raises CommandError.
+        """
+        try:
+            module = read_script(script_path(path))
+        except OptionsError as exc:
+            raise CommandError(str(exc)) from None
+        listeners = hooks.Hooks(profile=False)
+        try:
+            members = list(walk([module]))
+            for member in members:
+                listeners.admit(hooks.name_of(member), member)
+            listeners.arrange(members)
+            listeners.fire("load", Loader(self.manager, module))
+            listeners.fire("configure", frozenset(self.manager.options.keys()))
+            await _heard(listeners.fire("running"))
+            for one in flows:
+                for event, _ in eventsequence.iterate(one):
+                    await _heard(listeners.fire(event, one))
+            await _heard(listeners.fire("done"))
+        except LockgateError as exc:
+            raise CommandError(str(exc)) from None
+        finally:
+            release(module)
+
     # -- files ---------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_INTERVAL)
-            for script in list(self.scripts):
-                self.look(script)
+            self.look_around()
+
+    def look_around(self) -> None:
+        """Look at everything that was read, and into the folders. Raises nothing."""
+        for script in list(self.scripts):
+            self.look(script)
+        self._look_at_helpers()
+        if any(is_folder(path) for path in self._given):
+            self._look_into_folders()
 
     def look(self, script: Script) -> None:
         """Has the file changed? Then read it again. Raises nothing."""
@@ -112,22 +164,81 @@ class ScriptLoader:
                 logger.warning("script %s has gone: unloaded", script.path)
                 script.stamp = None
                 self._end(script)
+                self.manager.drop_options()
             return
         script.missing = 0
-        if stamp == script.stamp:
+        if stamp != script.stamp:
+            script.stamp = stamp
+            self._again(script)
+
+    def _look_at_helpers(self) -> None:
+        """A module beside scripts has changed: it, its like, and the scripts of that folder are read again."""
+        changed = {one.folder for one in self.helpers.values() if stamp_of(one.path) not in (None, one.stamp)}
+        for folder in changed:
+            names = [name for name, one in self.helpers.items() if one.folder == folder]
+            old = {name: self.helpers.pop(name) for name in names}
+            modules = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+            again = [self._again(script) for script in list(self.scripts) if script.path.parent == folder]
+            if not all(again):
+                for name, module in modules.items():
+                    sys.modules.setdefault(name, module)
+                    if name not in self.helpers:
+                        old[name].stamp = stamp_of(old[name].path)
+                        self.helpers[name] = old[name]
+
+    def _look_into_folders(self) -> None:
+        try:
+            paths = _expanded(self._given)
+        except OptionsError as exc:
+            logger.debug("%s", exc)
             return
-        script.stamp = stamp
+        known = {script.path for script in self.scripts}
+        for path in paths:
+            if path not in known and self._broken.get(path, ()) != stamp_of(path):
+                self._broken[path] = stamp_of(path)
+                try:
+                    self._begin(path)
+                except OptionsError as exc:
+                    logger.error("script not loaded: %s", exc)
+                else:
+                    logger.info("script %s loaded", path)
+                    del self._broken[path]
+        self._broken = {path: stamp for path, stamp in self._broken.items() if path in paths}
+        if [script.path for script in self.scripts] != paths:
+            self._keep(paths, ended=False)
+        self.manager.drop_options()
+
+    def _keep(self, paths: Iterable[Path], *, ended: bool = True) -> None:
+        """The scripts of these paths, in this order. `ended`: the others are unloaded; else they stay at the end, until
+        `look` has found them gone.
+        """
+        by_path = {script.path: script for script in self.scripts}
+        kept = [by_path.pop(path) for path in paths if path in by_path]
+        for script in by_path.values():
+            if ended:
+                self._end(script)
+            elif script.module is not None:
+                kept.append(script)
+        self.scripts = kept
+        self.manager.drop_options()
+        self.manager.arrange()
+
+    def _again(self, script: Script) -> bool:
+        """Read it again, and say so. False: it failed."""
         try:
             self._reload(script)
         except LockgateError as exc:
             kept = "; the old one goes on" if script.module is not None else ""
             logger.error("script not reloaded%s: %s", kept, exc)
-        else:
-            logger.info("script %s reloaded", script.path)
+            return False
+        finally:
+            self.manager.drop_options()
+        logger.info("script %s reloaded", script.path)
+        return True
 
     def _begin(self, path: Path) -> None:
-        script = Script(path)
-        module = read_script(path)
+        script = Script(path, stamp=stamp_of(path))
+        module = read_script(path, self.helpers)
         self.scripts.append(script)
         try:
             self._enter(script, module)
@@ -138,20 +249,21 @@ class ScriptLoader:
     def _reload(self, script: Script) -> None:
         """Raises LockgateError; the old module, if there is one, is then in its place again."""
         old = script.module
-        new = read_script(script.path)
         if old is None:
-            self._enter(script, new)
+            self._enter(script, read_script(script.path, self.helpers))
             return
+        olds = modules_of(old)
+        new = read_script(script.path, self.helpers)
         try:
             check_script(script.path, new)
         except LockgateError:
-            sys.modules[old.__name__] = old
+            _put_back(new, olds)
             raise
-        self.manager.remove(old)
+        self.manager.remove(old, keep_options=True)
         try:
             self._enter(script, new)
         except LockgateError:
-            sys.modules[old.__name__] = old
+            _put_back(new, olds)
             try:
                 self._enter(script, old)
             except LockgateError as exc:
@@ -170,85 +282,21 @@ class ScriptLoader:
 
     def _end(self, script: Script) -> None:
         if script.module is not None:
-            self.manager.remove(script.module)
+            self.manager.remove(script.module, keep_options=True)
             release(script.module)
             script.module = None
 
 
-def script_path(text: str) -> Path:
-    """Absolute, with `~` expanded. Raises OptionsError."""
-    if not text:
-        raise OptionsError("scripts: an empty name is no script")
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as exc:
-        raise OptionsError(f"scripts: {text}: {exc}") from None
+async def _heard(pending: Awaitable[None] | None) -> None:
+    if pending is not None:
+        await pending
 
 
-def stamp_of(path: Path) -> tuple[int, int, int] | None:
-    """What differs once the file has changed; None if it is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+def _expanded(given: Iterable[Path]) -> list[Path]:
+    """Raises OptionsError."""
+    return list(dict.fromkeys(path for one in given for path in expand(one)))
 
 
-def read_script(path: Path) -> ModuleType:
-    """Import the file under a name of its own, with its folder on sys.path meanwhile.
-
-    Raises OptionsError: not readable, or it raised (with the traceback's frames from the script on). The module that
-    had the name before is then in its place again.
-    """
-    try:
-        source = path.read_bytes()
-    except OSError as exc:
-        raise OptionsError(f"script {path}: {(exc.strerror or str(exc)).lower()}") from None
-    compat.install()
-    name = f"{_PACKAGE}.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent)
-    before = sys.modules.get(name)
-    sys.modules[name] = module
-    sys.path.insert(0, folder)
-    try:
-        # Not the loader's own way: that trusts a compiled file of the same size and second.
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as exc:
-        release(module)
-        if before is not None:
-            sys.modules[name] = before
-        raise failure(path, exc) from exc
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(folder)
-    if not isinstance(getattr(module, "name", None), str):
-        module.__dict__["name"] = str(path)
-    return module
-
-
-def release(module: ModuleType) -> None:
-    if sys.modules.get(module.__name__) is module:
-        del sys.modules[module.__name__]
-
-
-def check_script(path: Path, module: ModuleType) -> None:
-    """Raises OptionsError if a hook of the script or of its ``addons`` is unusable."""
-    try:
-        for addon in walk([module]):
-            check(name_of(addon), addon)
-    except Exception as exc:
-        raise failure(path, exc) from exc
-
-
-def failure(path: Path, exc: BaseException) -> OptionsError:
-    """`exc` as a message: one line if it is an error of ours, else with the traceback from the script's frames on."""
-    if isinstance(exc, LockgateError):
-        return OptionsError(f"script {path}: {exc}")
-    tb = exc.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename != str(path):
-        tb = tb.tb_next
-    text = "".join(traceback.format_exception(type(exc), exc, tb)).rstrip()
-    return OptionsError(f"script {path} failed:\n{text}")
+def _put_back(new: ModuleType, olds: dict[str, ModuleType]) -> None:
+    release(new)
+    sys.modules.update(olds)

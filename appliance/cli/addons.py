@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from appliance.addons.inspection import Report, inspect_file
+from appliance.addons.inspection import Finding, Report, inspect_file
+from appliance.addons.scriptfile import expand
 from appliance.log import escape
 
 
 def main(what: str, files: Sequence[str]) -> int:
     """0: nothing would keep the files from loading. 1: something would."""
     bad = False
-    for name in files:
+    for name in _expanded(files):
         report = inspect_file(Path(name).expanduser().absolute())
         bad |= any(one.fatal for one in report.findings)
         print("\n".join(_listed(name, report) if what == "list" else _checked(name, report)))
     return int(bad)
+
+
+def _expanded(names: Sequence[str]) -> Iterator[str]:
+    """What a folder holds, as `run -s` would load it. Raises OptionsError."""
+    for name in names:
+        found = expand(Path(name).expanduser())
+        if not found:
+            print(f"{name}: no add-ons in this folder")
+        yield from map(str, found)
 
 
 def _listed(name: str, report: Report) -> list[str]:
@@ -31,11 +41,17 @@ def _listed(name: str, report: Report) -> list[str]:
     return lines + [line for line in _checked(name, report) if report.findings]
 
 
+def _place(name: str, finding: Finding) -> str:
+    own = str(Path(name).expanduser().absolute())
+    # As it was named, where it is in there: people click on it.
+    file = name + finding.file.removeprefix(own) if finding.file.startswith(own) else finding.file or name
+    return f"{file}:{finding.line}" if finding.line else file
+
+
 def _checked(name: str, report: Report) -> list[str]:
     if not report.findings:
         return [f"{name}: no fault found"]
     return [
-        f"{name}{f':{one.line}' if one.line else ''}: {'error' if one.fatal else 'warning'}: "
-        + "\n".join(map(escape, one.text.split("\n")))
+        f"{_place(name, one)}: {'error' if one.fatal else 'warning'}: " + "\n".join(map(escape, one.text.split("\n")))
         for one in report.findings
     ]

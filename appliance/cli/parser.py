@@ -193,6 +193,9 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     parser.exit(2, f"lockgate: {message}\n")
 
 
+_SCRIPT = "a script, a package or a folder of them, as for `run -s`"
+
+
 def build() -> Parser:
     """The parser of the whole command. Costs no import beyond argparse and the option table."""
     from appliance.cli import remote_parser  # which takes what is above
@@ -241,7 +244,7 @@ def build() -> Parser:
         dest="addons_command", metavar="COMMAND", title="commands", parser_class=Parser, required=True
     )
     for name, help in (("list", "hooks, options and commands"), ("check", "faults, with their lines, before traffic")):
-        _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help="a script, as for `run -s`")
+        _command(todo, name, help).add_argument("files", nargs="+", metavar="FILE", help=_SCRIPT)
     _convert(_command(commands, "convert", "turn flow files, HAR and captures into each other", _CONVERT))
     options = _command(commands, "options", "list all options; get and set those of a running gateway", _OPTIONS)
     options.add_argument("--yaml", action="store_true", help="print a commented config.yaml")

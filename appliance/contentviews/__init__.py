@@ -11,24 +11,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.contentviews.api import Contentview, InteractiveContentview, Metadata, SyntaxHighlight
-from appliance.contentviews.legacy import LegacyView, View
-from appliance.contentviews.registry import Registry
+from appliance.contentviews.legacy import (
+    KEY_MAX,
+    LegacyView,
+    TViewLine,
+    TViewResult,
+    View,
+    format_dict,
+    format_pairs,
+    format_text,
+)
+from appliance.contentviews.viewregistry import Registry
 from appliance.conversation import ContentMessage
 from appliance.flow import Flow
 from appliance.http import HTTPFlow, Message
 from appliance.log import escape
 
 __all__ = [
+    "KEY_MAX",
     "Contentview",
     "InteractiveContentview",
     "Metadata",
     "Prettified",
     "SyntaxHighlight",
+    "TViewLine",
+    "TViewResult",
     "View",
     "add",
+    "format_dict",
+    "format_pairs",
+    "format_text",
+    "get",
     "prettify_message",
     "reencode_message",
     "registry",
+    "remove",
 ]
 
 logger = logging.getLogger(__name__)
@@ -57,6 +74,17 @@ def add(view: Any) -> None:
     if isinstance(view, type):
         view = view()
     registry.register(LegacyView(view) if isinstance(view, View) else view)
+
+
+def remove(view: Any) -> None:
+    """Take out a view that `add` was given (or its class): for `done`. Nothing happens if it is not there."""
+    name = (view() if isinstance(view, type) else view).name
+    registry.unregister(name or type(view).__name__)
+
+
+def get(name: str) -> Contentview | None:
+    """The view of this name."""
+    return registry.get(name)
 
 
 def prettify_message(

@@ -1,6 +1,14 @@
-"""The older interface under its older path."""
+"""The older interface of views, where scripts import it from."""
 
-from appliance.contentviews.legacy import KEY_MAX as KEY_MAX
-from appliance.contentviews.legacy import View, format_dict, format_pairs, format_text
+from appliance.contentviews.legacy import (
+    KEY_MAX,
+    TTextType,
+    TViewLine,
+    TViewResult,
+    View,
+    format_dict,
+    format_pairs,
+    format_text,
+)
 
-__all__ = ["View", "format_dict", "format_pairs", "format_text"]
+__all__ = ["KEY_MAX", "TTextType", "TViewLine", "TViewResult", "View", "format_dict", "format_pairs", "format_text"]

@@ -9,6 +9,9 @@ from appliance.contentviews.api import Contentview, Metadata
 
 KEY_MAX = 30
 Line = list[tuple[str, "str | bytes"]]
+TTextType = str
+TViewLine = Line
+TViewResult = tuple[str, Iterable[Line]]
 
 
 class View:

@@ -258,6 +258,7 @@ def _reload_scripts(gateway: Gateway, path: str | None) -> list[str]:
     for script in chosen:
         script.stamp = stamp_of(script.path)
         loader._reload(script)
+        gateway.addons.drop_options()
     return [str(script.path) for script in chosen]
 
 

@@ -19,12 +19,16 @@ class Context:
 
     __slots__ = ("client", "handler", "layers", "options", "server")
 
-    def __init__(self, client: Client, options: Options, handler: ConnectionHandler) -> None:
+    handler: ConnectionHandler
+
+    def __init__(self, client: Client, options: Options, handler: ConnectionHandler | None = None) -> None:
+        """Without a handler it carries nothing: for tests of add-ons."""
         self.client = client
         self.server = Server(address=None)
         self.options = options
         self.layers: list[Layer] = []
-        self.handler = handler
+        if handler is not None:
+            self.handler = handler
 
     def __repr__(self) -> str:
         stack = " > ".join(type(layer).__name__ for layer in self.layers)
@@ -33,6 +37,9 @@ class Context:
 
 class Layer:
     """One protocol in the stack; making it appends it to `context.layers`."""
+
+    child_layer: Layer | None = None
+    """What an add-on has put inside; None: it is decided on the bytes."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -15,6 +15,7 @@ from appliance.net.clienthello import NotTls
 from appliance.net.dns import wire as dns_wire
 from appliance.policy import Candidate, HostPolicy
 from appliance.tls import ClientHello
+from appliance.tls import starts_like_tls_record as is_tls
 from appliance.verdict import NeedMore, Verdict
 
 Kind = Literal["tls", "http", "tcp", "dns", "pass", "block"]
@@ -96,11 +97,6 @@ def decide(facts: Facts, policy: HostPolicy) -> Proposal | NeedMore:
     if _REQUEST_START.match(data):
         return Proposal("http", Verdict("decrypt", "HTTP"))
     return _raw(facts, "neither TLS nor HTTP" if data else "the client is silent")
-
-
-def is_tls(data: bytes | bytearray) -> bool:
-    """A TLS record of type handshake, version 3.0 to 3.3 (RFC 8446 §5.1)."""
-    return len(data) > 2 and data[0] == 0x16 and data[1] == 0x03 and data[2] <= 0x03
 
 
 def looks_like_http(data: bytes | bytearray) -> bool:

@@ -14,7 +14,7 @@ class HttpProxy(Layer):
 
     async def run(self, client: Stream | Datagrams) -> None:
         assert isinstance(client, Stream)
-        await deciding.next_layer(self.context, client)
+        await deciding.inside(self, client)
 
 
 class TransparentProxy(Layer):
@@ -22,6 +22,6 @@ class TransparentProxy(Layer):
 
     async def run(self, client: Stream | Datagrams) -> None:
         if isinstance(client, Stream):
-            await deciding.next_layer(self.context, client)
+            await deciding.inside(self, client)
         else:
             await udp.next_layer(self.context, client)

@@ -24,7 +24,7 @@ from appliance.verdict import Verdict
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: tests of add-ons put their own `data_client` there
 class NextLayer:
     """Argument of the `next_layer` hook: set `layer` to have it instead of what `verdict` proposes.
 
@@ -32,14 +32,16 @@ class NextLayer:
     """
 
     context: Context
-    client: Stream | Datagrams
-    server: Stream | None
+    client: Stream | Datagrams | None = None
+    server: Stream | None = None
     layer: Layer | None = None
     verdict: Verdict | None = None
 
     def data_client(self) -> bytes:
         """What the client has sent and no layer has read; of UDP the datagrams so far, joined."""
         client = self.client
+        if client is None:
+            return b""
         return b"".join(client.waiting) if isinstance(client, Datagrams) else bytes(client.buf)
 
     def data_server(self) -> bytes:
@@ -72,9 +74,22 @@ async def next_layer(context: Context, client: Stream) -> None:
         await _make(chosen, context).run(client)
 
 
+async def inside(layer: Layer, client: Stream) -> None:
+    """Run what is inside `layer`: what an add-on has put there, or what the bytes say. :raises Gone: it was lost."""
+    child = layer.child_layer
+    if child is None:
+        await next_layer(layer.context, client)
+    else:
+        layer.context.handler.decide(chosen_by_addon(child))
+        await child.run(client)
+
+
 def _make(kind: Kind, context: Context) -> Layer:
     if kind == "tls":
-        return tls.ClientTLSLayer(context)
+        made = tls.ClientTLSLayer(context)
+        if not made.outer:
+            context.server.tls = True
+        return made
     if kind == "dns":
         return dns.DNSLayer(context)
     if kind == "http":

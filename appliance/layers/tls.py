@@ -42,17 +42,17 @@ class ServerTLSLayer(Layer):
     async def run(self, client: Stream | Datagrams) -> None:
         assert isinstance(client, Stream)
         self.context.server.tls = True
-        await deciding.next_layer(self.context, client)
+        await deciding.inside(self, client)
 
 
 class ClientTLSLayer(Layer):
-    """TLS with the client; what is inside is decided anew."""
+    """TLS with the client; what is inside is decided anew. The server is spoken to in TLS if `context.server.tls` says
+    so: an add-on that makes this layer alone has it in plain.
+    """
 
     def __init__(self, context: Context) -> None:
         self.outer = len(context.layers) == 1 and context.server.address is None
         """TLS to the proxy itself (a secure web proxy): there is no server yet."""
-        if not self.outer:
-            context.server.tls = True
         self._fault: LeafFault | None = None
         """Of the server's certificate, when it is to be seen on ours."""
         super().__init__(context)
@@ -65,6 +65,7 @@ class ClientTLSLayer(Layer):
             return
         conn.tls = True
         conn.sni = hello.sni
+        conn.hello = hello.raw_bytes(wrap_in_record=False)
         conn.alpn_offers = tuple(hello.alpn_protocols)
         data = ClientHelloData(context, hello)
         settings = context.handler.worker.settings
@@ -82,7 +83,7 @@ class ClientTLSLayer(Layer):
             if self.outer:
                 # What the proxy's own TLS said is not to be taken for the tunnel's.
                 conn.sni, conn.alpn_offers, conn.alpn = None, (), None
-            await deciding.next_layer(context, client)
+            await deciding.inside(self, client)
         finally:
             why = client.why
             if why is not None and why.kind == "tls" and why.detail in DISTRUST:
@@ -214,7 +215,7 @@ class ClientTLSLayer(Layer):
         """What to pick of the client's offers: an add-on's choice, what the server picked, or the best we speak."""
         context = self.context
         offered = hello.alpn_protocols
-        if context.client.alpn:
+        if context.client.alpn is not None:
             return context.client.alpn
         http2 = context.handler.worker.settings.http2 and b"h2" in offered
         if context.server.tls_established:

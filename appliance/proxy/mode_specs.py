@@ -14,6 +14,7 @@ __all__ = [
     "ReverseMode",
     "Socks5Mode",
     "TransparentMode",
+    "TunMode",
     "UpstreamMode",
     "WireGuardMode",
 ]
@@ -71,3 +72,7 @@ class WireGuardMode(ProxyMode):
 
 class LocalMode(ProxyMode):
     mode = "local"
+
+
+class TunMode(ProxyMode):
+    mode = "tun"

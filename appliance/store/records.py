@@ -31,7 +31,9 @@ Body = bytes | list[Any] | None
 
 _NOTHING: Final[State] = {}
 _ODD: Final = 1  # code of the extension type
-_LEFT_OUT: Final = frozenset({"state", "chain", "mitmcert", "proxy_mode", "verdict", "_certs", "_recorded", "device"})
+_LEFT_OUT: Final = frozenset(
+    {"state", "chain", "mitmcert", "proxy_mode", "verdict", "_certs", "_recorded", "_ja4", "device"}
+)
 _CONVERSATIONS: Final[dict[str, tuple[type[Any], type[Any]]]] = {
     "tcp": (TCPFlow, TCPMessage),
     "udp": (UDPFlow, UDPMessage),

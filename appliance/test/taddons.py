@@ -30,10 +30,26 @@ class TestMaster:
         self.addons = AddonManager(self, options, Hooks())  # type: ignore[arg-type]
         self.addons.is_configured = True
         self.asked_to_end = False
+        self.exit_code = 0
+        self.log = ctx.log
 
     @property
     def commands(self) -> CommandManager:
         return self.addons.commands
+
+    @property
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    @property
+    def view(self) -> Any:
+        return self.addons.get("view")
+
+    async def load_flow(self, f: Any) -> None:
+        """Fire the events of a flow that is over."""
+        from appliance.addons.readfile import load_flow
+
+        await load_flow(f)
 
     def shutdown(self) -> None:
         self.asked_to_end = True
@@ -74,10 +90,13 @@ class context:
                 await self.master.addons.trigger_event(event.name, *event.args())
 
     def configure(self, addon: object, **values: Any) -> None:
-        """Set options, then tell `addon` (again) that they changed. Raises OptionsError."""
+        """Set options, and tell `addon` of them also where they were so already. Raises OptionsError."""
         if addon not in self.master.addons:
             self.master.addons.add(addon)
+        before = {name: getattr(self.options, name, None) for name in values}
         self.options.update(**values)
+        if same := frozenset(name for name, value in before.items() if getattr(self.options, name) == value):
+            self.master.addons.hooks.call(addon, "configure", same)
 
     def script(self, path: str) -> Any:
         """Load a script; returns what it is as an add-on: the first of its `addons`, or the module."""

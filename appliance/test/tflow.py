@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.connection import Client, ConnectionState, Server
+from appliance.dns import DNSFlow, DNSMessage
 from appliance.flow import Error, Flow
 from appliance.http import HTTPFlow, Request, Response
 from appliance.tcp import TCPFlow, TCPMessage
-from appliance.test.tutils import treq, tresp
+from appliance.test.tutils import tdnsreq, tdnsresp, treq, tresp
 from appliance.udp import UDPFlow, UDPMessage
+from appliance.websocket import Opcode, WebSocketData, WebSocketMessage
 
 __all__ = [
+    "DummyFlow",
     "tclient_conn",
     "tdnsflow",
+    "tdnsreq",
+    "tdnsresp",
+    "tdummyflow",
     "terr",
     "tflow",
     "tflows",
@@ -119,22 +125,14 @@ def tudpflow(
     return flow
 
 
-def twebsocket() -> Any:
-    """Two texts and a binary message, and how it was closed. Raises ImportError while this release has no WebSocket."""
-    from importlib import import_module
-
-    model = import_module("appliance.websocket")
-    data = model.WebSocketData()
-    data.messages = [
-        model.WebSocketMessage(2, True, b"hello binary", 946681203.0),
-        model.WebSocketMessage(1, True, b"hello text", 946681204.0),
-        model.WebSocketMessage(1, False, b"it's me", 946681205.0),
+def twebsocket() -> WebSocketData:
+    """A binary message and two texts, and how it was closed."""
+    messages = [
+        WebSocketMessage(Opcode.BINARY, True, b"hello binary", 946681203.0),
+        WebSocketMessage(Opcode.TEXT, True, b"hello text", 946681204.0),
+        WebSocketMessage(Opcode.TEXT, False, b"it's me", 946681205.0),
     ]
-    data.close_reason = "Close Reason"
-    data.close_code = 1000
-    data.closed_by_client = False
-    data.timestamp_end = 946681205.0
-    return data
+    return WebSocketData(messages, False, 1000, "Close Reason", 946681205.0)
 
 
 def twebsocketflow(messages: bool = True, err: Error | bool | None = None) -> HTTPFlow:
@@ -145,26 +143,47 @@ def twebsocketflow(messages: bool = True, err: Error | bool | None = None) -> HT
     return flow
 
 
-def tdnsflow(*, req: Any = None, resp: Any = None, err: Error | bool | None = None) -> Any:
-    """A query for dns.google. Raises ImportError while this release has no DNS."""
-    from importlib import import_module
-
-    dns = import_module("appliance.dns")
-    flow = dns.DNSFlow(tclient_conn(), tserver_conn(), True)
-    if req is None:
-        question = dns.Question("dns.google", 1, 1)
-        req = dns.DNSMessage(
-            timestamp=946681200.0, id=42, query=True, op_code=0, authoritative_answer=False, truncation=False,
-            recursion_desired=True, recursion_available=False, reserved=0, response_code=0,
-            questions=[question], answers=[], authorities=[], additionals=[],
-        )  # fmt: skip
-    flow.request = req
+def tdnsflow(
+    *,
+    client_conn: Client | None = None,
+    server_conn: Server | None = None,
+    req: DNSMessage | None = None,
+    resp: DNSMessage | bool | None = None,
+    err: Error | bool | None = None,
+    live: bool = True,
+) -> DNSFlow:
+    """A query for dns.google, and what it resolves to."""
+    flow = DNSFlow(client_conn or tclient_conn(), server_conn or tserver_conn(), live)
+    flow.request = req or tdnsreq()
     if resp:
-        flow.response = req.succeed([dns.ResourceRecord.A("dns.google", "8.8.8.8")]) if resp is True else resp
+        flow.response = tdnsresp() if resp is True else resp
     _common(flow, err)
     return flow
 
 
+def tdummyflow(
+    client_conn: Client | None = None, server_conn: Server | None = None, err: Error | bool | None = None
+) -> DummyFlow:
+    """A flow of no protocol that there is."""
+    flow = DummyFlow(client_conn or tclient_conn(), server_conn or tserver_conn(), True)
+    _common(flow, err)
+    return flow
+
+
+class DummyFlow(Flow):
+    type = "dummy"
+
+
 def tflows() -> list[Flow]:
-    """One of each kind that needs no further module."""
-    return [tflow(resp=True), tflow(err=True), ttcpflow(), ttcpflow(err=True), tudpflow(), tudpflow(err=True)]
+    """One of each kind, well and failed."""
+    return [
+        tflow(resp=True),
+        tflow(err=True),
+        twebsocketflow(),
+        ttcpflow(),
+        ttcpflow(err=True),
+        tudpflow(),
+        tudpflow(err=True),
+        tdnsflow(resp=True),
+        tdnsflow(err=True),
+    ]

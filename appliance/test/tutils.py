@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from appliance.dns import DNSMessage, Question, ResourceRecord
 from appliance.http import Headers, Request, Response
 
 
@@ -39,3 +40,27 @@ def tresp(**changes: Any) -> Response:
         "timestamp_end": 946681203.0,
     }
     return Response(**arguments | changes)
+
+
+def tdnsreq(**changes: Any) -> DNSMessage:
+    """A query for the addresses of dns.google, with `changes` to the constructor's arguments."""
+    arguments: dict[str, Any] = {
+        "id": 42,
+        "query": True,
+        "questions": [Question("dns.google", 1, 1)],
+        "timestamp": 946681200.0,
+    }
+    return DNSMessage(**arguments | changes)
+
+
+def tdnsresp(**changes: Any) -> DNSMessage:
+    """The answer to it: two addresses."""
+    arguments: dict[str, Any] = {
+        "id": 42,
+        "query": False,
+        "recursion_available": True,
+        "questions": [Question("dns.google", 1, 1)],
+        "answers": [ResourceRecord.A("dns.google", ip, ttl=32) for ip in ("8.8.8.8", "8.8.4.4")],
+        "timestamp": 946681201.0,
+    }
+    return DNSMessage(**arguments | changes)

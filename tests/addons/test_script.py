@@ -162,7 +162,6 @@ def refused(manager: AddonManager, *scripts: object) -> str:
     ("name", "expected"),
     [
         ("{}/no.py", "script {}/no.py: no such file or directory"),
-        ("{}", "script {}: is a directory"),
         ("", "scripts: an empty name is no script"),
         ("~no-such-user/a.py", "scripts: ~no-such-user/a.py: Could not determine home directory."),
     ],

@@ -1,4 +1,4 @@
-"""Twelve add-ons in mitmproxy's idiom, in one file: each leaves a trace that the other end can see."""
+"""Thirteen add-ons in mitmproxy's idiom, in one file: each leaves a trace that the other end can see."""
 
 import asyncio
 import time
@@ -74,7 +74,9 @@ class Broken:
 
 class Body:
     def response(self, flow: http.HTTPFlow) -> None:
-        flow.response.headers["x-sha"] = str(len(flow.response.content or b""))
+        if not flow.response.content:
+            return
+        flow.response.headers["x-size"] = str(len(flow.response.content))
         flow.response.text = flow.response.text.replace("GET", "GOT")
 
 
@@ -89,12 +91,14 @@ class Connections:
         self.asked = True
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
-        self.sni = data.client_hello.sni
+        self.sni = data.client_hello.sni or "-"
 
     def tls_established_server(self, data: tls.TlsData) -> None:
         self.cn = data.conn.certificate_list[0].cn or "-"
 
     def response(self, flow):
+        if not flow.server_conn.certificate_list:
+            return
         parts = (
             self.mode,
             bool(self.server),

@@ -13,6 +13,7 @@ import pytest
 
 from appliance import compat, contentviews, ctx
 from appliance.contentviews import registry
+from appliance.embedding import DumpMaster
 from appliance.test import tflow
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,7 +29,13 @@ def test_the_table_is_current() -> None:
 
 
 def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    addon, socket, view, test = re.findall(r"```python\n(.*?)```", (DOCS / "addons.md").read_text(), re.DOTALL)
+    ran: list[DumpMaster] = []
+
+    async def run(self: DumpMaster) -> int:
+        ran.append(self)
+        return 0
+
+    addon, socket, embed, view, test = re.findall(r"```python\n(.*?)```", (DOCS / "addons.md").read_text(), re.DOTALL)
     (tmp_path / "teapot.py").write_text(addon)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_views", dict(registry._views))
@@ -46,6 +53,12 @@ def test_programs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ctx, "master", SimpleNamespace(commands=commands), raising=False)
         names["websocket_message"](flow)  # type: ignore[operator]
         assert flow.websocket.messages[-1].text == "lights off" and said[0][0] == "inject.websocket"
+        monkeypatch.setattr(DumpMaster, "run", run)
+        monkeypatch.setattr("appliance.embedding.setup", lambda verbosity: None)
+        monkeypatch.setattr(ctx, "options", None, raising=False)
+        monkeypatch.setattr(ctx, "master", None, raising=False)
+        exec(embed, {})
+        assert ran and "teapot" in ran[0].addons and ran[0].options.listen_port == 8080
         assert "upper" in contentviews.registry.available_views()
     finally:
         compat.uninstall()

@@ -143,6 +143,33 @@ def test_script_is_reloaded_when_it_changes(lab: Lab) -> None:
         assert lab.curl(url, via=gateway).header("x") == "number two"
 
 
+def test_a_folder_of_addons_changes_while_traffic_goes_on(lab: Lab) -> None:
+    folder = lab.scratch / "folder"
+    (folder / "pack").mkdir(parents=True)
+    one = "def response(flow): flow.response.headers.add('x', '{}')\ndef done(): print('{} is done', flush=True)\n"
+    (folder / "b.py").write_text(one.format("b", "b"))
+    (folder / "pack" / "__init__.py").write_text("from .inner import response\n")
+    (folder / "pack" / "inner.py").write_text(one.format("p1", "p1"))
+    url = f"http://origin.test:{HTTP}/x"
+
+    def said() -> list[str]:
+        reply = lab.curl(url, via=gateway)
+        assert reply.status == 200, reply.error
+        return [value for name, value in reply.fields if name == "x"]
+
+    with lab.gateway_proc("-p", "8090", "-s", str(folder)) as gateway:
+        assert said() == ["b", "p1"]
+        (folder / "a.py").write_text(one.format("a", "a"))
+        (folder / "pack" / "inner.py").write_text(one.format("p 2", "p 2"))
+        wait_for(lambda: said() == ["a", "b", "p 2"], 10, "a new file, and a package read again")
+        (folder / "pack" / "inner.py").write_text("1 / 0\n")
+        (folder / "b.py").unlink()
+        gateway.wait_output("script not reloaded; the old one goes on", timeout=10)
+        gateway.wait_output("b is done", timeout=10)
+        wait_for(lambda: said() == ["a", "p 2"], 10, "what has gone is unloaded")
+        assert "ZeroDivisionError" in gateway.output and "pack/inner.py" in gateway.output
+
+
 def run(lab: Lab, *arguments: str) -> tuple[int, str]:
     """`lockgate run` with these arguments, to its end: code and output."""
     env = {**clean_environment(), "HOME": str(lab.scratch), "PYTHONPATH": str(ROOT)}

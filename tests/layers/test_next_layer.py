@@ -9,6 +9,7 @@ import pytest
 
 from appliance.layers.base import Context, Layer
 from appliance.layers.tcp import TCPLayer
+from appliance.layers.tls import ClientTLSLayer, ServerTLSLayer
 from appliance.net.stream import Stream
 from tests.harness import ORIGIN, Events, Make, Peer, answering, cpu, echo, until
 
@@ -268,3 +269,52 @@ async def test_the_context_says_what_it_is_made_of(rigs: Make) -> None:
     await client.head()
     assert [type(layer).__name__ for layer in contexts[0].layers] == ["TransparentProxy", "ClientTLSLayer", "HttpLayer"]
     assert "TransparentProxy > ClientTLSLayer" in repr(contexts[0])
+
+
+async def test_an_addon_stacks_layers_as_mitmproxys_do(rigs: Make) -> None:
+    """TLS with the client alone, raw TCP inside: the server is spoken to in plain."""
+
+    def choose(nextlayer: Any) -> None:
+        if nextlayer.data_client():
+            nextlayer.context.client.alpn = b""
+            nextlayer.layer = ClientTLSLayer(nextlayer.context)
+            nextlayer.layer.child_layer = TCPLayer(nextlayer.context)
+
+    events = Events("tcp_message", next_layer=choose)
+    rig = await rigs(events)
+    client = await rig.connect(await rig.transparent(await rig.origin(echo)))
+    tls = await client.start_tls(alpn=("h2", "http/1.1"))
+    assert tls.selected_alpn_protocol() is None
+    await client.say(GET)
+    assert await client.until(b"\r\n\r\n") == GET
+    assert events.of("tcp_message")[0].messages[0].content == GET
+
+
+async def test_an_addon_puts_tls_on_both_sides(rigs: Make) -> None:
+    def choose(nextlayer: Any) -> None:
+        if nextlayer.data_client() and len(nextlayer.context.layers) == 1:
+            nextlayer.layer = ServerTLSLayer(nextlayer.context)
+            nextlayer.layer.child_layer = ClientTLSLayer(nextlayer.context)
+
+    events = Events("response", next_layer=choose)
+    rig = await rigs(events)
+    client = await rig.connect(await rig.transparent(await rig.origin(answering(b"body"), tls=True)))
+    await client.start_tls()
+    await client.say(GET)
+    assert (await client.head()).startswith(b"HTTP/1.1 200")
+    assert events.of("response")[0].server_conn.tls_established
+
+
+async def test_tls_with_the_client_alone_and_http_inside(rigs: Make) -> None:
+    def choose(nextlayer: Any) -> None:
+        if nextlayer.data_client()[:1] == b"\x16":
+            nextlayer.layer = ClientTLSLayer(nextlayer.context)
+
+    events = Events("response", next_layer=choose)
+    rig = await rigs(events)
+    client = await rig.connect(await rig.transparent(await rig.origin(answering(b"body"))))
+    await client.start_tls(alpn=("http/1.1",))
+    await client.say(GET)
+    assert (await client.head()).startswith(b"HTTP/1.1 200")
+    flow = events.of("response")[0]
+    assert not flow.server_conn.tls and flow.client_conn.tls_established

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import datetime
 import ipaddress
+import re
 import struct
 
 from appliance.net.dns import DNSError, names, svcb, types
@@ -74,6 +75,10 @@ COMPRESSIBLE = frozenset(
     )
 )
 """Types whose names we may send compressed (RFC 3597 §4: those of RFC 1035)."""
+_GENERIC = re.compile(r"\\# (\d{1,5})((?: [0-9a-fA-F]*)?)", re.ASCII)
+_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\(?:[01]\d\d|2[0-4]\d|25[0-5])|\\[^\d])*+)"', re.ASCII)
+_STRINGS = re.compile(rf"(?:{_STRING.pattern} ?)*+", re.ASCII)
+_ESCAPE = re.compile(rb"\\([01]\d\d|2[0-4]\d|25[0-5]|[^\d])", re.DOTALL)
 _FIXED = {"b": 1, "h": 2, "i": 4, "t": 2, "T": 4, "4": 4, "6": 16}
 
 
@@ -139,6 +144,34 @@ def to_text(kind: int, data: bytes) -> str:
     except (DNSError, IndexError, struct.error, ValueError, OverflowError):
         pass
     return f"\\# {len(data)} {data.hex()}".rstrip()
+
+
+def from_text(kind: int, text: str) -> bytes:
+    """The inverse of `to_text` for the layouts "4", "6", "n" and "S", and for `\\# LENGTH HEX`.
+
+    :raises ValueError: another type's text, or none of this type's.
+    """
+    if found := _GENERIC.fullmatch(text):
+        data = bytes.fromhex(found[2])
+        if len(data) != int(found[1]):
+            raise ValueError(f"{len(data)} bytes of data, but the length says {found[1]}")
+        return data
+    match LAYOUTS.get(kind):
+        case "4":
+            return ipaddress.IPv4Address(text).packed
+        case "6":
+            return ipaddress.IPv6Address(text).packed
+        case "n":
+            return names.pack(text.removesuffix("."))
+        case "S" if _STRINGS.fullmatch(text):
+            parts = [_unquoted(part) for part in _STRING.findall(text)]
+            if all(len(part) < 256 for part in parts):
+                return b"".join(bytes((len(part),)) + part for part in parts)
+    raise ValueError(f"{text!r} cannot be read as the data of a {types.to_str(kind)} record")
+
+
+def _unquoted(text: str) -> bytes:
+    return _ESCAPE.sub(lambda m: bytes((int(m[1]),)) if len(m[1]) == 3 else m[1], text.encode("ascii"))
 
 
 def _by_layout(layout: str, data: bytes) -> str:

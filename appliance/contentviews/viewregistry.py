@@ -23,6 +23,9 @@ class Registry(Mapping[str, Contentview]):
             logger.info("content view %s is replaced", name)
         self._views[name] = view
 
+    def unregister(self, name: str) -> None:
+        self._views.pop(name.lower(), None)
+
     def available_views(self) -> list[str]:
         return ["auto", *sorted(self._views)]
 
