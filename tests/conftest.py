@@ -8,9 +8,15 @@ from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from appliance.net.certs import CertificateAuthority
 from tests.harness import NAMES, Make, Rig, TestPki
+
+
+# The machine may be busy with other tests: how long an example takes says nothing.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -112,6 +112,8 @@ def lock_abandoned(path: Path) -> int | None:
 class Segment:
     """A segment to read from, compressed or not."""
 
+    _fd = -1  # until it is open
+
     def __init__(self, folder: Path, number: int) -> None:
         """:raises Damaged: it has no proper head. :raises FileNotFoundError: there is none."""
         self.number = number
