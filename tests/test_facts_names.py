@@ -301,6 +301,7 @@ addons.maplocal.MapLocal addons.mapremote.MapRemote addons.modifybody.ModifyBody
 addons.modifyheaders.ModifyHeaders addons.onboarding.Onboarding addons.readfile.ReadFile addons.save.Save
 addons.savehar.SaveHar addons.script.ScriptLoader addons.stickyauth.StickyAuth addons.stickycookie.StickyCookie
 addons.clientplayback.ClientPlayback addons.serverplayback.ServerPlayback addons.proxyauth.ProxyAuth
+addons.view.View addons.cut.Cut addons.comment.Comment
 addons.disable_h2c.DisableH2C addons.keepserving.KeepServing addons.upstream_auth.UpstreamAuth
 addons.update_alt_svc.UpdateAltSvc addons.strip_dns_https_records.StripDnsHttpsRecords
 test.taddons test.tflow test.tutils
