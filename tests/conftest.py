@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from appliance.net.certs import CertificateAuthority
 from tests.harness import NAMES, Make, Rig, TestPki
 
-
 # The machine may be busy with other tests: how long an example takes says nothing.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
