@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.vm.machine import Machine
 
-SETUP = "export LOCKGATE_PATIENCE=8\nmodprobe tun\nexec python3 -m tests.vm.inside.wireguard"
+SETUP = "export LOCKGATE_PATIENCE=8\nmodprobe tun\nchmod 0666 /dev/net/tun\nexec python3 -m tests.vm.inside.wireguard"
 
 
 def test_the_kernels_wireguard_at_both_ends(vm: Machine) -> None:
