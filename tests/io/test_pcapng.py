@@ -301,7 +301,7 @@ def test_tshark_reads_what_was_said(tmp_path: Path) -> None:
     spoken = tshark(tmp_path, data, "-Y", "websocket", "-e", "websocket.payload.text")
     assert any("it's me" in one[0] for one in spoken), spoken
     names = tshark(tmp_path, data, "-Y", "dns.flags.response==1", "-e", "dns.qry.name", "-e", "dns.a")
-    assert names == [["dns.google", "8.8.8.8"]]
+    assert names == [["dns.google", "8.8.8.8,8.8.4.4"]]
     comments = tshark(tmp_path, data, "-Y", "frame.comment", "-e", "frame.comment")
     assert len(comments) == 4 and "over-tls" in comments[1][0]
 

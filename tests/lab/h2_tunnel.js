@@ -25,7 +25,7 @@ const through = (target) => new Promise((done) => {
 
 const extended = () => new Promise((done) => {
   session.on("remoteSettings", (settings) => {
-    const stream = session.request({ ":method": "CONNECT", ":protocol": "websocket", ":path": "/chat", ":authority": new URL(proxy).host });
+    const stream = session.request({ ":method": "CONNECT", ":protocol": "echo", ":path": "/echo", ":authority": new URL(proxy).host });
     stream.on("response", (headers) => stream.write("ping"));
     let text = "";
     stream.on("data", (piece) => { text += piece; if (text === "ping") stream.end(); });

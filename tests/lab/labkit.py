@@ -30,7 +30,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.net = netns.Network()
-        self._last: Gateway | None = None  # with the shared confdir
+        self._sharing: list[Gateway] = []  # with the shared confdir, as long as they run
         try:
             self._fill()
         except BaseException:
@@ -96,7 +96,8 @@ class Lab:
         shared = self.scratch / "confdir"
         confdir = confdir or shared
         settings: dict[str, object] = {"confdir": confdir, **(options or {})}
-        if confdir == shared and self._last is not None and self._last.process.poll() is None:
+        self._sharing = [one for one in self._sharing if one.process.poll() is None]
+        if confdir == shared and self._sharing:
             settings.setdefault("control_socket", "none")  # the first of two that share it has it
         if trust:
             settings.setdefault("ssl_verify_upstream_trusted_ca", self.root if trust is True else trust)
@@ -113,7 +114,7 @@ class Lab:
             confdir=confdir, scratch=self.scratch, env=env, nofile=nofile, timeout=timeout,
         )  # fmt: skip
         if confdir == shared:
-            self._last = made
+            self._sharing.append(made)
         return made
 
     # -- clients

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +16,9 @@ from appliance.addons import default_addons
 from appliance.addons.inspection import inspect_file
 from appliance.events import EVENTS
 from appliance.io import FlowReader
-from tests.lab import origin_dns
+from tests.lab import netns, origin_dns
 from tests.lab.clients import Reply
-from tests.lab.gateway_proc import Gateway
+from tests.lab.gateway_proc import ROOT, Gateway
 from tests.lab.labkit import ECHO, HTTP, HTTPS, Lab
 from tests.lab.netns import wait_for
 from tests.lab.recorder import Origins
@@ -272,6 +274,16 @@ def test_names(lab: Lab, gateway: Gateway) -> None:
     assert "192.0.2.66" in dig("www.lab.test", "+tcp")
 
 
-@pytest.mark.skipif(not EVENTS["websocket_message"].yet, reason="the WebSocket layer is not merged yet")
 def test_websocket_messages(lab: Lab, gateway: Gateway) -> None:
-    raise AssertionError("written when the layer is there")
+    log = lab.scratch / "addons-websocket.log"
+    peer = [sys.executable, "-m", "tests.lab.websocket_peer"]
+    with log.open("wb") as out:
+        process = lab.server.popen([*peer, "serve", "9002"], output=out, cwd=ROOT)
+        wait_for(lambda: "ready" in log.read_text(), 20, "the peer listens")
+        done = lab.client.run([*peer, "talk", "ws://origin.test:9002/chat", "", ""], timeout=40, cwd=ROOT)
+        netns.end_process(process)
+    assert done.returncode == 0, done.stderr
+    heard = json.loads(done.stdout)["heard"]
+    assert heard[:2] == ["server heard guest 1", "server heard guest in fragments"]  # one was dropped
+    gateway.wait_output("websocket_start /chat")
+    gateway.wait_output("websocket_end 1000")

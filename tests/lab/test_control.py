@@ -194,7 +194,6 @@ def test_a_mode_that_cannot_be_changes_nothing(lab: Lab) -> None:
             (f"regular@{lab.gateway.v4}:8099", "8099 is in use"),
             ("regular@8080", "runs already"),
             (f"transparent:lan0@{lab.gateway.v4}:8080", "listens there already|in use"),
-            ("wireguard", "not yet|wireguard"),
         ):
             with pytest.raises(ControlError, match=text):
                 control.call("modes.add", spec=spec)

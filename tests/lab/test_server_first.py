@@ -73,7 +73,7 @@ def test_a_client_that_speaks_first_there_is_still_heard(lab: Lab, gateway: Gate
 
 
 def test_refused(lab: Lab, gateway: Gateway) -> None:
-    with contextlib.closing(lab.connect(port=25)) as sock, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), contextlib.closing(lab.connect(port=25)) as sock:
         sock.recv(10)
 
 

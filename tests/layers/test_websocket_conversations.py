@@ -121,7 +121,7 @@ async def conversation(
     client, ours = Stream.pair(net)
     theirs, server = Stream.pair(net)
     addon = Addon([action for word, _, _, _, action in said if len(word.encode()) <= limit])
-    worker = SimpleNamespace(hooks=Hooks(addon), loop=loop,
+    worker = SimpleNamespace(hooks=Hooks(addon), loop=loop, recorder=None,
                              settings=SimpleNamespace(stream_messages=limit, body_limit=None))  # fmt: skip
     handler: Any = SimpleNamespace(worker=worker, gated=0, splice=None, client="client")
     flow = HTTPFlow(

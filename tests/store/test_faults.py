@@ -224,7 +224,7 @@ async def _round(folder: Path, origin: int, seconds: float) -> tuple[list[tuple[
     script.write_text(
         "from pathlib import Path\nfrom appliance import ctx\n"
         "def running():\n"
-        f"    Path({str(folder / 'port.tmp')!r}).write_text(str(ctx.master.modes[0].addresses[0][1]))\n"
+        f"    Path({str(folder / 'port.tmp')!r}).write_text(str(next(iter(ctx.master.live)).mode.addresses[0][1]))\n"
         f"    Path({str(folder / 'port.tmp')!r}).rename({str(folder / 'port')!r})\n"
     )
     gateway = await asyncio.create_subprocess_exec(

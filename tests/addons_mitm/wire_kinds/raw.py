@@ -66,7 +66,7 @@ class Sockets:
         if message.text == "drop me":
             message.drop()
         elif message.from_client:
-            message.text = message.text.replace("hello", "goodbye")
+            message.text = message.text.replace("client", "guest")
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         logging.info("websocket_end %s", flow.websocket.close_code)
