@@ -388,7 +388,9 @@ def test_addons_that_raise_in_every_hook(lab: Lab, origins: Origins) -> None:
 
 def test_out_of_files(lab: Lab) -> None:
     """64 files, 100 connections: some wait, none is lost, and nothing is left of it afterwards."""
-    with lab.gateway_proc("-m", "regular@8090", nofile=64, options={"max_connections": 1000}) as gateway:
+    with lab.gateway_proc(
+        "-m", "regular@8090", nofile=64, options={"max_connections": 1000, "store": False}
+    ) as gateway:
         before = gateway.open_files()
         socks = [connect(lab, port=8090) for _ in range(100)]
         gateway.wait_output("cannot accept|no more are accepted|Too many open files")

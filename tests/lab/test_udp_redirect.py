@@ -18,7 +18,7 @@ from tests.lab.test_udp import ADDON, ask, unanswered
 
 @contextlib.contextmanager
 def gateway(lab: Lab, *, command: Sequence[str] = LOCKGATE, **options: object) -> Iterator[Gateway]:
-    settings = {"udp_timeout": 1, "termlog_verbosity": "debug", **options}
+    settings = {"store": False, "udp_timeout": 1, "termlog_verbosity": "debug", **options}
     with (
         lab.gateway_proc("-m", "transparent@8081", addon=ADDON, options=settings, command=command) as gateway,
         lab.redirect(8081, "redirect", udp=True),
