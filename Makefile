@@ -14,6 +14,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BENCH  ?= ../shared/bench/bench.py
 BENCH_ARGS ?= run -p direct,mitmdump,squid,ours -o results-ours.json
+# More flags of `lockgate run` under the benchmark, such as: --set store=false
+BENCH_FLAGS ?=
 ARGS   ?=
 PYTEST ?=
 # Tests wait more than they compute. A file stays in one process; JOBS=0: all in one, as for a debugger.
@@ -52,9 +54,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict appliance modes
 
 # Side by side with its peers; root, and about half an hour (BENCH_ARGS='run -w W1,W4 -p direct,ours -o results-ours.json' for less).
-bench: export OURS_REGULAR     = $(abspath $(BIN))/lockgate run -q --mode regular@{port} --set confdir={dir} --set ssl_verify_upstream_trusted_ca={origin_ca}
-bench: export OURS_TRANSPARENT = $(abspath $(BIN))/lockgate run -q --mode transparent@{port} --set confdir={dir} --set ssl_verify_upstream_trusted_ca={origin_ca}
+bench: export OURS_REGULAR     = $(abspath $(BIN))/lockgate run -q --mode regular@{port} --set confdir={dir} --set ssl_verify_upstream_trusted_ca={origin_ca} $(BENCH_FLAGS)
+bench: export OURS_TRANSPARENT = $(abspath $(BIN))/lockgate run -q --mode transparent@{port} --set confdir={dir} --set ssl_verify_upstream_trusted_ca={origin_ca} $(BENCH_FLAGS)
 bench: export OURS_PASSTHROUGH = $(OURS_TRANSPARENT) --ignore-hosts .*
+bench: export OURS_DNS         = $(abspath $(BIN))/lockgate run -q --mode dns@{port} --set confdir={dir} --set dns_name_servers={origin} $(BENCH_FLAGS)
 bench: export OURS_CA          = {dir}/lockgate-ca-cert.pem
 bench: export OURS_NOTE       ?= $(shell git describe --always --dirty 2>/dev/null)
 bench: $(VENV)/.installed
