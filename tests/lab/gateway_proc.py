@@ -104,7 +104,12 @@ class Gateway:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize() // 1024
 
     def open_files(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """Its descriptors now, without those of the store, which come and go with what there is to record."""
+        count = 0
+        for fd in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                count += not os.readlink(fd).startswith(f"{self.confdir.resolve()}/")
+        return count
 
     # -- its end
     def signal(self, number: signal.Signals) -> None:
