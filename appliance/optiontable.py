@@ -512,7 +512,7 @@ class OptionTable:
     server: bool = option(True, "Listen; off (with rfile): only read.", flag="--server", short="-n")
     client_replay: Sequence[str] = option(
         (),
-        "Send the requests of this flow file or HAR, or of store:FILTER, flows of the store, again, then end. Repeatable.",
+        "Send the requests of this flow file or HAR, or of the store (store:FILTER), again, then end. Repeatable.",
         flag="--client-replay",
         short="-C",
         kind="recording",
@@ -523,7 +523,7 @@ class OptionTable:
     )
     server_replay: Sequence[str] = option(
         (),
-        "Answer requests with the responses of this flow file or HAR, or of store:FILTER, flows of the store. Repeatable.",
+        "Answer requests with the responses of this flow file or HAR, or of the store (store:FILTER). Repeatable.",
         flag="--server-replay",
         short="-S",
         kind="recording",
