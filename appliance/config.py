@@ -139,9 +139,11 @@ def _apply(options: Options, settings: dict[str, Setting]) -> None:
 
 def _located(entry: Option | None, value: Any, folder: Path) -> Any:
     """`value` with paths relative to `folder` made absolute. Wrong types are left for `Options` to refuse."""
-    if entry is None or entry.kind not in ("path", "certs"):
+    if entry is None or entry.kind not in ("path", "certs", "recording"):
         return value
     if isinstance(value, str):
+        if entry.kind == "recording" and value.startswith("store:"):
+            return value
         domain, equals, path = value.rpartition("=") if entry.kind == "certs" else ("", "", value)
         if path in ("", "-"):
             return value

@@ -229,6 +229,11 @@ class Store:
             for values in part:
                 yield self._row(values)
 
+    def may_match(self, flt: TFilter | None) -> bool:
+        """Whether there is a flow that could match, as far as the index can tell. Raises StoreError."""
+        may = self._condition(flt).may
+        return bool(self._ask(f"SELECT EXISTS (SELECT 1 FROM flow WHERE {may.text})", may.params)[0][0])
+
     def _condition(self, flt: TFilter | None) -> Condition:
         if flt is None:
             return Condition(Sql("1"), Sql("1"))
@@ -276,20 +281,23 @@ class Store:
     # -- flows
 
     def row(self, reference: str | int) -> Row:
-        """By number, or by the beginning of an id (six digits at least). :raises StoreError: none, or several."""
+        """By number, or by the beginning of an id (six digits at least). Of several with one id (it was replayed), the
+        newest. :raises StoreError: none, or several.
+        """
         text = str(reference)
         if text.isdecimal() and len(text) < 19:
             found = self._ask(f"SELECT {_SELECT} FROM flow WHERE n = ?", (int(text),))
         else:
             found = []
         if not found and len(text) >= 6:
-            found = self._ask(
-                f"SELECT {_SELECT} FROM flow WHERE substr(uid, 1, ?) = ? LIMIT 2", (len(text), text.lower())
-            )
+            ids = self._ask("SELECT DISTINCT uid FROM flow WHERE substr(uid, 1, ?) = ? LIMIT 2",
+                            (len(text), text.lower()))  # fmt: skip
+            if len(ids) > 1:
+                raise StoreError(f"{text}: several flows have an id that begins so")
+            if ids:
+                found = self._ask(f"SELECT {_SELECT} FROM flow WHERE uid = ? ORDER BY n DESC LIMIT 1", ids[0])
         if not found:
             raise StoreError(f"{text}: no such flow (a number or an id from `lockgate flows list`)")
-        if len(found) > 1:
-            raise StoreError(f"{text}: several flows have an id that begins so")
         self._fetch_names(found)
         return self._row(found[0])
 
