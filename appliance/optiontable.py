@@ -215,6 +215,13 @@ class OptionTable:
         check=_single_ports,
         example="5432",
     )
+    exec_pcap: str = option(
+        "",
+        "Write a pcapng file of all packets of a program under `lockgate exec`, with the TLS secrets that open them.",
+        flag="--pcap",
+        kind="path",
+        example="app.pcapng",
+    )
     exec_trust_store: bool = option(
         True, "Show a program under `lockgate exec` a system trust store with our CA in it, where that can be done."
     )
