@@ -266,6 +266,12 @@ def _export(args: argparse.Namespace, options: Options) -> int:
     return export(args, options)
 
 
+def _replay(args: argparse.Namespace, options: Options) -> int:
+    from appliance.cli.flows_replay import replay
+
+    return replay(args, options)
+
+
 def _delete(args: argparse.Namespace, options: Options) -> int:
     from appliance.cli.flows_export import delete
 
@@ -278,5 +284,6 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace, Options], int]]] = {
     "stats": _stats,
     "show": _show,
     "export": _export,
+    "replay": _replay,
     "delete": _delete,
 }

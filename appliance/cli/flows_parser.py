@@ -16,6 +16,7 @@ examples:
   lockgate flows stats
   lockgate flows export har --redact -o traffic.har '~d device.example'
   lockgate flows export bodies -o bodies/ '~t image'
+  lockgate flows replay 48122                       its request once more, by the gateway that runs
   lockgate flows delete '~d bank.example'
 """
 
@@ -41,10 +42,14 @@ def add(group: Any, command: Callable[..., Any], settable: Callable[..., None]) 
     _which(export)
     export.add_argument("-o", "--output", metavar="PATH", help="file, or folder for bodies; default: standard output")
     export.add_argument("--redact", action="store_true", help="leave out what looks like a secret, and store_redact")
+    replay = command(group, "replay", "have the running gateway send requests again, and show what comes")
+    replay.add_argument("flows", nargs="*", metavar="N", help="number, or the beginning of an id")
+    replay.add_argument("--filter", action="append", metavar="FILTER", help="all that match, one after another")
+    replay.add_argument("--json", action="store_true", help="print a JSON object a line")
     delete = command(group, "delete", "delete flows, and what the store's files hold of them")
     _which(delete)
     delete.add_argument("--yes", action="store_true", help="do not ask")
-    for one in (listed, tail, show, stats, export, delete):
+    for one in (listed, tail, show, stats, export, replay, delete):
         settable(one)
 
 
