@@ -7,6 +7,7 @@ with it. `LIMIT_NAMES` of them to a segment.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -127,9 +128,11 @@ def _make(db: sqlite3.Connection) -> None:
 
 
 def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
-    """For questions. Raises sqlite3.OperationalError where there is none, Unusable."""
-    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=busy_ms / 1000, isolation_level=None,
-                         check_same_thread=False)  # fmt: skip
+    """For questions. Raises sqlite3.OperationalError where there is none, Newer, Unusable."""
+    # Even to read it SQLite makes files beside it, unless it is told that nobody writes.
+    still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{FILE}-wal").exists()
+    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro{'&immutable=1' if still else ''}", uri=True,
+                         timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)  # fmt: skip
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.DatabaseError as error:

@@ -23,6 +23,7 @@ import msgspec
 import zstandard
 
 from appliance.exceptions import LockgateError
+from appliance.store.folder import give
 
 MAGIC: Final = b"LGSEG\x01\r\n"
 MAGIC_ZST: Final = b"LGSEGZ\x01\n"
@@ -266,6 +267,7 @@ def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], lev
     try:
         fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as out:
+            give(fd, folder)
             out.write(HEAD.pack(MAGIC_ZST, number))
             block: list[bytes] = []
             begin, size = HEAD.size, 0

@@ -19,6 +19,7 @@ from appliance.exceptions import LockgateError
 from appliance.flow import Flow
 from appliance.flowfilter import FlowFilter, TFilter
 from appliance.store import index as ix
+from appliance.store.folder import closed
 from appliance.store.query import Condition, Sql, Translator
 from appliance.store.reading import Shelf
 from appliance.store.segment import Damaged
@@ -102,8 +103,8 @@ class Store:
         :raises StoreError: there is no store, or it cannot be read.
         """
         self.folder = folder
-        if not folder.is_dir():
-            raise StoreError(f"{folder}: no flows have been recorded there (options store_dir, confdir)")
+        if (why := closed(folder)) is not None:
+            raise StoreError(why)
         if recover:
             self._recover()
         try:
