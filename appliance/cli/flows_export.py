@@ -8,7 +8,8 @@ import itertools
 import mimetypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Sized
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -22,7 +23,7 @@ from appliance.options import Options
 from appliance.store.folder import folder_of
 from appliance.store.redact import SECRETS, Redactor
 from appliance.store.segment import Damaged
-from appliance.store.store import Store, StoreError
+from appliance.store.store import Row, Store, StoreError
 
 
 def export(args: argparse.Namespace, options: Options) -> int:
@@ -201,19 +202,34 @@ def delete(args: argparse.Namespace, options: Options) -> int:
     if (flt is None) != bool(args.number):
         raise OptionsError("say which flows: a filter (~all is every one), or --number N")
     with Store(folder_of(options)) as store:
-        rows = [store.row(n) for n in args.number] if args.number else list(store.rows(flt))
-        if not rows:
+        chosen = [store.row(n) for n in args.number or ()] or store.rows(flt)
+        numbers = array("q", (row.n for row in chosen))  # they may be millions
+        if not numbers:
             print("lockgate: no flow matches", file=sys.stderr)
             return 1
         if not args.yes:
             if not sys.stdin.isatty():
-                raise StoreError(f"{_flows(rows)} would be deleted; --yes does so without asking")
-            if input(f"Delete {_flows(rows)} from {store.folder}? [y/N] ").strip().lower() not in ("y", "yes"):
+                raise StoreError(f"{_flows(len(numbers))} would be deleted; --yes does so without asking")
+            if not _agreed(f"Delete {_flows(len(numbers))} from {store.folder}? [y/N] "):
                 return 1
-        print(f"{_flows(delete_rows(store.folder, rows))} deleted")
+        print(f"{_flows(delete_rows(store.folder, _still(store, numbers)))} deleted")
     return 0
 
 
-def _flows(count: int | Sized) -> str:
-    number = count if isinstance(count, int) else len(count)
-    return f"{number} flow{'s' if number != 1 else ''}"
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+def _still(store: Store, numbers: Iterable[int]) -> Iterator[Row]:
+    """Those that are there yet: the budget may have been faster."""
+    for number in numbers:
+        with contextlib.suppress(StoreError):
+            yield store.row(number)
+
+
+def _flows(count: int) -> str:
+    return f"{count} flow{'s' if count != 1 else ''}"
