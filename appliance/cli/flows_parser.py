@@ -21,6 +21,13 @@ examples:
 """
 
 
+COLUMNS = (
+    "n", "id", "time", "kind", "client", "device", "method", "url", "host", "server", "status", "type", "size", "up",
+    "down", "took", "verdict", "reason", "rule", "tls", "sni", "error",
+)  # fmt: skip
+"""Those of appliance/cli/flows.py, which costs imports."""
+
+
 def add(group: Any, command: Callable[..., Any], settable: Callable[..., None]) -> None:
     """Add the subcommands. command, settable: `_command` and `_settable` of the parser module."""
     listed = command(group, "list", "flows that match, newest first")
@@ -44,7 +51,7 @@ def add(group: Any, command: Callable[..., Any], settable: Callable[..., None]) 
     export.add_argument("--redact", action="store_true", help="leave out what looks like a secret, and store_redact")
     replay = command(group, "replay", "have the running gateway send requests again, and show what comes")
     replay.add_argument("flows", nargs="*", metavar="N", help="number, or the beginning of an id")
-    replay.add_argument("--filter", action="append", metavar="FILTER", help="all that match, one after another")
+    replay.add_argument("--filter", dest="matching", metavar="FILTER", help="all that match, one after another")
     replay.add_argument("--json", action="store_true", help="print a JSON object a line")
     delete = command(group, "delete", "delete flows, and what the store's files hold of them")
     _which(delete)
@@ -66,16 +73,16 @@ FORMATS = {
 
 
 def _which(parser: Any) -> None:
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="flows that match")
+    parser.add_argument("filter", nargs="*", default=[], metavar="FILTER", help="flows that match")
     parser.add_argument("--number", action="append", metavar="N", help="this flow, by number or id; repeatable")
 
 
 def _page(parser: Any, limit: int) -> None:
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="only flows that match")
+    parser.add_argument("filter", nargs="*", default=[], metavar="FILTER", help="only flows that match")
     parser.add_argument(
         "-n", "--limit", type=_count, default=limit, metavar="N", help=f"at most so many ({limit}); 0: all"
     )
-    parser.add_argument("--columns", metavar="NAMES", help="names with commas between")
+    parser.add_argument("--columns", metavar="NAMES", help=f"names with commas between, of {', '.join(COLUMNS)}")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
 
 

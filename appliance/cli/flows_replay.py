@@ -15,12 +15,12 @@ from appliance.options import Options
 
 def replay(args: argparse.Namespace, options: Options) -> int:
     """0: all were answered; 1: one was not, or the gateway has ended. Raises LockgateError."""
-    if bool(args.flows) == bool(args.filter):
+    if bool(args.flows) == bool(args.matching):
         raise OptionsError("say which flows: numbers or ids, or --filter FILTER")
     with Client(remote.find(args.specs)) as gateway:
-        if args.filter:
-            filter_of(args)
-            gateway.call("commands.call", name="replay.client.file", args=[f"store:{' '.join(args.filter)}"])
+        if args.matching:
+            filter_of(args.matching)
+            gateway.call("commands.call", name="replay.client.file", args=[f"store:{args.matching}"])
             print("they go one after another; `lockgate tail '~replayq'` shows them", file=sys.stderr)
             return 0
         numbers = [int(one) for one in args.flows if one.isdecimal()]

@@ -18,11 +18,15 @@ def store(subject: Subject) -> Iterator[Finding]:
     if folder is None:
         yield note("store", "flows are not recorded (store=false)")
         return
-    if not folder.is_dir():
-        yield note("store", f"no flows in {folder} yet", "the first `lockgate run` makes the store")
-        return
+    from appliance.store.folder import NOTHING, closed
     from appliance.store.store import Store
 
+    if (why := closed(folder)) is not None:
+        if why.endswith(NOTHING):
+            yield note("store", f"no flows in {folder} yet", "the first `lockgate run` makes the store")
+        else:
+            yield warning("store", why, "flows that are in it are not shown", "sudo lockgate doctor")
+        return
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
         yield warning(

@@ -7,6 +7,7 @@ with it. `LIMIT_NAMES` of them to a segment.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -58,7 +59,14 @@ written. `flow`: what is searched for comes first, so that a scan need not read 
 
 
 class Unusable(Exception):
-    """The index is damaged, or of another version: it has to be made anew."""
+    """The index is damaged, or of an older version: it has to be made anew."""
+
+
+class Newer(sqlite3.DatabaseError):
+    """The index is of a newer release, and so may be the segments: nothing here is touched."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"it is of a newer lockgate (version {version}, this one knows {VERSION})")
 
 
 def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
@@ -76,8 +84,11 @@ def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Conn
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             _make(db)
-        elif version != VERSION:
-            raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
+        else:
+            _known(path, version)
+    except Newer:
+        db.close()
+        raise
     except sqlite3.DatabaseError as error:
         db.close()
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
@@ -87,6 +98,13 @@ def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Conn
         db.close()
         raise
     return db
+
+
+def _known(path: Path, version: int) -> None:
+    if version > VERSION:
+        raise Newer(version)
+    if version < VERSION:
+        raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
 
 
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -110,9 +128,11 @@ def _make(db: sqlite3.Connection) -> None:
 
 
 def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
-    """For questions. Raises sqlite3.OperationalError where there is none, Unusable."""
-    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=busy_ms / 1000, isolation_level=None,
-                         check_same_thread=False)  # fmt: skip
+    """For questions. Raises sqlite3.OperationalError where there is none, Newer, Unusable."""
+    # Even to read it SQLite makes files beside it, unless it is told that nobody writes.
+    still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{FILE}-wal").exists()
+    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro{'&immutable=1' if still else ''}", uri=True,
+                         timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)  # fmt: skip
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.DatabaseError as error:
@@ -120,9 +140,11 @@ def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
         if is_damage(error):
             raise Unusable(f"{path}: {error}") from None
         raise
-    if version != VERSION:
+    try:
+        _known(path, version)
+    except BaseException:
         db.close()
-        raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
+        raise
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA mmap_size = 4294967296")  # a scan is a fifth faster so
     return db

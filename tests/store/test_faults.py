@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from appliance.store.recorder import Recorder
-from appliance.store.store import Store
+from appliance.store.store import Store, StoreError
+from appliance.store.upkeep import Upkeep
 from tests import flowkit
 from tests.harness import Make, answering, until
-from tests.store.storekit import put
+from tests.store.storekit import fill, put
 
 
 @pytest.fixture
@@ -176,6 +177,30 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptu
     assert recorder.dropped == 1 and recorder.status().fault
     assert "store_dir" in caplog.text
     recorder.close()
+
+
+def test_a_store_of_a_newer_release_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, [flowkit.http()])
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.seg")}
+    for _ in range(2):
+        with pytest.raises(StoreError, match="newer lockgate"):
+            Store(tmp_path)
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    put(recorder, flowkit.http())
+    upkeep = Upkeep(tmp_path, 1, 1.0)
+    upkeep.start()
+    time.sleep(0.1)
+    upkeep.stop()
+    assert recorder.dropped == 1 and "newer lockgate" in recorder.status().fault and "newer lockgate" in caplog.text
+    recorder.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.db")) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (99,)
+        assert db.execute("SELECT count(*) FROM flow").fetchone() == (1,)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.seg")} == before
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_modes_of_the_files(tmp_path: Path) -> None:
