@@ -464,6 +464,8 @@ class OptionTable:
     view_order: str = option("time", "Order of the flows shown.", choices=("time", "method", "url", "size"))
     view_order_reversed: bool = option(False, "Show the last first.")
 
+    command_history: bool = option(True, "Keep command lines, of a console's prompt, in confdir.")
+
     # -- what is kept
     store: bool = option(True, "Record every flow in the flow store (`lockgate flows`).", flag="--store")
     store_dir: str | None = option(
