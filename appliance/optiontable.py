@@ -215,6 +215,13 @@ class OptionTable:
         check=_single_ports,
         example="5432",
     )
+    exec_pcap: str = option(
+        "",
+        "Write a pcapng file of all packets of a program under `lockgate exec`, with the TLS secrets that open them.",
+        flag="--pcap",
+        kind="path",
+        example="app.pcapng",
+    )
     exec_trust_store: bool = option(
         True, "Show a program under `lockgate exec` a system trust store with our CA in it, where that can be done."
     )
@@ -456,6 +463,8 @@ class OptionTable:
     )
     view_order: str = option("time", "Order of the flows shown.", choices=("time", "method", "url", "size"))
     view_order_reversed: bool = option(False, "Show the last first.")
+
+    command_history: bool = option(True, "Keep command lines, of a console's prompt, in confdir.")
 
     # -- what is kept
     store: bool = option(True, "Record every flow in the flow store (`lockgate flows`).", flag="--store")

@@ -235,6 +235,7 @@ class LiveModes:
                 await one.firewall.remove()
         for one in self._running:
             await one.mode.stop()
+        self._running = []
 
 
 async def _take_away(firewall: Firewall) -> None:

@@ -72,6 +72,12 @@ class Local(Inside):
             self.listen(sock)
         return list(said["notes"])
 
+    def packets(self) -> socket.socket:
+        """A packet socket of all that goes over the wire, which `ready` has laid. :raises ModeError: there is none."""
+        assert self.namespace is not None
+        _, (fd,) = self.namespace.ask({"capture": WIRE})
+        return socket.socket(fileno=fd)
+
     def go(self) -> None:
         """Execute it. :raises ModeError: there is no such program."""
         assert self.namespace is not None

@@ -20,10 +20,11 @@ import modes
 from appliance.cli.run import load, loop_factory, raise_file_limit
 from appliance.exceptions import ModeError, OptionsError
 from appliance.gateway import Gateway
+from appliance.io.pcapng.live import Capture
 from appliance.log import setup
 from appliance.net.trust import STORE_FOLDER, Trust
 from appliance.options import Options
-from modes.local import Local
+from modes.local import WIRE, Local
 from modes.netns import system
 from modes.netns.namespace import HelperFailed
 
@@ -90,6 +91,7 @@ class Around(Gateway):
         self._files = files
         self._ignored = [number for number in _FORWARDED if signal.getsignal(number) == signal.SIG_IGN]
         self._local: Local
+        self._capture = Capture(options.exec_pcap, WIRE) if options.exec_pcap else None
 
     def _make(self, spec: modes.ModeSpec, host: str, port: int | None) -> modes.Mode:
         self._local = Local(spec, self.worker, self._inherited)
@@ -110,7 +112,19 @@ class Around(Gateway):
         for number in _FORWARDED:
             if number not in self._ignored:
                 signal.signal(number, self._forward)
+        if self._capture is not None:
+            self._capture.start(self._local.packets())
+            self.worker.tls.tap(self._capture.secrets)
         self._local.go()
+
+    async def _end(self) -> None:
+        await super()._end()
+        if (capture := self._capture) is not None:
+            capture.stop()
+            if capture.dropped:
+                logger.warning(
+                    "%s: %d packets are missing, they came too fast", self.options.exec_pcap, capture.dropped
+                )
 
     def _want(self) -> dict[str, Any]:
         env = dict(os.environ)

@@ -27,6 +27,9 @@ _FILTERED = ("save_stream_filter", "readfile_filter", "dumper_filter")
 _LISTENING = ("mode", "listen_host", "listen_port", "server", "rfile")
 """Options that mean nothing to `lockgate exec`."""
 
+_PROGRAMS = ("exec_pcap",)
+"""Options that mean nothing without a program."""
+
 _EXAMPLES = """\
 examples:
   lockgate run                                    a proxy for this computer on 127.0.0.1:8080
@@ -106,6 +109,7 @@ _EXEC = """\
 examples:
   lockgate exec -- curl https://example.com/           all TCP and UDP of curl is intercepted, without root
   lockgate exec -q -w flows -- python3 app.py          quiet; keep the flows
+  lockgate exec --pcap app.pcapng -- ./app             its packets, which Wireshark can decrypt
   lockgate exec -s addon.py -- bash                    a shell, and whatever is started in it
   lockgate exec --set exec_host_ports=5432 -- ./tests  a database on this machine's loopback stays reachable
 The terminal, the exit code, signals, user and folder are the program's own; our lines go to standard error.
@@ -330,7 +334,7 @@ def _settable(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser, program: bool = False) -> None:
     _version(parser)
     for entry in BUILTIN.values():
-        if entry.flag and not (program and entry.name in _LISTENING):
+        if entry.flag and entry.name not in (_LISTENING if program else _PROGRAMS):
             _flag(parser, entry)
     parser.add_argument(
         "--set", action=_Set, metavar="NAME=VALUE", help="Set any option (see `lockgate options`). Repeatable."
@@ -368,6 +372,7 @@ def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
         "proxyauth": "WHO",
         "upstream_auth": "NAME:PASSWORD",
         "save_stream_file": "[+]FILE",
+        "exec_pcap": "FILE",
         "intercept": "FILTER",
         "view_filter": "FILTER",
         "stickyauth": "FILTER",

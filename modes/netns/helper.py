@@ -9,6 +9,7 @@ gone this process ends, and with it all it has started: nothing else keeps the n
     -> {"sockets": kind, "count": n}    <- {"sockets": kind} + n descriptors, see KINDS
     -> {"netlink": true}                <- {"netlink": true} + the network namespace, and sockets for its rtnetlink
                                            and generic netlink
+    -> {"capture": interface}           <- {"capture": interface} + a packet socket that sees its frames
     -> {"program": {...}}               <- {"program": pid, "listening", "notes"}; see `Program`
     -> {"go": true}                     <- {"going": true}, and when it has ended {"exit": wait status}
     -> {"signal": n}                    sent on to the program
@@ -44,7 +45,8 @@ else:
 _IP_TRANSPARENT, _IPV6_TRANSPARENT, _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 19, 75, 20, 74
 _SO_RCVBUFFORCE = 33
 _NETLINK_ROUTE, _NETLINK_GENERIC = 0, 16
-_RECEIVE_BUFFER = 4 << 20
+_RECEIVE_BUFFER, _CAPTURE_BUFFER = 4 << 20, 32 << 20
+_ETH_P_ALL = 3
 _BACKLOG = 4096
 _MOST_AT_ONCE = 64
 _FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -92,6 +94,15 @@ def listeners(port: int) -> dict[str, socket.socket]:
             raise Failed("listen", e.errno or 0) from None
         found["tcp" + version], found["udp" + version] = tcp, udp
     return found
+
+
+def _packets(interface: str) -> socket.socket:
+    """All frames of an interface, both ways."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _CAPTURE_BUFFER)
+    sock.bind((interface, _ETH_P_ALL))
+    return sock
 
 
 class Helper:
@@ -148,6 +159,9 @@ class Helper:
             self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made])
         elif "netlink" in asked:
             self._netlink()
+        elif "capture" in asked:
+            with _packets(asked["capture"]) as sock:
+                self._say({"capture": asked["capture"]}, [sock.fileno()])
         elif "program" in asked:
             self.folder = asked["program"]["folder"]
             self._program = program = Program(asked["program"], asked["keep"])
