@@ -436,11 +436,8 @@ class Recorder:
         self._busy_since = 0.0
         if self.fault:
             self._recovered()
-        if (
-            self._written >= self.segment_bytes
-            or self._age() >= self.segment_seconds
-            or len(self._names) >= ix.LIMIT_NAMES
-        ):  # noqa: E501
+        old = self._age() >= self.segment_seconds
+        if self._written >= self.segment_bytes or old or len(self._names) >= ix.LIMIT_NAMES:
             self._roll()
         elif len(self._batch) and self._timer is None:
             self._arm(FLUSH_SECONDS)

@@ -134,7 +134,7 @@ async def test_the_disk_becomes_full_in_the_middle_of_a_download(tmp_path: Path,
         found = {each["check"] for each in json.loads(shown)["findings"]}
         assert {"store.fault", "store.full"} <= found
         # There is room again.
-        subprocess.run(["mount", "-o", "remount,size=1g", small_disk], check=True)
+        await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=1g", small_disk], check=True)
         for _ in range(1000):
             if not (await store_of(one))["fault"]:
                 break
