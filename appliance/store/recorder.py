@@ -127,7 +127,7 @@ class Recorder:
         self._gathered = 0  # flows since the last flush
         self._talks: list[Talk] = []
         self._begun = time.time()
-        self._cut = time.monotonic() + self.segment_seconds
+        self._since = time.monotonic()
 
     def start(self) -> None:
         """Open the store. Where that cannot be it is told, tried again, and flows are dropped and counted meanwhile."""
@@ -148,7 +148,21 @@ class Recorder:
             self._failed(error)
             return False
         self._names = rows.Names(self.number)
+        if self._loop is not None:
+            self._loop.call_later(self.segment_seconds, self._look, self.number)
         return True
+
+    def _age(self) -> float:
+        """Seconds since this segment was begun."""
+        return time.monotonic() - self._since
+
+    def _look(self, number: int) -> None:
+        """A segment is cut when it is old, also where nothing comes any more: only then can it become too old."""
+        if number == self.number and self._fd >= 0 and self._loop is not None:
+            if self._age() >= self.segment_seconds:
+                self.flush()
+            if number == self.number:
+                self._loop.call_later(max(1.0, self.segment_seconds - self._age()), self._look, number)
 
     def _highest(self) -> int:
         """The highest number of a segment that the index knows; 0 where it cannot be asked."""
@@ -429,7 +443,8 @@ class Recorder:
         self._busy_since = 0.0
         if self.fault:
             self._recovered()
-        if self._written >= self.segment_bytes or time.monotonic() >= self._cut or len(self._names) >= ix.LIMIT_NAMES:
+        old = self._age() >= self.segment_seconds
+        if self._written >= self.segment_bytes or old or len(self._names) >= ix.LIMIT_NAMES:
             self._roll()
         elif len(self._batch) and self._timer is None:
             self._arm(FLUSH_SECONDS)
@@ -461,7 +476,7 @@ class Recorder:
     def _roll(self) -> None:
         """Seal this segment; the next record opens another."""
         if self._written == segment.HEAD.size:
-            self._cut = time.monotonic() + self.segment_seconds
+            self._since = time.monotonic()
             return
         try:
             self._commit(sealed=True)
