@@ -33,13 +33,18 @@ class Runner:
         self.home = lab.scratch / "exec-home"
         os.chmod(lab.scratch, 0o755)
 
-    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+    def options(self, root: bool = False) -> dict[str, Path | str]:
         roots = self.home / "root.pem"
         self.home.mkdir(exist_ok=True)
         shutil.copy(self.lab.root, roots)
         roots.chmod(0o644)
-        settings = {"confdir": self.home / ("conf-root" if root else "conf"), "ca_key": "ec",
-                    "ssl_verify_upstream_trusted_ca": roots}  # fmt: skip
+        return {"confdir": self.confdir(root), "ca_key": "ec", "ssl_verify_upstream_trusted_ca": roots}
+
+    def confdir(self, root: bool = False) -> Path:
+        return self.home / ("conf-root" if root else "conf")
+
+    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+        settings = {"confdir": self.confdir(root)} if "--join" in flags else self.options(root)
         options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         whole = [*LOCKGATE, "exec", *options, *flags, "--", *words]
         return [str(word) for word in (whole if root else unprivileged(whole, self.home))]
