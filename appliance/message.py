@@ -145,17 +145,21 @@ class Message:
     def get_text(self, strict: bool = True) -> str | None:
         """The body as text, by `charset.infer`; None when it is missing.
 
-        Raises ValueError when it cannot be decoded; not `strict`: as UTF-8, wrong bytes as surrogates.
+        Raises ValueError when it cannot be decoded; not `strict`: as UTF-8, wrong bytes as surrogates. Where nobody
+        named a character set, and it is not in that of its media type, it is Latin-1.
         """
         content = self.get_content(strict)
         if content is None:
             return None
+        declared = self.headers.get("content-type", "")
         try:
-            return charset.decode(content, charset.infer(self.headers.get("content-type", ""), content))
+            return charset.decode(content, charset.infer(declared, content))
         except ValueError:
-            if strict:
+            if not strict:
+                return to_str(content)
+            if charset.is_declared(declared, content):
                 raise
-            return to_str(content)
+            return content.decode("latin-1")
 
     def set_text(self, text: str | None) -> None:
         """Set the body in the character set of Content-Type; where that cannot be, in UTF-8, which is then named."""

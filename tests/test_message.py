@@ -230,3 +230,24 @@ def test_data() -> None:
         r.data.nope  # noqa: B018
     with pytest.raises(AttributeError):
         r.data.url = "x"
+
+
+@pytest.mark.parametrize(
+    "kind, body, text",
+    [
+        ("text/html", "grüße".encode(), "grüße"),
+        ("text/html", "grüße".encode("latin-1"), "grüße"),  # in nothing that was named
+        ("text/xml", "grüße".encode("latin-1"), "grüße"),
+        ("application/javascript", "grüße".encode("latin-1"), "grüße"),
+        ("text/html", '<meta charset="utf-8">grüße'.encode("latin-1"), None),  # it was named
+        ("text/html; charset=utf-8", "grüße".encode("latin-1"), None),
+        ("application/json", '"grüße"'.encode("latin-1"), None),
+    ],
+)
+def test_text_in_no_declared_character_set(kind: str, body: bytes, text: str | None) -> None:
+    response = Response.make(200, body, {"content-type": kind})
+    if text is None:
+        with pytest.raises(ValueError):
+            _ = response.text
+    else:
+        assert response.text == text
