@@ -35,6 +35,11 @@ def infer(content_type: str, content: bytes = b"") -> str:
     return "gb18030" if name.lower() in ("gb2312", "gbk") else name
 
 
+def head(text: str) -> bytes:
+    """The beginning of a text, to look for what it says about itself. A mark at its start is no byte order."""
+    return text[:_HEAD].lstrip("\ufeff").encode("utf-8", "replace")
+
+
 def is_declared(content_type: str, content: bytes) -> bool:
     """Whether anybody says which character set `content` is in, or its media type leaves no choice (JSON)."""
     parsed = parse_content_type(content_type)

@@ -251,3 +251,25 @@ def test_text_in_no_declared_character_set(kind: str, body: bytes, text: str | N
             _ = response.text
     else:
         assert response.text == text
+
+
+@pytest.mark.parametrize(
+    "kind, body",
+    [
+        ("text/html", '<meta charset="gb2312">中'.encode("gb18030")),
+        ("text/html", "grüße".encode("latin-1")),
+        ("text/html", "grüße".encode()),
+        ("text/plain", "grüße".encode("latin-1")),
+        ("text/xml", '<?xml version="1.0" encoding="iso-8859-1"?><a>ü</a>'.encode("latin-1")),
+        ("text/css", '@charset "iso-8859-1";ü'.encode("latin-1")),
+        ("text/html; charset=iso-8859-1", "grüße".encode("latin-1")),
+        ("application/json", '"ü"'.encode()),
+    ],
+)
+def test_a_text_that_is_edited_stays_in_its_character_set(kind: str, body: bytes) -> None:
+    response = Response.make(200, body, {"content-type": kind})
+    assert response.text is not None
+    response.text += " more"
+    assert response.raw_content == body + b" more" and response.headers["content-type"] == kind
+    response.text += " \U0001f600"  # in some of them there is none
+    assert response.text.endswith(" more \U0001f600")
