@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from modes.firewall.plan import BEAT_TIMEOUT
 from tests.lab.gateway_proc import LOCKGATE, ROOT
 from tests.lab.labkit import ECHO, HTTPS, Lab
 from tests.lab.netns import clean_environment, end_process, wait_for
@@ -181,6 +182,13 @@ def test_addon_and_flow_file(run: Runner) -> None:
     assert "x-lab: seen" in done.stdout and not done.stderr
     shown = run.lab.gateway.run([*LOCKGATE, "run", "-n", "-r", run.home / "flows"], env=run.env())
     assert "GET https://10.61.2.2:8001/ 200" in shown.stdout, shown
+
+
+def test_it_is_intercepted_for_as_long_as_it_runs(run: Runner) -> None:
+    """Longer than a gateway may be silent before a redirect of the host's is off."""
+    script = f"sleep {BEAT_TIMEOUT + 1}; curl -sS -o /dev/null https://v4.origin.test:{HTTPS}/; dig +short alt.test"
+    done = run(["sh", "-c", script])
+    assert done.stdout.split() == ["10.61.2.3"] and "GET https://10.61.2.2:8001/" in done.stderr, done
 
 
 def test_packets_and_what_opens_them(run: Runner) -> None:
