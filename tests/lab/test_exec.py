@@ -93,6 +93,29 @@ def test_programs_with_nothing_configured(run: Runner, origins: Origins) -> None
     assert re.search(r"192.0.0.2 dns A origin.test NOERROR 10.61.2.2", done.stderr)
 
 
+JAVA = """
+import java.net.URL;
+import javax.net.ssl.HttpsURLConnection;
+public class Get {
+    public static void main(String[] args) throws Exception {
+        HttpsURLConnection connection = (HttpsURLConnection) new URL(args[0]).openConnection();
+        System.out.println(connection.getResponseCode() + " java");
+    }
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK (apt install default-jdk-headless)")
+def test_java(run: Runner, tmp_path: Path) -> None:
+    source = tmp_path / "Get.java"
+    source.write_text(JAVA)
+    subprocess.run(["javac", "-d", run.lab.scratch, source], check=True)
+    done = run(["java", "-cp", run.lab.scratch, "Get", f"https://origin.test:{HTTPS}/j"])
+    assert "200 java" in done.stdout, done
+    assert "GET https://" in done.stderr and "/j 200" in done.stderr
+
+
 STATIC = r"""
 #include <arpa/inet.h>
 #include <stdio.h>
