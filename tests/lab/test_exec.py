@@ -60,7 +60,7 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def run(lab: Lab) -> Runner:
+def run(lab: Lab, rootless: None) -> Runner:
     return Runner(lab)
 
 

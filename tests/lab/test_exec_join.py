@@ -27,7 +27,7 @@ def response(flow):
 
 
 @pytest.fixture(scope="module")
-def run(lab: Lab) -> Runner:
+def run(lab: Lab, rootless: None) -> Runner:
     return Runner(lab)
 
 

@@ -88,7 +88,7 @@ def dropped(tunnels: Tunnels, gateway: Gateway) -> dict[str, int]:
 
 
 @pytest.fixture
-def tunnels(lab: Lab) -> Iterator[Tunnels]:
+def tunnels(lab: Lab, rootless: None) -> Iterator[Tunnels]:
     yield Tunnels(lab)
 
 
