@@ -97,6 +97,7 @@ class Running:
             "spec": spec.full_spec,
             "type": spec.type_name,
             "addresses": [[address[0], address[1]] for address in self.mode.addresses],
+            "facts": self.mode.facts(),
             "firewall": firewall
             and {
                 "interfaces": list(spec.interfaces),

@@ -110,5 +110,8 @@ class Joined(Inside):
     def device(self, client: Client) -> Device | None:
         return self._device
 
+    def facts(self) -> dict[str, Any]:
+        return {"program": self._device.name}
+
     def _ended(self) -> None:
         """Who has joined tells us by leaving."""

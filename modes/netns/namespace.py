@@ -105,7 +105,7 @@ class Namespace:
         except OSError as e:
             raise ModeError(f"the namespace's helper cannot be started: {e.strerror}") from None
         self._theirs.close()
-        rules = nftables(Redirect(1, (interface,), PORT, ((4, ""), (6, "")), owned=False))
+        rules = nftables(Redirect(1, (interface,), PORT, ((4, ""), (6, "")), owned=False, beats=False))
         steps = [[list(step.argv), step.input] for step in rules.interception]
         said, fds = self.ask({"tun": interface if tun else None, "port": PORT, "setup": list(setup), "steps": steps},
                              SECONDS)  # fmt: skip

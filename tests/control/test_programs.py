@@ -48,6 +48,7 @@ def open_files() -> int:
 async def test_join_and_leave(tmp_path: Path, program: Program) -> None:
     async with running(tmp_path) as gateway:
         types = lambda: [one.mode.spec.type_name for one in gateway.gateway.live]  # noqa: E731
+        await gateway.call("status")  # all is open now
         files = open_files()
         with await asyncio.to_thread(Checked, gateway.path) as client:
             found = await asyncio.to_thread(program.join, client)
@@ -87,6 +88,7 @@ async def test_the_gateway_ends_first(tmp_path: Path, program: Program) -> None:
 async def test_descriptors_that_do_not_come(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "DESCRIPTOR_SECONDS", 0.2)
     async with running(tmp_path) as gateway:
+        await gateway.call("status")  # all is open now
         files = open_files()
         with await asyncio.to_thread(Checked, gateway.path) as client:
             with pytest.raises(ControlError, match="3 descriptors were asked for, and 2 came"):
