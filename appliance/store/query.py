@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from appliance.flowfilter.operators import _ASSET, _compiled, _flags
 from appliance.flowfilter.tree import And, Node, Not, Or, Test
 from appliance.store import index as ix
+from appliance.store.literal import Literal, literal
 from appliance.store.rows import INEXACT, MAX_TEXT
 
 
@@ -179,25 +181,32 @@ class Translator:
         def source(client: int | None, port: int | None) -> bool:
             return client is not None and search(f"{texts.get(client, '')}:{port}") is not None
 
-        return _exactly(f"{self._function(2, source)}(client, cport)")
+        test = Sql(f"{self._function(2, source)}(client, cport)")
+        if (found := literal(argument, _flags())) is not None:
+            some = [id for id, text in texts.items() if _before_port(f"{text}:", found.atoms)]
+            test = _where(_ids("client", some), test)
+        return Condition(test, test)
 
     def _u(self, argument: str) -> Condition:
         search = _compiled(argument, _flags()).search
-        unsure = Sql(f"(flags & {ix.LONG_PATH} OR site IN (SELECT id FROM name WHERE kind = {ix.SITE} AND "
-                     f"(length(text) >= {MAX_TEXT} OR text LIKE '%{INEXACT}')))")  # fmt: skip
-        must = _in_url(self._table(ix.SITE), argument, search) or self._called_url(search)
-        must = _joined("AND", (Sql("(kind IN (1, 4) AND path IS NOT NULL)"), must))
-        return Condition(_joined("OR", (must, unsure)), _joined("AND", (must, _not(unsure))))
-
-    def _called_url(self, search: Callable[[str], Any]) -> Sql:
         texts = self._table(ix.SITE)
 
         def url(site: int | None, path: str | None) -> bool:
-            if path is None:  # SQLite does not say what it looks at first
+            if path is None:
                 return False
             return search(texts.get(site, "") + path if site is not None else path) is not None
 
-        return Sql(f"{self._function(2, url)}(site, path)")
+        test = Sql(f"{self._function(2, url)}(site, path)")
+        if (found := literal(argument, _flags())) is not None:
+            odd, contains = Sql(f"(flags & {ix.ODD_PATH})"), _in_url(texts, found)
+            if found.whole and _flags() & re.IGNORECASE:
+                test = _joined("OR", (contains, _where(odd, test)))
+            else:
+                test = _where(_joined("OR", (contains, odd)), test)
+        must = _joined("AND", (Sql("(kind IN (1, 4) AND path IS NOT NULL)"), test))
+        cut = [id for id, text in texts.items() if inexact(text)]
+        unsure = _joined("OR", (Sql(f"(flags & {ix.LONG_PATH})"), _ids("site", cut)))
+        return Condition(_joined("OR", (must, unsure)), _joined("AND", (must, _not(unsure))))
 
     def _comment(self, argument: str) -> Condition:
         return _empty_unless(ix.COMMENTED, argument)
@@ -225,28 +234,39 @@ def _empty_unless(flag: int, argument: str) -> Condition:
     return Condition(has, _NO)
 
 
-_SIMPLE = re.compile(r"(?:[A-Za-z0-9_/=,;&@:-]|\.|\\\.|\\-|\\/)+")
-_ATOM = re.compile(r"\\?(.)")
+def _where(first: Sql, then: Sql) -> Sql:
+    """`then` is only looked at where `first` holds; AND leaves that to SQLite."""
+    if first in (_YES, _NO):
+        return then if first == _YES else _NO
+    return Sql(f"(CASE WHEN {first.text} THEN {then.text} ELSE 0 END)", (*first.params, *then.params))
 
 
-def _in_url(sites: dict[int, str], argument: str, search: Callable[[str], Any]) -> Sql | None:
-    """The same for an expression of plain letters and dots, by LIKE: no function is called for each flow.
-
-    A URL is a site and a path, which begins with a slash; the expression may lie in one, in the other, or across.
-    """
-    if _SIMPLE.fullmatch(argument) is None or not _flags() & re.IGNORECASE:
-        return None
-    atoms = ["_" if found[0] == "." else "\\_" if found[1] == "_" else found[1] for found in _ATOM.finditer(argument)]
-    like = "".join(atoms)
-    within = [id for id, text in sites.items() if search(text)]
-    parts = [Sql("(path LIKE ? ESCAPE '\\')", (f"%{like}%",)), _ids("site", within)]
-    for at, atom in enumerate(atoms):
-        if at and atom in ("/", "_"):
-            ends = re.compile("".join("." if a == "_" else re.escape(a[-1]) for a in atoms[:at]) + r"\Z", re.IGNORECASE)
-            if before := [id for id, text in sites.items() if ends.search(text)]:
-                rest = Sql("(path LIKE ? ESCAPE '\\')", (f"{''.join(atoms[at:])}%",))
-                parts.append(_joined("AND", (_ids("site", before), rest)))
+def _in_url(sites: dict[int, str], found: Literal) -> Sql:
+    """Flows whose URL has this text. It may lie in the site, in the path, or across."""
+    compiled = partial(re.compile, flags=re.IGNORECASE | re.DOTALL)
+    within = compiled(found.pattern())
+    parts = [Sql("(path LIKE ? ESCAPE '\\')", (f"%{found.like()}%",)),
+             _ids("site", [id for id, text in sites.items() if within.search(text)])]  # fmt: skip
+    for at in range(1, len(found.atoms)):
+        ends = compiled(found.pattern(0, at) + r"\Z")
+        if before := [id for id, text in sites.items() if ends.search(text)]:
+            rest = Sql("(path LIKE ? ESCAPE '\\')", (f"{found.like(at)}%",))
+            parts.append(_joined("AND", (_ids("site", before), rest)))
     return _joined("OR", parts)
+
+
+def _before_port(text: str, atoms: tuple[str, ...]) -> bool:
+    """Whether `text` with some digits behind it could contain this."""
+    size = len(text)
+    return any(
+        all(
+            (not atom or atom.isdigit())
+            if start + at >= size
+            else (not atom or atom.lower() == text[start + at].lower())
+            for at, atom in enumerate(atoms)
+        )
+        for start in range(size + 1)
+    )
 
 
 def _ids(column: str, ids: list[int]) -> Sql:

@@ -27,7 +27,18 @@ def _flows() -> list[Flow]:
     hosts = ["a.example", "b.example", "api.a.example:8443", "xn--mnchen-3ya.test", "[2001:db8::7]:81", "ex_ample"]
     for number in range(120):
         host = random.choice(hosts)
-        path = random.choice(["/", "/com.api", f"/v1/items?id={number}", "/a_b", "/" + "long" * 200, "/\udcff", "/%41"])
+        path = random.choice(
+            [
+                "/",
+                "/com.api",
+                f"/v1/items?id={number}",
+                "/a_b",
+                "/" + "long" * 200,
+                "/\udcff",
+                "/%41",
+                "/\u212aelvin/ta\u017fk",
+            ]
+        )
         flow = flowkit.http(
             f"https://{host}{path}", random.choice(["GET", "POST"]), b"body %d" % number,
             random.choice([200, 404, 500, None]), b"answer %d" % (number % 10),
@@ -109,6 +120,29 @@ TESTS = r"""
 ~u longlong$
 ~u '[0-9]{3}'
 ~u 'ü'
+~u kelvin
+~u 'task$'
+~u 'ta.k'
+~u 'id=\d+7$'
+~u 'items.id=1'
+~u 'items.id=[12]$'
+~u 'a.example(:8443)?/v1'
+~u 'example/com'
+~u 'mple:8443/v1'
+~u '^https?://[^/]+/com'
+~u '(?:v1|com)[./]'
+~u '(ab)?c'
+~u '(?-i:API)'
+~u '%41'
+~u '(?=.*items)v1'
+~u '(?<!x)items'
+~src '10.0.0.1:10'
+~src '0.12:1'
+~src '\d:1003'
+~src 2001
+~src ':1:10'
+~src '1:1\d\d4'
+~src '^1004$'
 a.example
 ~m post
 ~m ^P
