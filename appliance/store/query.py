@@ -110,10 +110,14 @@ class Translator:
     ) -> Condition:
         """Flows whose `column` is a name of that kind of whose `texts` one is found by `search`."""
         sure, unsure, other = [], [], False
+        known: dict[tuple[str, str | None], bool] = {}  # each segment has names of its own, often with the same text
         for id, text, alias in self._db.execute("SELECT id, text, alias FROM name WHERE kind = ?", (kind,)):
             if inexact(text) or (alias and inexact(alias)):
                 unsure.append(id)
-            elif any(search(one) for one in texts(text, alias)):
+                continue
+            if (found := known.get((text, alias))) is None:
+                found = known[text, alias] = any(search(one) for one in texts(text, alias))
+            if found:
                 sure.append(id)
             else:
                 other = True
@@ -196,17 +200,17 @@ class Translator:
                 return False
             return search(texts.get(site, "") + path if site is not None else path) is not None
 
-        test = Sql(f"{self._function(2, url)}(site, path)")
+        asked = Sql(f"{self._function(2, url)}(site, path)")
+        test = asked
         if (found := literal(argument, _flags())) is not None:
-            odd, contains = Sql(f"(flags & {ix.ODD_PATH})"), _in_url(texts, found)
-            if found.whole and _flags() & re.IGNORECASE:
-                test = _joined("OR", (contains, _where(odd, test)))
-            else:
-                test = _where(_joined("OR", (contains, odd)), test)
-        must = _joined("AND", (Sql("(kind IN (1, 4) AND path IS NOT NULL)"), test))
-        cut = [id for id, text in texts.items() if inexact(text)]
-        unsure = _joined("OR", (Sql(f"(flags & {ix.LONG_PATH})"), _ids("site", cut)))
-        return Condition(_joined("OR", (must, unsure)), _joined("AND", (must, _not(unsure))))
+            contains = _in_url(texts, found)
+            test = contains if found.whole and _flags() & re.IGNORECASE else _where(contains, asked)
+        # One look at the flags for each row, and one at the path.
+        odd = f"(CASE WHEN flags & {ix.ODD_PATH | ix.LONG_PATH} THEN"
+        may = Sql(f"{odd} flags & {ix.LONG_PATH} OR {asked.text} ELSE {test.text} END)", test.params)
+        must = Sql(f"{odd} NOT flags & {ix.LONG_PATH} AND {asked.text} ELSE {test.text} END)", test.params)
+        cut = _ids("site", [id for id, text in texts.items() if inexact(text)])
+        return Condition(_joined("OR", (may, cut)), _joined("AND", (must, _not(cut))))
 
     def _comment(self, argument: str) -> Condition:
         return _empty_unless(ix.COMMENTED, argument)
@@ -244,12 +248,17 @@ def _where(first: Sql, then: Sql) -> Sql:
 def _in_url(sites: dict[int, str], found: Literal) -> Sql:
     """Flows whose URL has this text. It may lie in the site, in the path, or across."""
     compiled = partial(re.compile, flags=re.IGNORECASE | re.DOTALL)
-    within = compiled(found.pattern())
+    same: dict[str, list[int]] = {}  # each segment has names of its own, of the same sites
+    for id, text in sites.items():
+        same.setdefault(text, []).append(id)
+
+    def those(search: Callable[[str], Any]) -> list[int]:
+        return [id for text, ids in same.items() if search(text) for id in ids]
+
     parts = [Sql("(path LIKE ? ESCAPE '\\')", (f"%{found.like()}%",)),
-             _ids("site", [id for id, text in sites.items() if within.search(text)])]  # fmt: skip
+             _ids("site", those(compiled(found.pattern()).search))]  # fmt: skip
     for at in range(1, len(found.atoms)):
-        ends = compiled(found.pattern(0, at) + r"\Z")
-        if before := [id for id, text in sites.items() if ends.search(text)]:
+        if before := those(compiled(found.pattern(0, at) + r"\Z").search):
             rest = Sql("(path LIKE ? ESCAPE '\\')", (f"{found.like(at)}%",))
             parts.append(_joined("AND", (_ids("site", before), rest)))
     return _joined("OR", parts)
