@@ -265,17 +265,13 @@ def _in_url(sites: dict[int, str], found: Literal) -> Sql:
 
 
 def _before_port(text: str, atoms: tuple[str, ...]) -> bool:
-    """Whether `text` with some digits behind it could contain this."""
-    size = len(text)
+    """Whether `text` with the digits of a port behind it could contain this."""
+    padded = text.lower() + "\0" * 5
     return any(
-        all(
-            (not atom or atom.isdigit())
-            if start + at >= size
-            else (not atom or atom.lower() == text[start + at].lower())
-            for at, atom in enumerate(atoms)
-        )
-        for start in range(size + 1)
-    )
+        all(not atom or (atom.isdigit() if there == "\0" else atom.lower() == there)
+            for atom, there in zip(atoms, padded[start:], strict=False))
+        for start in range(len(padded) - len(atoms) + 1)
+    )  # fmt: skip
 
 
 def _ids(column: str, ids: list[int]) -> Sql:
