@@ -16,6 +16,7 @@ from appliance.store import rows
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _NOTHING: Final[dict[str, Any]] = {}
+_ODD: Final = ix.ANSWERED | ix.ODD_PATH
 _HTTP: Final = ix.KINDS.index("http")
 
 
@@ -66,7 +67,8 @@ def made(
         return None
     peer, cport, device, verdict, reason, tls, sni = facts
     return payload, (
-        *place, len(payload), id, begun, None if end is None else end - begun, _HTTP, ix.ANSWERED, peer, cport, device,
+        *place, len(payload), id, begun, None if end is None else end - begun, _HTTP,
+        _ODD if path.translate(None, rows.PRINTABLE) else ix.ANSWERED, peer, cport, device,
         name, verdict, reason, *site, names.method(method), text, status,
         names.type(theirs[kind][1]) if kind >= 0 else None, asked_for, len(sent), len(got), tls, sni, None,
     )  # fmt: skip

@@ -21,6 +21,8 @@ _SHAPES: Final = 1024
 _SHAPE: Final = 40
 _SHAPE_BYTES: Final = 1000
 """Lists of field names that are remembered, names in one, and their bytes."""
+PRINTABLE: Final = bytes(range(33, 127))
+"""What a path is made of where a search for a text finds what a search for an expression does."""
 INEXACT: Final = "\ufffd"
 """The end of a text that is not quite what it was: it is no UTF-8."""
 _NUMBERS: Final = {name: number for number, name in enumerate(ix.KINDS)}
@@ -203,6 +205,8 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
     if len(path) > MAX_PATH:
         bits |= ix.LONG_PATH
         path = path[:MAX_PATH]
+    if path.translate(None, PRINTABLE):
+        bits |= ix.ODD_PATH
     if path == b"*":
         text = ""
     else:
@@ -239,6 +243,8 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
 
 def _dns(flow: DNSFlow, names: Names, bits: int) -> _More:
     text, kind = _question(flow)
+    if text is not None and not (text.isascii() and text.isprintable()):
+        bits |= ix.ODD_PATH
     ended = status = down = None
     if (response := flow.response) is not None:
         bits |= ix.ANSWERED
