@@ -57,7 +57,7 @@ def _read(folder: Path, references: Sequence[str | int], look: Callable[[Row, Fl
     try:
         with Store(folder, recover=False) as store:
             for reference in references:
-                row = store.row(reference)
+                row = store.row(reference) if isinstance(reference, int) else store.by_id(reference)
                 look(row, store.load(row))
                 rows.append(row)
     except StoreError as error:

@@ -229,7 +229,7 @@ def note_segment(
     )
 
 
-def forget(db: sqlite3.Connection, number: int, step: int = 2000) -> Iterable[int]:
+def forget(db: sqlite3.Connection, number: int, step: int = 500) -> Iterable[int]:
     """Take a segment out of the index, in transactions short enough for others to write in between; yields after each.
 
     The last one takes the segment's own row. Raises sqlite3.OperationalError.

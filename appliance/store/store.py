@@ -289,15 +289,22 @@ class Store:
     # -- flows
 
     def row(self, reference: str | int) -> Row:
-        """By number, or by the beginning of an id (six digits at least). Of several with one id (it was replayed), the
-        newest. :raises StoreError: none, or several.
-        """
+        """By number, or by the beginning of an id (six digits at least). :raises StoreError: none, or several."""
         text = str(reference)
         if text.isdecimal() and len(text) < 19:
             found = self._ask(f"SELECT {_SELECT} FROM flow WHERE n = ?", (int(text),))
-        else:
-            found = []
-        if not found and len(text) >= 6:
+            if found:
+                self._fetch_names(found)
+                return self._row(found[0])
+        return self.by_id(text)
+
+    def by_id(self, text: str) -> Row:
+        """By the beginning of its id. Of several with one id (it was replayed), the newest.
+
+        :raises StoreError: there is none, or several ids begin so.
+        """
+        found = []
+        if len(text) >= 6:
             ids = self._ask("SELECT DISTINCT uid FROM flow WHERE substr(uid, 1, ?) = ? LIMIT 2",
                             (len(text), text.lower()))  # fmt: skip
             if len(ids) > 1:

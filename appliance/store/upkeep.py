@@ -1,10 +1,13 @@
-"""What the event loop must not wait for: checkpoints, recovery, compression, the budget. A thread of low priority."""
+"""What the event loop must not wait for: checkpoints, recovery, compression, the budget. A thread.
+
+Not one of low priority: on a busy machine it would be taken off the processor while it holds the interpreter's lock,
+and the loop would wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -29,7 +32,6 @@ QUIET: Final = 200
 """Flows a second below which a sealed segment is compressed; when more come meanwhile it is left for later."""
 GLANCE: Final = 0.05
 """Seconds after which it is looked whether more come."""
-NICE: Final = 15
 
 
 def delete(folder: Path, db: sqlite3.Connection, number: int) -> None:
@@ -117,8 +119,6 @@ class Upkeep(threading.Thread):
             self.join(10.0)
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # of this thread alone
         db: sqlite3.Connection | None = None
         while True:
             last = self._stop_now.wait(0.0 if db is None and not self._recovered else TICK)

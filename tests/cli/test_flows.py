@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -305,6 +306,22 @@ def test_export_bodies(flows: Any, confdir: Path) -> None:
     assert found["1-response.bin"] == b"hello" and found["6-request.bin"] == b"\x00\x01"
     assert found["3-client.bin"] == b"foo" and found["3-server.bin"] == b"BAR\xff"
     assert target.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
+def test_export_pcapng_for_tshark(flows: Any, confdir: Path) -> None:
+    """What came in TLS is HTTP there."""
+    flow = flowkit.http("https://a.example/over-tls?q=1", "POST", b"user=me")
+    flow.request.headers["host"] = "a.example"
+    fill(confdir / "flows", [flow])
+    target = confdir / "x.pcapng"
+    assert flows("export", "pcapng", "-o", str(target), "~u over-tls | ~tcp")[0] == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+    words = ["-Y", "http", "-T", "fields", "-e", "http.request.full_uri", "-e", "http.file_data", "-e",
+             "http.response.code"]  # fmt: skip
+    done = subprocess.run(["tshark", "-r", target, *words], capture_output=True, text=True, timeout=60, check=True)
+    request, response = (line.split("\t") for line in done.stdout.splitlines())
+    assert request[0] == "http://a.example/over-tls?q=1" and response[2] == "200", done.stdout
 
 
 def test_redact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -378,7 +378,9 @@ async def test_flows_of_the_store_are_shown_and_replayed(tmp_path: Path) -> None
         assert part == {"size": 300, "text": "oldo", "next": 7}
         assert (await gateway.call("flows.get", number=5))["flow"]["response_size"] == 5000
         assert "not_found: 77: no such flow" in await refused("flows.get", number=77)
-        assert "not_found: no flow abcdef0 is at hand" in await refused("flows.get", id="abcdef0")
+        for id in ("abcdef0", "2", ""):  # what is no number, is none
+            assert f"not_found: no flow {id} is at hand" in await refused("flows.get", id=id)
+            assert "not_found" in await refused("flows.replay", ids=[id])
         assert "bad_params: no flow is named" in await refused("flows.get")
         assert "bad_params: no flow is named" in await refused("flows.get", number=1, id="x")
         assert "bad_params: no flow is named" in await refused("flows.replay")
