@@ -108,5 +108,5 @@ def test_load_and_configure_are_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, told: str, code: int
 ) -> None:
     (tmp_path / "a.py").write_text(source)
-    assert main("check", [str(tmp_path / "a.py")]) == code
+    assert main(["addons", "check", str(tmp_path / "a.py")]) == code
     assert told in capsys.readouterr().out
