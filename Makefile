@@ -58,6 +58,7 @@ bench: export OURS_REGULAR     = $(abspath $(BIN))/lockgate run -q --mode regula
 bench: export OURS_TRANSPARENT = $(abspath $(BIN))/lockgate run -q --mode transparent@{port} --set confdir={dir} --set ssl_verify_upstream_trusted_ca={origin_ca} $(BENCH_FLAGS)
 bench: export OURS_PASSTHROUGH = $(OURS_TRANSPARENT) --ignore-hosts .*
 bench: export OURS_DNS         = $(abspath $(BIN))/lockgate run -q --mode dns@{port} --set confdir={dir} --set dns_name_servers={origin} $(BENCH_FLAGS)
+bench: export OURS_WIREGUARD   = $(abspath $(BIN))/lockgate run -q --mode wireguard@{port} --set confdir={dir} --set wireguard_backend=userspace --set ssl_verify_upstream_trusted_ca={origin_ca} $(BENCH_FLAGS)
 bench: export OURS_CA          = {dir}/lockgate-ca-cert.pem
 bench: export OURS_NOTE       ?= $(shell git describe --always --dirty 2>/dev/null)
 bench: $(VENV)/.installed

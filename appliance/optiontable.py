@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 T = TypeVar("T")
-Kind = Literal["plain", "size", "path", "certs"]
+Kind = Literal["plain", "size", "path", "certs", "recording"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,9 @@ class Option:
     help: str
     choices: tuple[str, ...] | None = None
     kind: Kind = "plain"
-    """size: text such as 64k, read by `Options.size`. path, certs: relative to config.yaml when it stands there."""
+    """size: text such as 64k, read by `Options.size`. path, certs, recording (a path, or store:FILTER): relative to
+    config.yaml when it stands there.
+    """
     check: Callable[[Any], None] | None = None
     """Raises ValueError saying what is wrong with a value of the right type."""
     flag: str = ""
@@ -212,6 +214,13 @@ class OptionTable:
         "Port of this machine's loopback that a program under `lockgate exec` finds at its own. Repeatable.",
         check=_single_ports,
         example="5432",
+    )
+    exec_pcap: str = option(
+        "",
+        "Write a pcapng file of all packets of a program under `lockgate exec`, with the TLS secrets that open them.",
+        flag="--pcap",
+        kind="path",
+        example="app.pcapng",
     )
     exec_trust_store: bool = option(
         True, "Show a program under `lockgate exec` a system trust store with our CA in it, where that can be done."
@@ -512,10 +521,10 @@ class OptionTable:
     server: bool = option(True, "Listen; off (with rfile): only read.", flag="--server", short="-n")
     client_replay: Sequence[str] = option(
         (),
-        "Send the requests of this flow file or HAR again, then end. Repeatable.",
+        "Send the requests of this flow file or HAR, or of the store (store:FILTER), again, then end. Repeatable.",
         flag="--client-replay",
         short="-C",
-        kind="path",
+        kind="recording",
         example="flows",
     )
     client_replay_concurrency: int = option(
@@ -523,10 +532,10 @@ class OptionTable:
     )
     server_replay: Sequence[str] = option(
         (),
-        "Answer requests with the responses of this flow file or HAR. Repeatable.",
+        "Answer requests with the responses of this flow file or HAR, or of the store (store:FILTER). Repeatable.",
         flag="--server-replay",
         short="-S",
-        kind="path",
+        kind="recording",
         example="flows",
     )
     server_replay_extra: str = option(

@@ -27,6 +27,9 @@ _FILTERED = ("save_stream_filter", "readfile_filter", "dumper_filter")
 _LISTENING = ("mode", "listen_host", "listen_port", "server", "rfile")
 """Options that mean nothing to `lockgate exec`."""
 
+_PROGRAMS = ("exec_pcap",)
+"""Options that mean nothing without a program."""
+
 _EXAMPLES = """\
 examples:
   lockgate run                                    a proxy for this computer on 127.0.0.1:8080
@@ -106,7 +109,9 @@ _EXEC = """\
 examples:
   lockgate exec -- curl https://example.com/           all TCP and UDP of curl is intercepted, without root
   lockgate exec -q -w flows -- python3 app.py          quiet; keep the flows
+  lockgate exec --pcap app.pcapng -- ./app             its packets, which Wireshark can decrypt
   lockgate exec -s addon.py -- bash                    a shell, and whatever is started in it
+  lockgate exec --join -- ./app                        by the gateway that runs: `lockgate tail` shows its flows
   lockgate exec --set exec_host_ports=5432 -- ./tests  a database on this machine's loopback stays reachable
 The terminal, the exit code, signals, user and folder are the program's own; our lines go to standard error.
 """
@@ -179,6 +184,9 @@ class Parser(argparse.ArgumentParser):
                 known = [text for action in chosen._actions for text in action.option_strings]
                 close = difflib.get_close_matches(flag, known, n=1)
                 refuse(chosen, f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+        if isinstance(words := getattr(args, "filter", None), list) and args.command not in ("run", "exec"):
+            words += rest  # argparse takes no more of a list once flags have come in between
+            return args
         if args.command == "run" and (words := [*args.filter, *rest]):
             if words[0].partition("@")[0].partition(":")[0].lower() in _MODES:
                 refuse(chosen, f"{words[0]}: a mode is given with -m, as in `lockgate run -m {words[0]}`")
@@ -327,7 +335,7 @@ def _settable(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser, program: bool = False) -> None:
     _version(parser)
     for entry in BUILTIN.values():
-        if entry.flag and not (program and entry.name in _LISTENING):
+        if entry.flag and entry.name not in (_LISTENING if program else _PROGRAMS):
             _flag(parser, entry)
     parser.add_argument(
         "--set", action=_Set, metavar="NAME=VALUE", help="Set any option (see `lockgate options`). Repeatable."
@@ -338,6 +346,8 @@ def _run(parser: argparse.ArgumentParser, program: bool = False) -> None:
     for flags in NOT_YET_FLAGS:
         parser.add_argument(*flags, action=_NotYet, nargs="?", help=argparse.SUPPRESS)
     if program:
+        text = "Have the gateway that runs take its traffic, by its options and add-ons, instead of starting one."
+        parser.add_argument("--join", action="store_true", help=text)
         parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="The program, its arguments.")
     else:
         parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")
@@ -365,6 +375,7 @@ def _flag(parser: argparse.ArgumentParser, entry: Option) -> None:
         "proxyauth": "WHO",
         "upstream_auth": "NAME:PASSWORD",
         "save_stream_file": "[+]FILE",
+        "exec_pcap": "FILE",
         "intercept": "FILTER",
         "view_filter": "FILTER",
         "stickyauth": "FILTER",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -35,6 +35,8 @@ SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_S
 """TLS 1.3 on both legs, in the order of the browsers; OpenSSL's own order starts with the dearest."""
 DEFAULT_GROUPS = "X25519:P-256"
 """Towards servers: OpenSSL's own default starts with X25519MLKEM768, which costs 175 us a handshake more."""
+Secrets = Callable[[SSL.Connection, bytes], None]
+"""Called by OpenSSL in the middle of a handshake with a line for a key log."""
 _VERSIONS = {
     "UNBOUNDED": 0,
     "SSL3": SSL.SSL3_VERSION,
@@ -105,6 +107,7 @@ class TlsContexts:
         self._options = options
         self.sessions = SessionCache() if sessions is None else sessions
         self._keylog: KeyLog | None = None
+        self._tap: Secrets | None = None
         self._servers: dict[bool, SSL.Context] = {}
         self._clients: OrderedDict[tuple[crypto.X509, ...], SSL.Context] = OrderedDict()
         self._seen: tuple[object, ...] = ()
@@ -124,12 +127,12 @@ class TlsContexts:
         )
         trust = (o.ssl_verify_upstream_trusted_ca, o.ssl_verify_upstream_trusted_confdir)
         log = path_from(o.tls_keylog_file, os.environ)
-        seen = (to_clients, to_servers, trust, log)
+        seen = (to_clients, to_servers, trust, log, self._tap)
         if seen == self._seen:
             return
         before = self._keylog
         keylog = (before if before and before.path == log else KeyLog(log)) if log else None
-        client = _accepting(to_clients, (), keylog)
+        client = _accepting(to_clients, (), _both(keylog, self._tap))
         server = _connecting(to_servers, trust, keylog, insecure=False)
         if before and before is not keylog:
             before.close()
@@ -138,6 +141,11 @@ class TlsContexts:
         self._clients = OrderedDict({(): client})
         self._servers = {False: server}
         self.sessions.clear()
+
+    def tap(self, told: Secrets | None) -> None:
+        """Have `told` called with each key log line of connections with clients; it must not raise."""
+        self._tap = told
+        self.reload()
 
     def accept(self, leaf: Leaf, hello: ClientHello | None = None, alpn: bytes | None = None) -> SSL.Connection:
         """A Connection in accept state that shows `leaf`.
@@ -148,7 +156,9 @@ class TlsContexts:
         """
         context = self._clients.get(leaf.chain)
         if context is None:
-            context = self._clients[leaf.chain] = _accepting(self._to_clients, leaf.chain, self._keylog)
+            context = self._clients[leaf.chain] = _accepting(
+                self._to_clients, leaf.chain, _both(self._keylog, self._tap)
+            )
             if len(self._clients) > _CHAINS:
                 self._clients.popitem(last=False)
         name = hello.sni if hello is not None else None
@@ -260,7 +270,19 @@ def describe(conn: SSL.Connection, connection: Connection) -> None:
     connection.timestamp_tls_setup = time.time()
 
 
-def _context(method: int, side: _Side, keylog: KeyLog | None, leg: str) -> SSL.Context:
+def _both(keylog: KeyLog | None, tap: Secrets | None) -> Secrets | None:
+    if keylog is None or tap is None:
+        return keylog or tap
+    first, second = keylog, tap
+
+    def told(conn: SSL.Connection, line: bytes) -> None:
+        first(conn, line)
+        second(conn, line)
+
+    return told
+
+
+def _context(method: int, side: _Side, keylog: Secrets | None, leg: str) -> SSL.Context:
     context = SSL.Context(method)
     context.set_mode(openssl.MODE_RELEASE_BUFFERS)
     context.set_options(SSL.OP_NO_COMPRESSION | openssl.OP_NO_RENEGOTIATION)
@@ -289,7 +311,7 @@ def _context(method: int, side: _Side, keylog: KeyLog | None, leg: str) -> SSL.C
     return context
 
 
-def _accepting(side: _Side, chain: Sequence[crypto.X509], keylog: KeyLog | None) -> SSL.Context:
+def _accepting(side: _Side, chain: Sequence[crypto.X509], keylog: Secrets | None) -> SSL.Context:
     context = _context(SSL.TLS_SERVER_METHOD, side, keylog, "client")
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE | openssl.OP_PRIORITIZE_CHACHA)
     context.set_tls13_ciphersuites(SUITES)

@@ -56,6 +56,20 @@ class Namespace:
         self._control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     @classmethod
+    def adopt(cls, control: socket.socket, listeners: Mapping[str, socket.socket]) -> Namespace:
+        """One that another process has opened, by what its `share` gave. All are ours from now on."""
+        made = cls()
+        made._control.close()
+        made._theirs.close()
+        made._control = control
+        for name, sock in listeners.items():
+            sock.setblocking(False)
+            made.listeners[name] = sock
+        made._loop = asyncio.get_running_loop()
+        made._loop.add_reader(control.fileno(), made._readable)
+        return made
+
+    @classmethod
     async def open(
         cls,
         interface: str,
@@ -195,6 +209,16 @@ class Namespace:
         """
         namespace, route, generic = self.ask({"netlink": True})[1]
         return namespace, route, generic
+
+    def share(self) -> tuple[socket.socket, dict[str, socket.socket]]:
+        """What another process adopts it by: the helper's other end, and the listeners, which are no longer ours.
+
+        :raises ModeError: there is none.
+        """
+        _, (fd,) = self.ask({"second": True})
+        listeners = dict(self.listeners)
+        self.listeners.clear()
+        return socket.socket(fileno=fd), listeners
 
     # -- the end
 

@@ -101,6 +101,7 @@ class WireGuard(Inside):
             raise
         self._closing = device.close
         self.occupy(namespace, arrive)
+        self.host.portal(self.dns)
         self._listening([("0.0.0.0", port), ("::", port, 0, 0)])
         await device.begin([peer for peer in device.peers.values() if _recent(peer)])
         logger.info("wireguard: %d peers of %s; in the kernel", len(config.peers), self.book.path)
@@ -130,6 +131,7 @@ class WireGuard(Inside):
             raise
         assert namespace.tun is not None
         self.occupy(namespace, arrive)
+        self.host.portal(self.dns)
         carrier = tunnel.Tunnel(self.host.net.loop, device, namespace.tun, sockets, config.mtu, self._tick)
 
         async def close() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from appliance import __version__
 from appliance.cli.main import main
-from appliance.cli.parser import build
+from appliance.cli.parser import _PROGRAMS, build
 from appliance.notyet import NOT_YET_FLAGS
 from appliance.options import Options
 from appliance.optiontable import BUILTIN
@@ -85,7 +85,7 @@ def test_all_flags_of_mitmdump_that_exist() -> None:
 
 def test_every_flag_sets_its_own_option_and_bools_have_a_no() -> None:
     for name, entry in BUILTIN.items():
-        if not entry.flag:
+        if not entry.flag or name in _PROGRAMS:
             continue
         if Typespec(entry.typespec).base is bool:
             assert getattr(options_of(entry.flag), name) is True
@@ -93,6 +93,14 @@ def test_every_flag_sets_its_own_option_and_bools_have_a_no() -> None:
         else:
             example = entry.example or "x"
             assert not options_of(f"{entry.flag}={example}").is_default(name)
+
+
+def test_flags_of_a_program_are_none_of_the_gateways() -> None:
+    for name in _PROGRAMS:
+        flag = BUILTIN[name].flag
+        assert any(spec.startswith(f"{name}=") for spec in build().parse(["exec", flag, "x", "--", "true"]).specs)
+        with pytest.raises(SystemExit):
+            options_of(flag)
 
 
 def test_set_and_flags_are_one_sequence() -> None:

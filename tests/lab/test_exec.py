@@ -33,13 +33,18 @@ class Runner:
         self.home = lab.scratch / "exec-home"
         os.chmod(lab.scratch, 0o755)
 
-    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+    def options(self, root: bool = False) -> dict[str, Path | str]:
         roots = self.home / "root.pem"
         self.home.mkdir(exist_ok=True)
         shutil.copy(self.lab.root, roots)
         roots.chmod(0o644)
-        settings = {"confdir": self.home / ("conf-root" if root else "conf"), "ca_key": "ec",
-                    "ssl_verify_upstream_trusted_ca": roots}  # fmt: skip
+        return {"confdir": self.confdir(root), "ca_key": "ec", "ssl_verify_upstream_trusted_ca": roots}
+
+    def confdir(self, root: bool = False) -> Path:
+        return self.home / ("conf-root" if root else "conf")
+
+    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+        settings = {"confdir": self.confdir(root)} if "--join" in flags else self.options(root)
         options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         whole = [*LOCKGATE, "exec", *options, *flags, "--", *words]
         return [str(word) for word in (whole if root else unprivileged(whole, self.home))]
@@ -176,6 +181,31 @@ def test_addon_and_flow_file(run: Runner) -> None:
     assert "x-lab: seen" in done.stdout and not done.stderr
     shown = run.lab.gateway.run([*LOCKGATE, "run", "-n", "-r", run.home / "flows"], env=run.env())
     assert "GET https://10.61.2.2:8001/ 200" in shown.stdout, shown
+
+
+def test_packets_and_what_opens_them(run: Runner) -> None:
+    done = run(
+        ["sh", "-c", f"dig +short alt.test; curl -sS --http1.1 -o /dev/null https://v4.origin.test:{HTTPS}/"],
+        "-q", "--pcap", "out.pcapng",
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done
+    capture = run.home / "out.pcapng"
+    assert capture.stat().st_mode & 0o777 == 0o600
+    fields = ["-T", "fields", "-e", "ip.src", "-e", "ip.dst", "-e", "dns.qry.name", "-e", "http.host"]
+    command = ["tshark", "-r", capture, "-d", f"tcp.port=={HTTPS},tls", *fields]
+    shown = subprocess.run([*command, "-Y", "http.request"], capture_output=True, text=True)
+    assert shown.stdout.split() == ["192.0.0.2", "10.61.2.2", f"v4.origin.test:{HTTPS}"], shown
+    asked = subprocess.run([*command, "-Y", "dns.a == 10.61.2.3"], capture_output=True, text=True).stdout
+    assert asked.split() == ["192.0.0.5", "192.0.0.2", "alt.test"]
+    for version in ("1.2", "1.3"):  # the session's keys are known before what they open
+        ends = run(
+            ["curl", "-sS", "--http1.1", "-o", "/dev/null", f"--tlsv{version}", "--tls-max", version, f"https://v4.origin.test:{HTTPS}/"],
+            "-q", "--pcap", "out.pcapng",
+        )  # fmt: skip
+        assert ends.returncode == 0
+        shown = subprocess.run([*command, "-Y", "http.response.code == 200"], capture_output=True, text=True)
+        assert "10.61.2.2" in shown.stdout, (version, shown)
+    assert run(["true"], "--pcap", "/no/such/folder").returncode == 2
 
 
 @pytest.mark.slow

@@ -182,6 +182,28 @@ def test_pages(filled: tuple[Store, list[Flow]]) -> None:
     assert [row.n for row in store.rows(after=last - 3, newest=False)] == [last - 2, last - 1, last]
 
 
+@pytest.mark.parametrize("text", ["~all", "~c 200", "~b foo", "~hs css", "!~http", "~d nobody"])
+@pytest.mark.parametrize("page", [1, 2, 7])
+def test_a_few_rows_at_a_time(
+    filled: tuple[Store, list[Flow]], text: str, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.store.store.PAGE", page)
+    monkeypatch.setattr("appliance.store.store.CHUNK", 10)
+    _compare(filled, text)
+    store, _ = filled
+    rows = list(store.rows(text))
+    for limit in (0, 1, 3, len(rows), 1000):
+        assert list(store.rows(text, limit=limit)) == rows[:limit]
+        assert list(store.rows(text, limit=limit, newest=False)) == rows[::-1][:limit]
+
+
+def test_a_flow_that_was_replayed_is_its_newest(tmp_path: Path) -> None:
+    flow = flowkit.http()
+    fill(tmp_path, [flow, flowkit.http(), flow])
+    with Store(tmp_path) as store:
+        assert store.row(flow.id).n == 3 and store.row(1).id == flow.id
+
+
 def test_one_flow_by_number_or_id(filled: tuple[Store, list[Flow]]) -> None:
     store, flows = filled
     assert store.row(3).id == flows[2].id == store.row(flows[2].id).id
