@@ -14,7 +14,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
 from appliance.layers import websocket_frames as ws
-from appliance.layers.websocket_deflate import Compress, Deflate, Inflate, Unknown, Way, agreed
+from appliance.layers.websocket_deflate import FINAL_BLOCKS, Compress, Deflate, Inflate, Unknown, Way, agreed
 from appliance.layers.websocket_follow import Follower
 from appliance.layers.websocket_frames import Control, Message, Piece, Reader, Violation
 
@@ -185,6 +185,25 @@ def test_a_final_deflate_block() -> None:
     payload = machine.compress(b"hello") + machine.flush(zlib.Z_FINISH) + b"\x00"
     found, code = read(ws.frame(1, payload, True, rsv1=True) * 2, inflate=Inflate(Way()))
     assert (plain(found), code) == ([(1, b"hello"), (1, b"hello")], 0)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_final_blocks_without_what_should_follow_them(parts: int) -> None:
+    """In each fragment, the last one empty."""
+    machine = zlib.compressobj(wbits=-15)
+    payload = machine.compress(b"hello") + machine.flush(zlib.Z_FINISH)
+    frames = [ws.frame(0 if number else 1, payload, True, False, not number) for number in range(parts)]
+    stream = b"".join([*frames, ws.frame(0, b"", True)])
+    found, code = read(stream * 2, inflate=Inflate(Way()))
+    assert (plain(found), code) == ([(1, b"hello" * parts)] * 2, 0)
+
+
+@pytest.mark.parametrize("hold", [10, HOLD])
+def test_final_blocks_are_counted(hold: int) -> None:
+    """Each makes the inflater anew."""
+    few, many = (ws.frame(2, b"\x03\x00" * count, True, rsv1=True) for count in (FINAL_BLOCKS, FINAL_BLOCKS + 1))
+    assert read(few * 3, hold=hold, inflate=Inflate(Way()))[1] == 0
+    assert read(many, hold=hold, inflate=Inflate(Way()))[1] == ws.BAD_DATA
 
 
 def test_examples_of_rfc_7692() -> None:
