@@ -300,6 +300,32 @@ def test_many_empty_fragments() -> None:
     assert 0 < len(found) < 20
 
 
+def test_fragments_that_are_just_held() -> None:
+    stream = ws.frame(2, bytes(500), True, False) + ws.frame(0, bytes(500), True)
+    assert [type(one) for one in read(stream, hold=1000)[0]] == [Message]
+    assert {type(one) for one in read(stream, hold=999)[0]} == {Piece}
+
+
+def test_fragments_that_inflate_to_nothing() -> None:
+    """They are not held without an end either."""
+    nothing = b"\x00\x00\x00\xff\xff" * 2000
+    reader = Reader(False, Inflate(Way()), HOLD)
+    waiting = most = passed = 0
+    for number in range(300):
+        one = ws.frame(0 if number else 2, nothing, False, False, not number)
+        waiting += len(one)
+        reader.feed(one)
+        while (found := reader.next()) is not None:
+            waiting -= len(found.raw)
+            passed += 1
+        most = max(most, waiting)
+    assert passed
+    assert most <= HOLD + len(nothing)
+    reader.feed(ws.frame(0, Compress(Way()).some(b"at last", True), False))
+    found = reader.next()
+    assert isinstance(found, Piece) and found.last and found.content == b"at last"
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
