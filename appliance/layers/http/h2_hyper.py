@@ -154,6 +154,9 @@ class HyperSession(Sending):
                 raise Fault(Code.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {takes}")
             self.takes_protocols = bool(takes)
             core._receive_frame(frame)
+            sizes = core.encoder.table_size_changes  # which h2 gathers until there is a head to send
+            if len(sizes) > 2:
+                sizes[:] = min(sizes), sizes[-1]
             if "ACK" not in frame.flags:
                 self.peer_streams = min(core.remote_settings.max_concurrent_streams, MAX_STREAMS)
                 self._listener.settled()
