@@ -66,6 +66,7 @@ class TlsTransport:
         "arrived",
         "clean_eof",
         "conn",
+        "depth",
     )
 
     def __init__(self, conn: SSL.Connection, scratch: TlsScratch, below: Transport, above: Above) -> None:
@@ -74,6 +75,8 @@ class TlsTransport:
         self.above = above
         self.clean_eof = False
         """Whether the peer said close_notify (RFC 8446 §6.1); without it the data may have been cut short."""
+        self.depth: int = below.depth + 1 if isinstance(below, TlsTransport) else 1
+        """Layers of TLS up to this one."""
         self._scratch = scratch
         self._below = below
         self._done: asyncio.Future[None] | None = None

@@ -16,7 +16,7 @@ from OpenSSL import SSL
 from appliance.connection import Server
 from appliance.net.certs import CertificateAuthority, LeafSpec, Minter
 from appliance.net.reasons import Gone, Reset, TimedOut, TlsFailed
-from appliance.net.stream import Net, Stream
+from appliance.net.stream import TLS_DEPTH, Net, Stream
 from appliance.net.tls_context import TlsContexts
 from appliance.options import Options
 from tests.harness import recv_all, rst, tcp_pair, until
@@ -150,10 +150,12 @@ async def test_big_writes_arrive_whole(kit: Kit, size: int) -> None:
     server.abort()
 
 
-async def test_tls_in_tls_with_big_writes_both_ways(kit: Kit) -> None:
-    """What goes through two layers at once must not overwrite itself in shared buffers."""
+@pytest.mark.parametrize("depth", [2, 3, 4])
+async def test_tls_in_tls_with_big_writes_both_ways(kit: Kit, depth: int) -> None:
+    """What goes through several layers at once must not overwrite itself in shared buffers."""
     client, server = kit.streams()
-    await kit.both(client, server, "proxy.test")
+    for level in range(1, depth):
+        await kit.both(client, server, f"proxy{level}.test")
     await kit.both(client, server, NAME)
     data = os.urandom(5 << 20)
 
@@ -173,6 +175,16 @@ async def test_tls_in_tls_with_big_writes_both_ways(kit: Kit) -> None:
     assert down == data
     client.close()
     server.close()
+
+
+async def test_tls_in_tls_without_end(kit: Kit) -> None:
+    client, server = kit.streams()
+    for _ in range(TLS_DEPTH):
+        await kit.both(client, server)
+    with pytest.raises(TlsFailed, match="layers deep"):
+        await server.start_tls(await kit.accepting())
+    client.abort()
+    server.abort()
 
 
 async def test_tls_in_tls_under_back_pressure(kit: Kit) -> None:
