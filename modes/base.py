@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from appliance.arrival import Arrival, Arrive, Host
 from appliance.connection import Client, ConnectionState
@@ -50,6 +50,10 @@ class Mode(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Accept no more; idempotent."""
+
+    def facts(self) -> dict[str, Any]:
+        """What `lockgate status` says besides where it listens: texts, numbers, and counts by name."""
+        return {}
 
     async def probe(self) -> bool:
         """Whether new connections are accepted and answered: a connection to the own listener says so."""

@@ -67,12 +67,17 @@ class Inside(TcpMode):
                 listener.adopt(sock)
                 self.datagrams.append(listener)
         namespace.listeners.clear()
-        self.host.portal(self.dns)
 
     def listen(self, sock: socket.socket) -> None:
         """Accept on one more TCP listener."""
         self._listeners.append(sock)
         self.host.net.loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def take(self, loopback: list[socket.socket]) -> None:
+        """Accept on further listeners, which are ours from now on."""
+        for sock in loopback:
+            sock.setblocking(False)
+            self.listen(sock)
 
     def _ended(self) -> None:
         if not self._stopping:

@@ -97,6 +97,7 @@ class Running:
             "spec": spec.full_spec,
             "type": spec.type_name,
             "addresses": [[address[0], address[1]] for address in self.mode.addresses],
+            "facts": self.mode.facts(),
             "firewall": firewall
             and {
                 "interfaces": list(spec.interfaces),
@@ -108,7 +109,7 @@ class Running:
 
 
 class LiveModes:
-    """Iterates over what runs, in the order of the option `mode`.
+    """Iterates over what runs, in the order of the option `mode`, then what has joined.
 
     make: a mode by its specification, host and port, not started. redirect: what feeds a mode, not laid; the function
     is to be asked before each heartbeat.
@@ -124,10 +125,11 @@ class LiveModes:
         self._make = make
         self._redirect = redirect
         self._running: list[Running] = []
+        self._guests: list[Running] = []
         self._lock = asyncio.Lock()
 
     def __iter__(self) -> Iterator[Running]:
-        return iter(list(self._running))
+        return iter([*self._running, *self._guests])
 
     async def become(self, wanted: Sequence[Wanted]) -> None:
         """Start what is missing, then end what is not wanted; what stays is not touched, nor are its connections.
@@ -137,6 +139,24 @@ class LiveModes:
         """
         async with self._lock:
             await self._become(wanted)
+
+    async def join(self, mode: Mode) -> Running:
+        """Start one that no option names; it stays until `leave`."""
+        one = Running(Wanted(mode.spec, "", None), mode)
+        self._guests.append(one)
+        try:
+            await mode.start(self._worker.arrive)
+        except BaseException:
+            await self.leave(one)
+            raise
+        return one
+
+    async def leave(self, one: Running) -> None:
+        """End one that has joined, and its connections with it; idempotent."""
+        if one in self._guests:
+            self._guests.remove(one)
+            await one.mode.stop()
+            self._worker.end_mode(one.mode.spec)
 
     async def _become(self, wanted: Sequence[Wanted]) -> None:
         starting = not self._running
@@ -233,7 +253,7 @@ class LiveModes:
         for one in self._running:
             if one.firewall is not None:
                 await one.firewall.remove()
-        for one in self._running:
+        for one in self:
             await one.mode.stop()
         self._running = []
 

@@ -1,4 +1,5 @@
-"""`local`: the traffic of one program, started by `lockgate exec` in an interception namespace of its own.
+"""`local`: the traffic of one program, started by `lockgate exec` in an interception namespace of its own. Its gateway
+is in that process (`Local`), or is another that runs already (`Joined`).
 
     program's namespace             interception namespace          the gateway, in the host's
     eth0 192.0.0.2, default via ── lg0 192.0.0.1, TPROXY ── sockets ── accepts here, and dials from here
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from appliance.arrival import Arrive, Host
-    from appliance.connection import Address
+    from appliance.connection import Address, Client
+    from appliance.device import Device
     from modes.spec import ModeSpec
 
 WIRE = "lg0"
@@ -33,52 +35,83 @@ _LINK4 = (
 _SETUP4 = ("addr add 192.0.0.2/30 dev eth0", "link set eth0 up", "route add default via 192.0.0.1")
 _LINK6 = (f"addr add {_NET6}1/126 dev {WIRE} nodad",)
 _SETUP6 = (f"addr add {_NET6}2/126 dev eth0 nodad", f"route add ::/0 via {_NET6}1")
+DNS = ("192.0.0.5", f"{_NET6}5")
 
 
-class Local(Inside):
-    """One namespace for one program. inherited: descriptors, besides the first three, that the program is to have."""
+class Wire:
+    """A namespace for one program, and the program. inherited: descriptors, besides the first three, that it has."""
 
-    dns = ("192.0.0.5", f"{_NET6}5")
+    def __init__(self, namespace: Namespace, inherited: Sequence[int]) -> None:
+        self.namespace = namespace
+        self._inherited = inherited
+        self._six = "udp6" in namespace.listeners
 
-    def __init__(self, spec: ModeSpec, host: Host, inherited: Sequence[int]) -> None:
-        super().__init__(spec, host, "", None)
-        self.inherited = inherited
-        self.pid = 0
-
-    async def start(self, arrive: Arrive) -> list[Address]:
-        namespace = await Namespace.open(WIRE, stdio=True, keep=self.inherited)
-        for fd in self.inherited:
+    @classmethod
+    async def open(cls, inherited: Sequence[int]) -> Wire:
+        """The descriptors are closed here. :raises ModeError: it cannot be."""
+        namespace = await Namespace.open(WIRE, stdio=True, keep=inherited)
+        for fd in inherited:
             os.close(fd)
-        self.occupy(namespace, arrive)
-        return []
+        return cls(namespace, inherited)
 
-    def ready(self, want: Mapping[str, Any]) -> list[str]:
-        """Namespaces and wire for a program (see `netns.program.Program`). Returns what it could not be given.
-
-        :raises ModeError: it cannot be.
+    def ready(self, want: Mapping[str, Any]) -> tuple[list[str], list[socket.socket]]:
+        """Namespaces and wire for a program (see `netns.program.Program`). Returns what it could not be given, and the
+        listeners at its loopback, which are the caller's. :raises ModeError: it cannot be.
         """
-        assert self.namespace is not None
-        six = len(self.datagrams) > 1
         asked = {
             **want,
-            "link": [*_LINK4, *(_LINK6 if six else ())],
-            "setup": [*_SETUP4, *(_SETUP6 if six else ())],
+            "link": [*_LINK4, *(_LINK6 if self._six else ())],
+            "setup": [*_SETUP4, *(_SETUP6 if self._six else ())],
         }
-        said, fds = self.namespace.ask({"program": asked, "keep": list(self.inherited)}, PROGRAM_SECONDS)
-        self.pid = said["program"]
-        for fd in fds:
-            sock = socket.socket(fileno=fd)
-            sock.setblocking(False)
-            self.listen(sock)
-        return list(said["notes"])
+        said, fds = self.namespace.ask({"program": asked, "keep": list(self._inherited)}, PROGRAM_SECONDS)
+        return list(said["notes"]), [socket.socket(fileno=fd) for fd in fds]
 
     def packets(self) -> socket.socket:
         """A packet socket of all that goes over the wire, which `ready` has laid. :raises ModeError: there is none."""
-        assert self.namespace is not None
         _, (fd,) = self.namespace.ask({"capture": WIRE})
         return socket.socket(fileno=fd)
 
     def go(self) -> None:
         """Execute it. :raises ModeError: there is no such program."""
-        assert self.namespace is not None
         self.namespace.ask({"go": True}, PROGRAM_SECONDS)
+
+
+class Local(Inside):
+    """The mode of a gateway that runs for one program."""
+
+    dns = DNS
+    wire: Wire
+
+    def __init__(self, spec: ModeSpec, host: Host, inherited: Sequence[int]) -> None:
+        super().__init__(spec, host, "", None)
+        self._inherited = inherited
+
+    async def start(self, arrive: Arrive) -> list[Address]:
+        self.wire = await Wire.open(self._inherited)
+        self.occupy(self.wire.namespace, arrive)
+        self.host.portal(self.dns)
+        return []
+
+
+class Joined(Inside):
+    """A program's namespace that another process keeps and has joined us with. device: how flows are told apart."""
+
+    dns = DNS
+
+    def __init__(self, spec: ModeSpec, host: Host, namespace: Namespace, device: Device) -> None:
+        super().__init__(spec, host, "", None)
+        self._adopted = namespace
+        self._device = device
+
+    async def start(self, arrive: Arrive) -> list[Address]:
+        self.occupy(self._adopted, arrive)
+        return []
+
+    def device(self, client: Client) -> Device | None:
+        return self._device
+
+    def facts(self) -> dict[str, Any]:
+        return {"program": self._device.name}
+
+    def _ended(self) -> None:
+        """Who has joined tells us by leaving."""

@@ -1,53 +1,57 @@
-"""`lockgate exec`: a program in an interception namespace of its own, and a gateway around it while it runs."""
+"""`lockgate exec`: a program in an interception namespace of its own, and a gateway around it or one that runs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import resource
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import modes
+from appliance.cli.program import Program, inherited
 from appliance.cli.run import load, loop_factory, raise_file_limit
+from appliance.control.address import NONE, socket_path
+from appliance.control.client import Client
 from appliance.exceptions import ModeError, OptionsError
 from appliance.gateway import Gateway
-from appliance.io.pcapng.live import Capture
 from appliance.log import setup
-from appliance.net.trust import STORE_FOLDER, Trust
 from appliance.options import Options
-from modes.local import WIRE, Local
+from modes.local import Local, Wire
 from modes.netns import system
 from modes.netns.namespace import HelperFailed
 
 logger = logging.getLogger(__name__)
 
-_FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_RESOLV_CONF = Path("/etc/resolv.conf")
-_BESIDE_DNS = (
-    "/run/systemd/resolve/io.systemd.Resolve",
-    "/run/systemd/resolve.hook/io.systemd.Resolve",
-    "/run/nscd/socket",
-    "/var/run/nscd/socket",
+_OURS = frozenset(
+    {"confdir", "control_socket", "exec_host_ports", "exec_trust_store", "termlog_verbosity", "flow_detail"}
 )
-"""Sockets by which the C library asks a daemon outside of the namespace instead of a name server."""
+"""Options that are not those of a gateway that runs already."""
+_INSTEAD = {
+    "save_stream_file": "`lockgate flows export --format flows -o FILE '~device NAME'` writes what it has recorded",
+    "exec_pcap": "`lockgate flows export --format pcapng -o FILE '~device NAME'` writes what it has recorded",
+}
 
 
-def run(specs: Sequence[str], words: Sequence[str]) -> int:
-    """Run the program to its end. Returns its exit code; ends by the signal that ended it."""
+def run(specs: Sequence[str], words: Sequence[str], join: bool = False) -> int:
+    """Run the program to its end. join: with the gateway that runs. Returns its exit code, or ends by the signal that
+    ended it. Raises LockgateError.
+    """
     argv = list(words[1:] if words[:1] == ["--"] else words)
     if not argv:
         raise OptionsError("which program? lockgate exec [OPTIONS] -- COMMAND [ARGUMENT ...]")
-    inherited = _inherited()
-    options = load(["control_socket=none", *specs, "mode=local"])  # there may be a gateway that uses this confdir
+    descriptors = inherited()
+    if join:
+        _refuse_options_of_the_gateway(specs)
+        options = load(specs)
+    else:
+        options = load(["control_socket=none", *specs, "mode=local"])  # there may be a gateway that uses this confdir
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     sys.stdout = sys.stderr  # standard output is the program's
     setup(options.termlog_verbosity)
@@ -57,8 +61,9 @@ def run(specs: Sequence[str], words: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="lockgate-exec-"))
     try:
         folder.chmod(0o755)
+        program = Program(options, argv, folder, descriptors, before)
         with asyncio.Runner(loop_factory=loop_factory(options)) as runner:
-            status = runner.run(_serve(options, argv, folder, inherited, before))
+            runner.run(_joined(options, program) if join else _serve(options, program))
     except HelperFailed as e:
         if e.stage != "exec":
             raise
@@ -66,35 +71,28 @@ def run(specs: Sequence[str], words: Sequence[str]) -> int:
         return 126 if e.code != 2 else 127
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if os.WIFSIGNALED(status):
-        _end_by(os.WTERMSIG(status))
-    return os.waitstatus_to_exitcode(status)
+    if os.WIFSIGNALED(program.status):
+        _end_by(os.WTERMSIG(program.status))
+    return os.waitstatus_to_exitcode(program.status)
 
 
-async def _serve(options: Options, argv: list[str], folder: Path, inherited: list[int], files: tuple[int, int]) -> int:
-    gateway = Around(options, argv, folder, inherited, files)
-    await gateway.run()
-    return gateway.status
+# -- with a gateway of its own
+
+
+async def _serve(options: Options, program: Program) -> None:
+    await Around(options, program).run()
 
 
 class Around(Gateway):
-    """A gateway for one program. status: how that ended, as wait(2) has it."""
+    """A gateway for one program."""
 
-    def __init__(
-        self, options: Options, argv: list[str], folder: Path, inherited: list[int], files: tuple[int, int]
-    ) -> None:
+    def __init__(self, options: Options, program: Program) -> None:
         super().__init__(options)
-        self.status = 1 << 8
-        self._argv = argv
-        self._folder = folder
-        self._inherited = inherited
-        self._files = files
-        self._ignored = [number for number in _FORWARDED if signal.getsignal(number) == signal.SIG_IGN]
+        self._program = program
         self._local: Local
-        self._capture = Capture(options.exec_pcap, WIRE) if options.exec_pcap else None
 
     def _make(self, spec: modes.ModeSpec, host: str, port: int | None) -> modes.Mode:
-        self._local = Local(spec, self.worker, self._inherited)
+        self._local = Local(spec, self.worker, self._program.inherited)
         return self._local
 
     def _greet(self) -> None:
@@ -103,95 +101,71 @@ class Around(Gateway):
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         await super()._start(loop)
         self._quiet = True  # no line of totals: the program may have a screen of its own
-        namespace = self._local.namespace
-        assert namespace is not None
-        namespace.heard = self._heard
-        namespace.ended = self._lost
-        for note in self._local.ready(self._want()):
-            logger.warning("the program has no private view of %s; it may not trust our CA, or not ask our DNS", note)
-        for number in _FORWARDED:
-            if number not in self._ignored:
-                signal.signal(number, self._forward)
-        if self._capture is not None:
-            self._capture.start(self._local.packets())
-            self.worker.tls.tap(self._capture.secrets)
-        self._local.go()
+        program, local = self._program, self._local
+        if program.capture is not None:
+            self.worker.tls.tap(program.capture.secrets)
+        program.ended = self.shutdown
+        program.launch(local.wire, self.worker.ca.certificate, local.take)
 
     async def _end(self) -> None:
         await super()._end()
-        if (capture := self._capture) is not None:
-            capture.stop()
-            if capture.dropped:
-                logger.warning(
-                    "%s: %d packets are missing, they came too fast", self.options.exec_pcap, capture.dropped
+        self._program.close()
+
+
+# -- with one that runs
+
+
+def _refuse_options_of_the_gateway(specs: Sequence[str]) -> None:
+    """Raises OptionsError."""
+    for spec in specs:
+        name = spec.partition("=")[0].strip()
+        if name not in _OURS:
+            instead = _INSTEAD.get(name, f"`lockgate options set {spec}` sets it there")
+            raise OptionsError(f"{name}: with --join the gateway that runs has its own options; {instead}")
+
+
+async def _joined(options: Options, program: Program) -> None:
+    from cryptography import x509
+
+    path = socket_path(options)
+    if path is None:
+        raise OptionsError(f"control_socket is {NONE}: there is no gateway to join")
+    ended = asyncio.Event()
+    program.ended = ended.set
+    loop = asyncio.get_running_loop()
+    with Client(path) as gateway:
+        wire = await Wire.open(program.inherited)
+        try:
+            control, listeners = wire.namespace.share()
+            with control:
+                found = gateway.call_with(
+                    [control.fileno(), *(sock.fileno() for sock in listeners.values())],
+                    "program.join",
+                    program=program.argv[0],
+                    pid=os.getpid(),
+                    listeners=list(listeners),
                 )
+            for sock in listeners.values():
+                sock.close()
 
-    def _want(self) -> dict[str, Any]:
-        env = dict(os.environ)
-        trust = Trust(self._folder, self.worker.ca.certificate)
-        env |= trust.variables(os.environ)
-        files: dict[str, str] = {}
-        resolv_conf = self._folder / "resolv.conf"
-        resolv_conf.write_text(_our_resolv_conf(self._local.dns))
-        if _RESOLV_CONF.exists():
-            files[str(_RESOLV_CONF)] = str(resolv_conf)
-        store: list[str] = []
-        if self.options.exec_trust_store:
-            bundle = str(trust.with_ours(trust.roots))
-            if os.path.dirname(trust.roots) == STORE_FOLDER:
-                ours = str(trust.with_ours(""))
-                store = [STORE_FOLDER, os.path.basename(trust.roots), bundle, ours, trust.hashed()]
-            elif trust.roots.startswith("/etc/"):
-                files[trust.roots] = bundle
-        return {
-            "argv": self._argv,
-            "env": env,
-            "ignore": [int(number) for number in self._ignored],
-            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
-            "nofile": list(self._files),
-            "ports": [int(port) for port in self.options.exec_host_ports],
-            "files": files,
-            "store": store,
-            "hide": list(_BESIDE_DNS),
-            "folder": str(self._folder),
-        }
+            def listen(loopback: list[socket.socket]) -> None:
+                gateway.call_with([sock.fileno() for sock in loopback], "program.listen", count=len(loopback))
+                for sock in loopback:
+                    sock.close()
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        namespace = self._local.namespace
-        if namespace is not None:
-            namespace.tell({"signal": number})
+            def gone() -> None:
+                loop.remove_reader(gateway.fileno())
+                logger.error("the gateway has ended: the program has no network any more")
 
-    def _heard(self, said: dict[str, Any]) -> None:
-        if "exit" in said:
-            self.status = said["exit"]
-            self.shutdown()
-
-    def _lost(self) -> None:
-        """Orphans of the helper's are our children now."""
-        logger.error("the helper process was killed, and the program with it")
-        system.end_descendants(0)
-        self.status = 1 << 8
-        self.shutdown()
-
-
-def _inherited() -> list[int]:
-    """Descriptors that whoever started us meant for the program: what Python opens is never inheritable."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if (fd := int(name)) > 2 and os.get_inheritable(fd):
-                found.append(fd)
-    return found
-
-
-def _our_resolv_conf(servers: Sequence[str]) -> str:
-    """Our name servers, and of the machine's own file what is not a server."""
-    try:
-        lines = _RESOLV_CONF.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    kept = [line for line in lines if line.split()[:1] in (["search"], ["domain"], ["options"], ["sortlist"])]
-    return "\n".join([*(f"nameserver {server}" for server in servers), *kept, ""])
+            logger.info("this program is %s to the gateway", found["device"])
+            program.launch(wire, x509.load_pem_x509_certificate(found["certificate"].encode()), listen)
+            loop.add_reader(gateway.fileno(), gone)
+            await ended.wait()
+            loop.remove_reader(gateway.fileno())
+        finally:
+            wire.namespace.close()
+            await wire.namespace.gone()
+            program.close()
 
 
 def _end_by(number: int) -> None:

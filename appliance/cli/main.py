@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "exec":
             from appliance.cli.exec import run as run_program
 
-            return run_program(args.specs, args.program)
+            return run_program(args.specs, args.program, args.join)
         if args.command == "ca":
             from appliance.cli.ca import main as ca
 

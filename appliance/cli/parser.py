@@ -111,6 +111,7 @@ examples:
   lockgate exec -q -w flows -- python3 app.py          quiet; keep the flows
   lockgate exec --pcap app.pcapng -- ./app             its packets, which Wireshark can decrypt
   lockgate exec -s addon.py -- bash                    a shell, and whatever is started in it
+  lockgate exec --join -- ./app                        by the gateway that runs: `lockgate tail` shows its flows
   lockgate exec --set exec_host_ports=5432 -- ./tests  a database on this machine's loopback stays reachable
 The terminal, the exit code, signals, user and folder are the program's own; our lines go to standard error.
 """
@@ -345,6 +346,8 @@ def _run(parser: argparse.ArgumentParser, program: bool = False) -> None:
     for flags in NOT_YET_FLAGS:
         parser.add_argument(*flags, action=_NotYet, nargs="?", help=argparse.SUPPRESS)
     if program:
+        text = "Have the gateway that runs take its traffic, by its options and add-ons, instead of starting one."
+        parser.add_argument("--join", action="store_true", help=text)
         parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="The program, its arguments.")
     else:
         parser.add_argument("filter", nargs="*", metavar="FILTER", help="Show, keep and read only flows that match.")

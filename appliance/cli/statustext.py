@@ -64,11 +64,23 @@ def mode_line(mode: dict[str, Any]) -> str:
     """Where a mode listens, and how its redirect is."""
     where = ", ".join(format_address(address) for address in mode["addresses"])
     firewall = mode["firewall"]
+    said = f"{escape(mode['spec'])}{'  on ' if where else ''}{where}{_facts(mode['facts'])}"
     if firewall is None:
-        return f"{escape(mode['spec'])}  on {where}"
+        return said
     beat = firewall["heartbeat"]
     state = "" if beat is None else ", beating" if beat < BEAT_SECONDS else f", no heartbeat for {beat:.0f} s"
-    return f"{escape(mode['spec'])}  on {where}; redirect laid ({firewall['backend']}, {firewall['method']}{state})"
+    return f"{said}; redirect laid ({firewall['backend']}, {firewall['method']}{state})"
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    found = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            counts = ", ".join(f"{count:,} {escape(what)}" for what, count in value.items() if count)
+            found += [f"{name} {counts}"] if counts else []
+        else:
+            found.append(f"{name} {escape(str(value))}")
+    return "; ".join(["", *found])
 
 
 def _duration(seconds: float) -> str:

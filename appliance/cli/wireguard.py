@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -31,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
         case "check":
             return _check(book)
         case "init":
+            if args.port is not None and not 0 < args.port < 65536:
+                raise OptionsError(f"--port: {args.port} is no port; 1 to 65535, and {PORT} without it")
             server = book.init(args.endpoint or "", args.port)
             print(f"{book.path}: made; public key {encode_key(server.private.public)}")
             print("next: lockgate wireguard add NAME, and lockgate run -m wireguard")
@@ -123,7 +126,10 @@ def _when(text: str) -> float:
 
 def _peers(book: Book) -> int:
     server, state = book.load(), book.recall()
-    rows = [("NAME", "LABEL", "ADDRESSES", "LAST HANDSHAKE", "RECEIVED", "SENT", "EXPIRES")]
+    if not server.peers:
+        print(f"{book.path} has no peers; `lockgate wireguard add NAME` makes one", file=sys.stderr)
+        return 0
+    rows = [("NAME", "LABEL", "ADDRESSES", "LAST HANDSHAKE", "RECEIVED", "SENT", "EXPIRES (UTC)")]
     for peer in server.peers:
         known = state.get(encode_key(peer.public), {})
         expires = f"{datetime.fromtimestamp(peer.expires, UTC):%Y-%m-%d %H:%M}" if peer.expires else "-"
@@ -171,7 +177,9 @@ def _qr(text: str, name: str, output: str | None) -> int:
     if kind not in (".png", ".svg"):
         raise OptionsError(f"{output}: the name ends in .png or .svg")
     try:
-        code.save(output, scale=8)
+        fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            code.save(file, kind=kind[1:], scale=8)
     except OSError as e:
         raise ModeError(f"{output}: cannot be written: {e.strerror}") from None
     print(f"{output}: the QR code of {name}; whoever sees it has its key", file=sys.stderr)

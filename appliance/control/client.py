@@ -9,8 +9,9 @@ with Client.of_confdir() as gateway:
 
 from __future__ import annotations
 
+import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,7 @@ class Client:
         self._lines = Lines(MAX_ANSWER)
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
         self._id = 0
+        self._give: Sequence[int] = ()
         self._sock = connect(self.path, 10.0)
         try:
             self._sock.settimeout(timeout)
@@ -69,12 +71,22 @@ class Client:
             pass  # what it said before it went may be the reason
         while True:
             message = self._read()
-            if "event" in message:
+            if message.get("event") == "descriptors":
+                socket.send_fds(self._sock, [b"\n"], self._give)
+            elif "event" in message:
                 self._events.append(message)
             elif message.get("id") in (self._id, None):
                 if "error" in message:
                     raise _error(message["error"])
                 return message["result"]
+
+    def call_with(self, descriptors: Sequence[int], method: str, /, **params: Any) -> Any:
+        """`call` for a method that takes descriptors, when the gateway asks for them."""
+        self._give = descriptors
+        try:
+            return self.call(method, **params)
+        finally:
+            self._give = ()
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What was subscribed to, as it comes; ends when the gateway does. `timeout` does not hold here."""
@@ -117,6 +129,9 @@ class Client:
             raise ControlError("failed", "the gateway does not answer in time", "it may hang: see its log") from None
         except OSError:
             return b""
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     def close(self) -> None:
         self._sock.close()

@@ -322,5 +322,6 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 from appliance.control import flows as _flows  # noqa: E402, F401 - its methods
+from appliance.control import programs as _programs  # noqa: E402, F401
 
 __all__ = ["METHODS", "LockgateError", "call", "plain"]

@@ -19,6 +19,7 @@ from appliance.log import RateLimited
 
 if TYPE_CHECKING:
     from appliance.gateway import Gateway
+    from modes.live import Running
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ MAX_SUBSCRIPTIONS = 8
 """Of one client."""
 READ_AHEAD = 256 << 10
 """Bytes of further requests that are read while one is being answered."""
+DESCRIPTOR_SECONDS = 5.0
 HIGH_WATER = 256 << 10
 """Unread bytes of answers from which on no further request is taken."""
 
@@ -41,6 +43,7 @@ class ControlServer:
         self.loop = asyncio.get_running_loop()
         self.log = LogFeed(self.loop)
         self.sessions: set[Session] = set()
+        self.leaving: set[asyncio.Task[None]] = set()  # programs that had joined
         self.dropped = 0  # events of sessions that are gone
         self._claimed: Claimed | None = None
         self._group: int | None = None
@@ -132,6 +135,8 @@ class Session(asyncio.Protocol):
         self.subscriptions: dict[int, tuple[Subscription, Callable[[], None]]] = {}
         self._lines = Lines()
         self._task: asyncio.Task[None] | None = None
+        self.joined: Running | None = None  # the program of `lockgate exec --join`
+        self.ends: list[Callable[[], object]] = []  # called when the connection is gone
         self._numbers = 0
         self._paused = False  # reading
         self._writable = asyncio.Event()
@@ -167,6 +172,8 @@ class Session(asyncio.Protocol):
             self.server.dropped += subscription.lost
             end()
         self.subscriptions.clear()
+        for leave in self.ends:
+            leave()
         self._writable.set()
         if self._task is None:
             self.server.sessions.discard(self)
@@ -258,6 +265,32 @@ class Session(asyncio.Protocol):
         except (Exception, SystemExit) as error:
             logger.exception("control socket: %s failed", request.method)
             return failure(request.id, ControlError("failed", f"{request.method}: {type(error).__name__}: {error}"))
+
+    async def descriptors(self, count: int) -> list[int]:
+        """Ask for so many descriptors (an event says so) and take them. Raises ControlError: they do not come."""
+        self.transport.pause_reading()
+        with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as sock:
+            sock.setblocking(False)
+            self.transport.write(dump({"event": "descriptors", "count": count}))
+            ready = asyncio.Event()
+            self.server.loop.add_reader(sock.fileno(), ready.set)
+            try:
+                async with asyncio.timeout(DESCRIPTOR_SECONDS):
+                    await ready.wait()
+                _, fds, _, _ = socket.recv_fds(sock, 1, count)
+            except (OSError, TimeoutError):
+                fds = []
+            finally:
+                self.server.loop.remove_reader(sock.fileno())
+                if not self._paused and not self.transport.is_closing():
+                    self.transport.resume_reading()
+        if len(fds) != count:
+            for fd in fds:
+                os.close(fd)
+            raise ControlError("bad_request", f"{count} descriptors were asked for, and {len(fds)} came")
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return fds
 
     # -- subscriptions
 

@@ -251,14 +251,24 @@ class Segment:
         return following
 
 
-def compress(folder: Path, number: int) -> int:
-    """Compress a sealed segment: a new file takes the old one's place. Returns its size. :raises Damaged, OSError."""
-    size = repack(folder, number, lambda offset, payload: payload)
+class Later(Exception):
+    """There is something better to do now."""
+
+
+def compress(folder: Path, number: int, between: Callable[[], object] = lambda: None) -> int:
+    """Compress a sealed segment: a new file takes the old one's place. Returns its size. :raises Damaged, OSError.
+
+    between: called after each `BLOCK`; what it raises ends the work, and the segment stays as it is.
+    """
+    size = repack(folder, number, lambda offset, payload: payload, between=between)
     plain_path(folder, number).unlink()
     return size
 
 
-def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], level: int = LEVEL) -> int:
+def repack(
+    folder: Path, number: int, change: Callable[[int, bytes], bytes], level: int = LEVEL,
+    between: Callable[[], object] = lambda: None,
+) -> int:  # fmt: skip
     """Write a segment anew, compressed; `change` gets each record and returns one of the same size. Returns the file's
     size. :raises Damaged, OSError.
     """
@@ -279,6 +289,7 @@ def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], lev
                     table.append((begin, out.tell()))
                     out.write(packer.compress(b"".join(block)))
                     block, begin, size = [], offset, 0
+                    between()
                 block.append(framed(change(offset, payload)))
                 size += len(block[-1])
             if block:

@@ -7,6 +7,8 @@ gone this process ends, and with it all it has started: nothing else keeps the n
     -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
     <- {"ready": [name]} + a descriptor for each name
     -> {"sockets": kind, "count": n}    <- {"sockets": kind} + n descriptors, see KINDS
+    -> {"second": true}                 <- {"second": true} + another such pair's end, which answers for sockets alone:
+                                           for a gateway that did not start us
     -> {"netlink": true}                <- {"netlink": true} + the network namespace, and sockets for its rtnetlink
                                            and generic netlink
     -> {"capture": interface}           <- {"capture": interface} + a packet socket that sees its frames
@@ -110,13 +112,14 @@ class Helper:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._seconds: dict[int, socket.socket] = {}
         self._program: Program | None = None
         self.folder = ""  # removed at the end
         self._got: dict[int, float] = {}  # when a signal came to us
 
-    def _say(self, said: dict[str, Any], fds: list[int] | None = None) -> None:
+    def _say(self, said: dict[str, Any], fds: list[int] | None = None, to: socket.socket | None = None) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self._control.sendmsg([json.dumps(said).encode()], rights)
+        (to or self._control).sendmsg([json.dumps(said).encode()], rights)
 
     def serve(self) -> None:
         """Until the other end is gone."""
@@ -128,11 +131,14 @@ class Helper:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        poll = select.poll()
+        self._poll = poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(wake, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
+                if (second := self._seconds.get(fd)) is not None:
+                    self._serve_second(second)
+                    continue
                 if fd == wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 512)
@@ -155,8 +161,13 @@ class Helper:
         if "steps" in asked:
             self._lay(asked)
         elif "sockets" in asked:
-            made = [transparent(*KINDS[asked["sockets"]]) for _ in range(min(asked["count"], _MOST_AT_ONCE))]
-            self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made])
+            self._sockets(asked, self._control)
+        elif "second" in asked:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._seconds[ours.fileno()] = ours
+            self._poll.register(ours, select.POLLIN)
+            with theirs:
+                self._say({"second": True}, [theirs.fileno()])
         elif "netlink" in asked:
             self._netlink()
         elif "capture" in asked:
@@ -179,13 +190,31 @@ class Helper:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._program.pid, number)
 
+    def _sockets(self, asked: dict[str, Any], to: socket.socket) -> None:
+        made = [transparent(*KINDS[asked["sockets"]]) for _ in range(min(asked["count"], _MOST_AT_ONCE))]
+        self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made], to)
+
+    def _serve_second(self, second: socket.socket) -> None:
+        """Whatever it says or does, this process goes on."""
+        try:
+            if data := second.recv(1 << 16):
+                self._sockets(json.loads(data), second)
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        del self._seconds[second.fileno()]
+        self._poll.unregister(second)
+        second.close()
+
     def _lay(self, asked: dict[str, Any]) -> None:
         system.enter()
         system.lo_up()
         if os.geteuid():
             system.keep_capabilities(True)
         # Nothing here routes: what is not ours is dropped.
-        for name, value in (("ipv4/ip_forward", "0"), ("ipv4/conf/all/rp_filter", "0")):
+        # Answers come from any port, and a gateway that has adopted the sockets may be another user's.
+        settings = {"ipv4/ip_forward": "0", "ipv4/conf/all/rp_filter": "0", "ipv4/ip_unprivileged_port_start": "0"}
+        for name, value in settings.items():
             system.sysctl(name, value)
         fds: dict[str, int] = {}
         if asked["tun"]:

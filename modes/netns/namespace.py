@@ -56,6 +56,20 @@ class Namespace:
         self._control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     @classmethod
+    def adopt(cls, control: socket.socket, listeners: Mapping[str, socket.socket]) -> Namespace:
+        """One that another process has opened, by what its `share` gave. All are ours from now on."""
+        made = cls()
+        made._control.close()
+        made._theirs.close()
+        made._control = control
+        for name, sock in listeners.items():
+            sock.setblocking(False)
+            made.listeners[name] = sock
+        made._loop = asyncio.get_running_loop()
+        made._loop.add_reader(control.fileno(), made._readable)
+        return made
+
+    @classmethod
     async def open(
         cls,
         interface: str,
@@ -91,7 +105,7 @@ class Namespace:
         except OSError as e:
             raise ModeError(f"the namespace's helper cannot be started: {e.strerror}") from None
         self._theirs.close()
-        rules = nftables(Redirect(1, (interface,), PORT, ((4, ""), (6, "")), owned=False))
+        rules = nftables(Redirect(1, (interface,), PORT, ((4, ""), (6, "")), owned=False, beats=False))
         steps = [[list(step.argv), step.input] for step in rules.interception]
         said, fds = self.ask({"tun": interface if tun else None, "port": PORT, "setup": list(setup), "steps": steps},
                              SECONDS)  # fmt: skip
@@ -195,6 +209,16 @@ class Namespace:
         """
         namespace, route, generic = self.ask({"netlink": True})[1]
         return namespace, route, generic
+
+    def share(self) -> tuple[socket.socket, dict[str, socket.socket]]:
+        """What another process adopts it by: the helper's other end, and the listeners, which are no longer ours.
+
+        :raises ModeError: there is none.
+        """
+        _, (fd,) = self.ask({"second": True})
+        listeners = dict(self.listeners)
+        self.listeners.clear()
+        return socket.socket(fileno=fd), listeners
 
     # -- the end
 

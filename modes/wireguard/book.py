@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from modes.wireguard.peer import PeerConfig, Tallied
 FILE = "wireguard.conf"
 _SUBNET4 = "10.87.0.1/24"
 KEEPALIVE = 25
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]+\]?")
 
 
 class Book:
@@ -59,6 +61,8 @@ class Book:
         """A new server without peers. :raises ModeError: there is one, or it cannot be written."""
         if self.path.exists():
             raise ModeError(f"{self.path} exists already; `lockgate wireguard add NAME` adds a peer to it")
+        if endpoint:
+            check_endpoint(endpoint)
         six = f"fd{secrets.token_hex(1)}:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1/64"  # RFC 4193 §3.2.2
         server = ServerConfig(PrivateKey(), (ip_interface(_SUBNET4), ip_interface(six)), port, endpoint=endpoint)
         self.save(server)
@@ -91,8 +95,10 @@ class Book:
                 ip_network(other)
             except ValueError:
                 raise ModeError(f"{other!r} is no network such as 192.168.7.0/24") from None
-        if any("\n" in text or "\r" in text for text in (label, endpoint)):
+        if "\n" in label or "\r" in label:
             raise ModeError("a label is one line")
+        if endpoint:
+            check_endpoint(endpoint)
         private = None if public is not None else PrivateKey()
         shared = secrets.token_bytes(32) if psk else NO_PSK
         allowed = _free(server)
@@ -112,21 +118,24 @@ class Book:
         server = self.load()
         kept = tuple(peer for peer in server.peers if peer.name != name)
         if len(kept) == len(server.peers):
-            known = ", ".join(peer.name for peer in server.peers) or "none"
-            raise ModeError(f"there is no peer named {name}; there are: {known}")
+            raise _unknown(name, server)
         self.save(replace(server, peers=kept))
         with contextlib.suppress(OSError):
             (self.clients / f"{name}.conf").unlink()
 
     def show(self, name: str) -> str:
-        """The client's file. :raises ModeError: it was not made here."""
+        """The client's file. :raises ModeError: there is no such peer, or its file was not made here."""
         if config.NAME.fullmatch(name) is None:
             raise ModeError(f"{name!r} is no name of a peer")
+        server = self.load()
+        if all(peer.name != name for peer in server.peers):
+            raise _unknown(name, server)
         try:
             return (self.clients / f"{name}.conf").read_text()
         except OSError:
             raise ModeError(
-                f"there is no file of a client named {name}: it was added with a key of its own, or not here"
+                f"the file of {name} is not here: whoever made its key has it, and nobody else can make it again; "
+                f"`lockgate wireguard remove {name}` and `add {name}` make a new one"
             ) from None
 
     # -- what outlives the process
@@ -179,6 +188,27 @@ def client_file(
     lines += [f"PresharedKey = {encode_key(peer.psk)}"] if peer.psk != NO_PSK else []
     lines += [f"AllowedIPs = {', '.join(_with_dns(reach, server))}", f"Endpoint = {host}"]
     return "\n".join([*lines, f"PersistentKeepalive = {KEEPALIVE}", ""])
+
+
+def _unknown(name: str, server: ServerConfig) -> ModeError:
+    known = ", ".join(peer.name for peer in server.peers) or "none; `lockgate wireguard add NAME` makes one"
+    return ModeError(f"there is no peer named {name}; there are: {known}")
+
+
+def check_endpoint(text: str) -> None:
+    """:raises ModeError: it is no HOST, HOST:PORT or [IPv6]:PORT."""
+    host, colon, port = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "")
+    right = not colon or (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)
+    if not right or _HOST.fullmatch(host) is None or (":" in host and not _is_address(host.strip("[]"))):
+        raise ModeError(f"{text!r} is no endpoint: write HOST, HOST:PORT or [IPv6]:PORT")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_port(text: str, port: int) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 REKEY_TIMEOUT, REKEY_ATTEMPT_TIME, KEEPALIVE_TIMEOUT = 5.0, 90.0, 10.0
 JITTER = 0.333
+NOT_ALLOWED = "not from its allowed IPs"
 INITIATION_GAP = 0.02
 """A peer's initiations are taken at most this often (seconds)."""
 SMALLEST = 32
@@ -35,7 +36,8 @@ class Device:
 
     out: datagrams to be sent, as (data, address); whoever calls takes them away. counted: what was dropped, and why.
     wall: Unix time in nanoseconds. accepted: called for each initiation that is taken, with its peer, before the answer
-    is in `out`: `peer.stamp` must outlive us, or what was captured could be sent again after a restart.
+    is in `out`: `peer.stamp` must outlive us, or what was captured could be sent again after a restart. unallowed:
+    called with a peer and the inner source that it has no right to.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Device:
         self.peers: dict[bytes, Peer] = {}
         self.routes: Routes[Peer] = Routes()
         self.expired: Callable[[Peer], object] = lambda peer: None
+        self.unallowed: Callable[[Peer, bytes], object] = lambda peer, inner: None
         self._wall = wall
         self._accepted = accepted
         self._stamps = dict(stamps or {})
@@ -159,7 +162,8 @@ class Device:
             self.counted["no IP packet"] += 1
             return None
         if self.routes.owner(inner) is not peer:
-            self.counted["not from its allowed IPs"] += 1
+            self.counted[NOT_ALLOWED] += 1
+            self.unallowed(peer, inner)
             return None
         return packet[:size]
 

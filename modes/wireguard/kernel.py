@@ -12,12 +12,14 @@ import errno
 import logging
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from appliance.log import RateLimited
 from appliance.net.kernel import Kernel, KernelError
 from modes.netns.system import capabilities
+from modes.wireguard.device import NOT_ALLOWED
 from modes.wireguard.netlink import Change, Entry, Interface, Seen
 from modes.wireguard.noise import PrivateKey, Rejected
 from modes.wireguard.routes import Routes
@@ -80,6 +82,7 @@ class KernelDevice:
         self._timer: asyncio.TimerHandle | None = None
         self._tick: Callable[[], object] = lambda: None
         self._looked = 0.0
+        self.counted: Counter[str] = Counter()
         self._unallowed = 0
         self._warn = RateLimited(logger, 2)
 
@@ -285,6 +288,7 @@ class KernelDevice:
                 unallowed - self._unallowed,
             )
             self._unallowed = unallowed
+        self.counted[NOT_ALLOWED] = unallowed
 
 
 def check() -> None:

@@ -101,6 +101,7 @@ class WireGuard(Inside):
             raise
         self._closing = device.close
         self.occupy(namespace, arrive)
+        self.host.portal(self.dns)
         self._listening([("0.0.0.0", port), ("::", port, 0, 0)])
         await device.begin([peer for peer in device.peers.values() if _recent(peer)])
         logger.info("wireguard: %d peers of %s; in the kernel", len(config.peers), self.book.path)
@@ -108,6 +109,7 @@ class WireGuard(Inside):
     async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
         """:raises ModeError: it cannot be, and what helps."""
         device = Device(config.private, accepted=lambda peer: self._remember(), stamps=self._stamps(config))
+        device.unallowed = self._unallowed
         self._begin(device, config)
         port = self._port(config)
         try:
@@ -130,6 +132,7 @@ class WireGuard(Inside):
             raise
         assert namespace.tun is not None
         self.occupy(namespace, arrive)
+        self.host.portal(self.dns)
         carrier = tunnel.Tunnel(self.host.net.loop, device, namespace.tun, sockets, config.mtu, self._tick)
 
         async def close() -> None:
@@ -222,6 +225,11 @@ class WireGuard(Inside):
         owner = self._device.routes.owner(socket.inet_pton(family, host.partition("%")[0]))
         return self._known.get(owner.config.public) if owner is not None else None
 
+    def facts(self) -> dict[str, Any]:
+        device = self._device
+        backend = "kernel" if isinstance(device, KernelDevice) else "userspace"
+        return {"peers": len(device.peers), "backend": backend, "dropped": dict(device.counted)}
+
     # -- a few times a second
 
     def _tick(self) -> None:
@@ -252,6 +260,17 @@ class WireGuard(Inside):
 
     def _expired(self, peer: Tallied) -> None:
         logger.warning("wireguard: peer %s has expired and is cut", peer.config.name)
+
+    def _unallowed(self, peer: Tallied, inner: bytes) -> None:
+        self._warn.log(
+            logging.WARNING,
+            (peer.config.public, "unallowed"),
+            "wireguard: peer %s: packets from %s are dropped, its AllowedIPs here are %s: the client's Address must be "
+            "among them",
+            peer.config.name,
+            ip_address(inner),
+            ", ".join(map(str, peer.config.allowed)) or "none",
+        )
 
     def _remember(self) -> None:
         try:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """Datagrams or packets taken in one turn of the loop, so that a flood does not starve connections."""
+NO_ROOM = "no room, or no route"
 TICK_SECONDS = 0.25
 BUFFER = 4 << 20
 _AROUND = 512
@@ -36,7 +37,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
 class Tunnel:
-    """tick: called on the loop, a few times a second, after the device's own. dropped: what found no room."""
+    """tick: called on the loop, a few times a second, after the device's own. What finds no room is counted there."""
 
     def __init__(
         self,
@@ -47,7 +48,6 @@ class Tunnel:
         mtu: int,
         tick: Callable[[], object],
     ) -> None:
-        self.dropped = 0
         self._loop = loop
         self._device = device
         self._tun = tun
@@ -81,7 +81,7 @@ class Tunnel:
                     try:
                         write(tun, packet)
                     except OSError:  # its queue is full, or the packet is none to the kernel
-                        self.dropped += 1
+                        self._device.counted[NO_ROOM] += 1
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as e:  # ICMP's answer to something sent earlier
@@ -119,7 +119,7 @@ class Tunnel:
                     break  # a shorter one ends it
             try:
                 if sock is None:
-                    self.dropped += 1
+                    self._device.counted[NO_ROOM] += 1
                 elif last - first == 1:
                     sock.sendto(data, to)
                 elif self._segments:
@@ -132,7 +132,7 @@ class Tunnel:
                 if e.errno in (errno.EIO, errno.EINVAL) and last - first > 1 and self._segments:
                     self._segments = False  # the interface cannot do checksums
                     continue
-                self.dropped += last - first
+                self._device.counted[NO_ROOM] += last - first
             first = last
 
     def _ticked(self) -> None:

@@ -139,8 +139,12 @@ def test_the_text_of_status() -> None:
     status = {
         "version": "1", "protocol": 1, "pid": 7, "confdir": "/x", "started": 0.0, "uptime": 90061.0,
         "modes": [
-            {"spec": "regular@8080", "type": "regular", "addresses": [["0.0.0.0", 8080]], "firewall": None},
-            {"spec": "transparent:lan0", "type": "transparent", "addresses": [["10.0.0.1", 80]],
+            {"spec": "regular@8080", "type": "regular", "addresses": [["0.0.0.0", 8080]], "facts": {},
+             "firewall": None},
+            {"spec": "local", "type": "local", "addresses": [], "facts": {"program": "curl-7"}, "firewall": None},
+            {"spec": "wireguard", "type": "wireguard", "addresses": [["0.0.0.0", 51820]], "firewall": None,
+             "facts": {"peers": 2, "backend": "kernel", "dropped": {"replayed": 1000, "x": 0}}},
+            {"spec": "transparent:lan0", "type": "transparent", "addresses": [["10.0.0.1", 80]], "facts": {},
              "firewall": {"interfaces": ["lan0"], "backend": "nftables", "method": "tproxy", "heartbeat": 9.0}},
         ],
         "connections": {"open": 1, "limit": 2, "total": 3000, "passed": 4, "blocked": 5},
@@ -153,7 +157,9 @@ def test_the_text_of_status() -> None:
         "memory": {"resident": 1 << 20, "peak": 2 << 20}, "clients": 1, "subscriptions": 0,
     }  # fmt: skip
     shown = text(status)
-    for part in ("process 7, up 1 d 1 h, /x", "regular@8080  on *:8080", "(nftables, tproxy, no heartbeat for 9 s)",
+    for part in ("process 7, up 1 d 1 h, /x", "regular@8080  on *:8080\n", "  local; program curl-7\n",
+                 "wireguard  on *:51820; peers 2; backend kernel; dropped 1,000 replayed\n",
+                 "(nftables, tproxy, no heartbeat for 9 s)",
                  "1 open of at most 2; 3,000 in all", "8 held: `lockgate intercepted`", "/a.py: not loaded",
                  "a request: 200ms at most", "5 flows recorded, 2.0k, in /x",
                  "cannot be written now: No space left on device; 1.0k wait in memory",

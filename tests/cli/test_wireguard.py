@@ -34,9 +34,10 @@ def test_the_life_of_a_peer(run, tmp_path: Path) -> None:  # type: ignore[no-unt
     assert "█" in run("qr", "phone")[1]
     for name in ("phone.png", "phone.svg"):
         assert run("qr", "phone", "-o", str(tmp_path / name))[0] == 0
-        assert (tmp_path / name).stat().st_size > 1000
+        made = (tmp_path / name).stat()
+        assert made.st_size > 1000 and made.st_mode & 0o777 == 0o600
     assert run("remove", "phone")[0] == 0
-    assert "phone" not in run("peers")[1]
+    assert "has no peers" in run("peers")[2]
 
 
 def test_init_and_split_tunnel(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -55,12 +56,19 @@ def test_init_and_split_tunnel(run, tmp_path: Path) -> None:  # type: ignore[no-
         (["add", "a", "--expires", "2001-01-01"], 2, "is past"),
         (["add", "a", "--public-key", "x"], 2, "--public-key: this is no key"),
         (["remove", "nobody"], 1, "there are: kept"),
-        (["show", "nobody"], 1, "no file of a client"),
+        (["show", "nobody"], 1, "no peer named nobody; there are: kept"),
+        (["show", "own"], 1, "whoever made its key has it"),
+        (["init", "--port", "99999"], 2, "99999 is no port"),
+        *(
+            (["add", "a", "--endpoint", text], 1, "is no endpoint: write HOST")
+            for text in ("host name", "h:99999", "h:", "a:b:c", "h\nX = y", "[h]:5", "[::g]:5", ":5")
+        ),
         (["qr", "kept", "-o", "x.gif"], 2, ".png or .svg"),
         (["qr", "kept", "-o", "/no/such/x.png"], 1, "cannot be written"),
     ],
 )
 def test_faults(run, words: list[str], code: int, says: str) -> None:  # type: ignore[no-untyped-def]
     run("add", "kept")
+    run("add", "own", "--public-key", encode_key(PrivateKey().public))
     found, _, err = run(*words)
     assert found == code and says in err, err

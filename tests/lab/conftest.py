@@ -11,6 +11,7 @@ import pytest
 from tests.lab import netns
 from tests.lab.labkit import TOOLS, Lab
 from tests.lab.recorder import Origins
+from tests.lab.rootless import missing
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,6 +35,15 @@ def lab() -> Iterator[Lab]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def rootless(lab: Lab) -> None:
+    """Skips, with the reason, where the kernel does not permit an unprivileged user what `exec` and WireGuard need.
+    Where it does, these tests have to run: nothing in them skips.
+    """
+    if why := missing(lab.scratch / "rootless-probe"):
+        pytest.skip(why)
 
 
 @pytest.fixture

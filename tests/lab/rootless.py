@@ -7,6 +7,7 @@ a private mount namespace shows them at the same place, with permissions as on a
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,18 @@ def unprivileged(command: Sequence[str | Path], home: Path, *, tun: bool = True)
     script = _SCRIPT.format(uid=UID)
     words = ["sh", "-c", script, "sh", kept, ":".join(sorted(closed)), home, "yes" if tun else "no", *command]
     return ["unshare", "--mount", "--propagation", "private", *map(str, words)]
+
+
+PROBE = "unshare --user --map-root-user --net sh -c 'ip link set lo up && ip tuntap add dev t0 mode tun'"
+
+
+def missing(home: Path) -> str:
+    """Why this kernel gives an unprivileged user no namespace with a TUN device, "" if it does. By other programs than
+    ours: what is permitted here and does not work with ours has to fail.
+    """
+    done = subprocess.run(unprivileged(["sh", "-c", PROBE], home), capture_output=True, text=True)
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return "" if done.returncode == 0 else f"an unprivileged user has no namespace with a TUN device here: {said[-1]}"
 
 
 def _closed(path: Path) -> str:

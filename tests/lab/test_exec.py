@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from modes.firewall.plan import BEAT_TIMEOUT
 from tests.lab.gateway_proc import LOCKGATE, ROOT
 from tests.lab.labkit import ECHO, HTTPS, Lab
 from tests.lab.netns import clean_environment, end_process, wait_for
@@ -33,13 +34,18 @@ class Runner:
         self.home = lab.scratch / "exec-home"
         os.chmod(lab.scratch, 0o755)
 
-    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+    def options(self, root: bool = False) -> dict[str, Path | str]:
         roots = self.home / "root.pem"
         self.home.mkdir(exist_ok=True)
         shutil.copy(self.lab.root, roots)
         roots.chmod(0o644)
-        settings = {"confdir": self.home / ("conf-root" if root else "conf"), "ca_key": "ec",
-                    "ssl_verify_upstream_trusted_ca": roots}  # fmt: skip
+        return {"confdir": self.confdir(root), "ca_key": "ec", "ssl_verify_upstream_trusted_ca": roots}
+
+    def confdir(self, root: bool = False) -> Path:
+        return self.home / ("conf-root" if root else "conf")
+
+    def command(self, words: Sequence[str | Path], *flags: str, root: bool = False) -> list[str]:
+        settings = {"confdir": self.confdir(root)} if "--join" in flags else self.options(root)
         options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         whole = [*LOCKGATE, "exec", *options, *flags, "--", *words]
         return [str(word) for word in (whole if root else unprivileged(whole, self.home))]
@@ -54,7 +60,7 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def run(lab: Lab) -> Runner:
+def run(lab: Lab, rootless: None) -> Runner:
     return Runner(lab)
 
 
@@ -85,6 +91,29 @@ def test_programs_with_nothing_configured(run: Runner, origins: Origins) -> None
     assert len(re.findall(r"GET https://\S*:8001/\S* 200", done.stderr)) == 6
     assert len(origins.requests(HTTPS)) == 6
     assert re.search(r"192.0.0.2 dns A origin.test NOERROR 10.61.2.2", done.stderr)
+
+
+JAVA = """
+import java.net.URL;
+import javax.net.ssl.HttpsURLConnection;
+public class Get {
+    public static void main(String[] args) throws Exception {
+        HttpsURLConnection connection = (HttpsURLConnection) new URL(args[0]).openConnection();
+        System.out.println(connection.getResponseCode() + " java");
+    }
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK (apt install default-jdk-headless)")
+def test_java(run: Runner, tmp_path: Path) -> None:
+    source = tmp_path / "Get.java"
+    source.write_text(JAVA)
+    subprocess.run(["javac", "-d", run.lab.scratch, source], check=True)
+    done = run(["java", "-cp", run.lab.scratch, "Get", f"https://origin.test:{HTTPS}/j"])
+    assert "200 java" in done.stdout, done
+    assert "GET https://" in done.stderr and "/j 200" in done.stderr
 
 
 STATIC = r"""
@@ -176,6 +205,13 @@ def test_addon_and_flow_file(run: Runner) -> None:
     assert "x-lab: seen" in done.stdout and not done.stderr
     shown = run.lab.gateway.run([*LOCKGATE, "run", "-n", "-r", run.home / "flows"], env=run.env())
     assert "GET https://10.61.2.2:8001/ 200" in shown.stdout, shown
+
+
+def test_it_is_intercepted_for_as_long_as_it_runs(run: Runner) -> None:
+    """Longer than a gateway may be silent before a redirect of the host's is off."""
+    script = f"sleep {BEAT_TIMEOUT + 1}; curl -sS -o /dev/null https://v4.origin.test:{HTTPS}/; dig +short alt.test"
+    done = run(["sh", "-c", script])
+    assert done.stdout.split() == ["10.61.2.3"] and "GET https://10.61.2.2:8001/" in done.stderr, done
 
 
 def test_packets_and_what_opens_them(run: Runner) -> None:

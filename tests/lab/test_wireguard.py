@@ -77,7 +77,7 @@ class Tunnels:
 
 
 @pytest.fixture
-def tunnels(lab: Lab) -> Iterator[Tunnels]:
+def tunnels(lab: Lab, rootless: None) -> Iterator[Tunnels]:
     before = list(lab.client.processes)
     yield Tunnels(lab)
     for process in [process for process in lab.client.processes if process not in before]:

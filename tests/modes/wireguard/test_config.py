@@ -162,7 +162,7 @@ def test_add_show_remove(tmp_path: Path) -> None:
         (lambda: book.add("z", label="a\n[Peer]"), "one line"),
         (lambda: book.add("z", reach=("x",)), "no network"),
         (lambda: book.remove("nobody"), "there are: phone, own, again"),
-        (lambda: book.show("own"), "key of its own"),
+        (lambda: book.show("own"), "whoever made its key has it"),
         (lambda: book.show("../wireguard"), "no name"),
     ):
         with pytest.raises(ModeError, match=says):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from modes.wireguard import tunnel
-from modes.wireguard.tunnel import MOST_SEGMENTS, Tunnel
+from modes.wireguard.tunnel import MOST_SEGMENTS, NO_ROOM, Tunnel
 from tests.modes.wireguard.world import UP, World
 
 
@@ -50,7 +50,7 @@ async def test_what_is_sent_at_once_arrives_one_by_one(rig: Rig, segments: bool)
     rig.world.server.out = [(bytes([number]) * size, to) for number, size in enumerate(sizes)]
     rig.tunnel.flush()
     assert [rig.peer.recv(2000) for _ in sizes] == [bytes([number]) * size for number, size in enumerate(sizes)]
-    assert not rig.world.server.out and not rig.tunnel.dropped
+    assert not rig.world.server.out and not rig.world.server.counted
 
 
 async def test_what_cannot_be_sent_is_counted(rig: Rig) -> None:
@@ -60,7 +60,7 @@ async def test_what_cannot_be_sent_is_counted(rig: Rig) -> None:
         (b"z", rig.peer.getsockname()),
     ]
     rig.tunnel.flush()
-    assert rig.tunnel.dropped == 2 and rig.peer.recv(10) == b"z"
+    assert rig.world.server.counted[NO_ROOM] == 2 and rig.peer.recv(10) == b"z"
 
 
 async def test_both_ways_and_the_clock(rig: Rig) -> None:
