@@ -380,8 +380,8 @@ class Store:
 
 
 _AT: Final = {name: at + 1 for at, name in enumerate(ix.COLUMNS)}
-_NAMED: Final = [_AT[name] for name in ("client", "device", "server", "reason", "site", "host", "method", "type", "qtype",
-                                        "tls", "sni", "error")]  # fmt: skip
+_TEXTS: Final = "client device server reason site host method type qtype tls sni error"
+_NAMED: Final = [_AT[name] for name in _TEXTS.split()]
 
 
 def _chunks(low: int, high: int, newest: bool) -> Iterator[tuple[int, int]]:
