@@ -42,11 +42,11 @@ lab: system $(VENV)/.installed-dev
 	@exec $(BIN)/python -m tests.lab.byhand $(ARGS)
 
 test: system $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -m "not slow and not vm" $(SPREAD) $(PYTEST)
+	LOCKGATE_MITMDUMP=$$(.ci/mitmdump $(VENV)) $(BIN)/python -m pytest -m "not slow and not vm" $(SPREAD) $(PYTEST)
 
 test-all: export LOCKGATE_TEST_ALL = 1
 test-all: system $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest $(PYTEST)
+	LOCKGATE_MITMDUMP=$$(.ci/mitmdump $(VENV)) $(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

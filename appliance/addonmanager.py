@@ -36,9 +36,13 @@ class Loader:
     ) -> None:
         """Register an option; a `--set` that waited for it is applied. The same again is nothing new.
 
-        Raises OptionsError: the name is taken by a built-in option, or default or waiting value do not fit.
+        One like a built-in option (type, default) is that option. Raises OptionsError: the name is taken by another
+        built-in option, or default or waiting value do not fit.
         """
         options = self.manager.options
+        if options.is_builtin(name, typespec, default):
+            logger.warning("option %s is a built-in one: the add-on and the gateway share it", name)
+            return
         if name in options:
             old = options.entry(name)
             wanted = tuple(choices) if choices is not None else None

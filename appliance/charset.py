@@ -35,14 +35,33 @@ def infer(content_type: str, content: bytes = b"") -> str:
     return "gb18030" if name.lower() in ("gb2312", "gbk") else name
 
 
+def head(text: str) -> bytes:
+    """The beginning of a text, to look for what it says about itself. A mark at its start is no byte order."""
+    return text[:_HEAD].lstrip("\ufeff").encode("utf-8", "replace")
+
+
+def is_declared(content_type: str, content: bytes) -> bool:
+    """Whether anybody says which character set `content` is in, or its media type leaves no choice (JSON)."""
+    parsed = parse_content_type(content_type)
+    if (parsed and "charset" in parsed[2]) or content.startswith(tuple(mark for mark, _ in _BOMS)):
+        return True
+    media = content_type.lower()
+    return "json" in media or any(found.search(content, 0, _HEAD) for found in _declarations(media))
+
+
+def _declarations(media: str) -> tuple[re.Pattern[bytes], ...]:
+    if "html" in media:
+        return (_META,)
+    return (_XML,) if "xml" in media else (_CSS,) if "text/css" in media else ()
+
+
 def _by_media_type(media: str, content: bytes) -> str:
     if "json" in media or "javascript" in media or "ecmascript" in media:
         return "utf-8"
-    declared = _META if "html" in media else _XML if "xml" in media else _CSS if "text/css" in media else None
-    if declared is None:
-        return "latin-1"
-    found = declared.search(content, 0, _HEAD)
-    return found[1].decode("ascii", "replace") if found else "utf-8"
+    for declaration in _declarations(media):
+        found = declaration.search(content, 0, _HEAD)
+        return found[1].decode("ascii", "replace") if found else "utf-8"
+    return "latin-1"
 
 
 def _codec(name: str) -> str:

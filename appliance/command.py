@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from appliance import types
 from appliance.command_lexer import quote, split
 from appliance.exceptions import CommandError
+from appliance.notyet import why_not
 
 __all__ = ["Command", "CommandManager", "Parameter", "argument", "command", "quote", "split"]
 
@@ -171,6 +172,8 @@ class CommandManager:
         try:
             return self.commands[name]
         except KeyError:
+            if why := why_not(name):
+                raise CommandError(f"the command {name} is not in lockgate: {why}") from None
             close = difflib.get_close_matches(name, self.commands, n=1)
             raise CommandError(f"unknown command {name!r}{f'; did you mean {close[0]}?' if close else ''}") from None
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -31,18 +32,26 @@ _SAME: Final = (
 #: The others, from the older path to ours. What lies below them follows.
 _MOVED: Final = {
     "addons.asgiapp": "appliance.addons.asgiapp",
+    "addons.dns_resolver": "appliance.addons.engineparts",
+    "addons.errorcheck": "appliance.addons.engineparts",
+    "addons.next_layer": "appliance.addons.engineparts",
     "addons.onboarding": "appliance.addons.portal",
+    "addons.termlog": "appliance.addons.engineparts",
+    "addons.tlsconfig": "appliance.addons.engineparts",
     "command_lexer": "appliance.command_lexer",
     "contentviews._api": "appliance.contentviews.api",
     "contentviews._registry": "appliance.contentviews.viewregistry",
     "coretypes.multidict": "appliance.multidict",
     "coretypes.serializable": "appliance.serializable",
+    "io.io": "appliance.io",
     "master": "appliance.embedding",
     "net.dns": "appliance.net.dns",
     "net.encoding": "appliance.encoding",
     "net.http.cookies": "appliance.cookies",
     "net.http.headers": "appliance.headers",
     "net.http.http1": "appliance.http1",
+    "net.http.http1.assemble": "appliance.http1",
+    "net.http.http1.read": "appliance.http1",
     "net.http.multipart": "appliance.multipart",
     "net.http.status_codes": "appliance.status_codes",
     "net.http.url": "appliance.url",
@@ -90,6 +99,20 @@ def target(name: str) -> str | None:
     return None
 
 
+def _below(fullname: str) -> frozenset[str]:
+    """The modules that are right below this one there, and elsewhere here."""
+    start = fullname.removeprefix(ROOT + ".") + "."
+    return frozenset(
+        name.removeprefix(start) for name in _MOVED if name.startswith(start) and "." not in name.removeprefix(start)
+    )
+
+
+def _moved(fullname: str, below: frozenset[str], name: str) -> ModuleType:
+    if name not in below:
+        raise AttributeError(f"module {target(fullname.removeprefix(ROOT + '.'))!r} has no attribute {name!r}")
+    return importlib.import_module(f"{fullname}.{name}")
+
+
 def missing(name: str) -> ImportError:
     why = next((text for head, text in _WHY.items() if f"{name}.".startswith(head + ".")), "")
     full = f"{ROOT}.{name}"
@@ -122,7 +145,11 @@ class _Alias(Loader):
     def exec_module(self, module: ModuleType) -> None:
         if self.ours:
             # The import system takes from here what the import gives: the object itself, its own spec untouched.
-            sys.modules[module.__name__] = importlib.import_module(self.ours)
+            ours = sys.modules[module.__name__] = importlib.import_module(self.ours)
+            if below := _below(module.__name__):
+                # Modules that are below it there, and elsewhere here: `http1.assemble`, `addons.onboarding`.
+                ours.__dict__.setdefault("__path__", [])
+                ours.__dict__.setdefault("__getattr__", partial(_moved, module.__name__, below))
 
 
 class _Finder(MetaPathFinder):

@@ -67,9 +67,14 @@ def reload(options: Options) -> frozenset[str]:
 
 
 def find(options: Options) -> Path | None:
-    """The file in the configuration folder, None if there is none. Raises OptionsError if there are two."""
+    """The file in the configuration folder, None if there is none. Raises OptionsError if there are two, or the folder
+    is closed to us.
+    """
     confdir = options.path("confdir") or Path()
-    found = [path for name in NAMES if (path := confdir / name).exists()]
+    try:
+        found = [path for name in NAMES if (path := confdir / name).exists()]
+    except OSError as error:
+        raise OptionsError(f"{confdir}: {error.strerror}; run this as its owner (sudo)") from None
     if len(found) > 1:
         raise OptionsError(f"{confdir}: both {NAMES[0]} and {NAMES[1]} are there; keep one of them")
     return found[0] if found else None
@@ -139,9 +144,11 @@ def _apply(options: Options, settings: dict[str, Setting]) -> None:
 
 def _located(entry: Option | None, value: Any, folder: Path) -> Any:
     """`value` with paths relative to `folder` made absolute. Wrong types are left for `Options` to refuse."""
-    if entry is None or entry.kind not in ("path", "certs"):
+    if entry is None or entry.kind not in ("path", "certs", "recording"):
         return value
     if isinstance(value, str):
+        if entry.kind == "recording" and value.startswith("store:"):
+            return value
         domain, equals, path = value.rpartition("=") if entry.kind == "certs" else ("", "", value)
         if path in ("", "-"):
             return value

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from .ids import new_id
+from .modefacts import ModeFacts
 
 if TYPE_CHECKING:
     from .certs import Cert
@@ -49,14 +50,18 @@ class ProxyMode(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ModeName:
+class ModeName(ModeFacts):
     """A mode of which only the specification is known, such as one read from a file."""
 
     full_spec: str = "regular"
 
     @property
     def type_name(self) -> str:
-        return self.full_spec.partition("@")[0].partition(":")[0]
+        return self._parts()[0]
+
+    @property
+    def data(self) -> str:
+        return self._parts()[1]
 
 
 class Attributes(TypedDict, total=False):

@@ -82,6 +82,11 @@ class Gateway:
         return view
 
     @property
+    def should_exit(self) -> asyncio.Event:
+        """Set once the gateway is to end."""
+        return self._stop
+
+    @property
     def uptime(self) -> float:
         """Seconds."""
         return time.monotonic() - self._since

@@ -38,11 +38,21 @@ _CLASSES: dict[str, type[Hook]] = {
 }
 
 
+_OLDER = {
+    "HttpRequestHeadersHook": "RequestheadersHook",
+    "HttpRequestHook": "RequestHook",
+    "HttpResponseHeadersHook": "ResponseheadersHook",
+    "HttpResponseHook": "ResponseHook",
+    "HttpErrorHook": "ErrorHook",
+}
+"""Classes that are named after their layer, too."""
+
+
 def find(name: str) -> type[Hook]:
     """The class of this name. Raises AttributeError."""
     if name == "Hook":
         return Hook
     try:
-        return _CLASSES[name]
+        return _CLASSES[_OLDER.get(name, name)]
     except KeyError:
         raise AttributeError(f"there is no event {name}") from None

@@ -350,6 +350,8 @@ def check(name: str, addon: object) -> dict[str, Callable[..., object]]:
     """
     if inspect.isclass(addon):
         raise AddonManagerError(f"{addon.__name__} is a class, not an add-on: list an instance, {addon.__name__}()")
+    if getattr(addon, "is_engine", None) is True:  # the engine does it itself: see addons/engineparts.py
+        return {}
     hooks: dict[str, Callable[..., object]] = {}
     for event in EVENTS.values():
         hook = getattr(addon, event.name, None)

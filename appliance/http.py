@@ -33,6 +33,11 @@ __all__ = [
 ]
 
 
+HTTPRequest = Request
+HTTPResponse = Response
+"""Names of old: releases before mitmproxy 7 had them, and scripts still do."""
+
+
 class HTTPFlow(Flow):
     """One HTTP exchange. A hook gets a flow whose request is set; the response is there from `responseheaders` on."""
 

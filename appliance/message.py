@@ -145,30 +145,47 @@ class Message:
     def get_text(self, strict: bool = True) -> str | None:
         """The body as text, by `charset.infer`; None when it is missing.
 
-        Raises ValueError when it cannot be decoded; not `strict`: as UTF-8, wrong bytes as surrogates.
+        Raises ValueError when it cannot be decoded; not `strict`: as UTF-8, wrong bytes as surrogates. Where nobody
+        named a character set, and it is not in that of its media type, it is Latin-1.
         """
         content = self.get_content(strict)
         if content is None:
             return None
+        declared = self.headers.get("content-type", "")
         try:
-            return charset.decode(content, charset.infer(self.headers.get("content-type", ""), content))
+            return charset.decode(content, charset.infer(declared, content))
         except ValueError:
-            if strict:
+            if not strict:
+                return to_str(content)
+            if charset.is_declared(declared, content):
                 raise
-            return to_str(content)
+            return content.decode("latin-1")
 
     def set_text(self, text: str | None) -> None:
-        """Set the body in the character set of Content-Type; where that cannot be, in UTF-8, which is then named."""
+        """Set the body in the character set that Content-Type or the text itself names, else in the one the body was
+        in; where that cannot be, in UTF-8, which is then named.
+        """
         if text is None:
             self.set_content(None)
             return
         declared = self.headers.get("content-type", "")
         try:
-            self.set_content(charset.encode(text, charset.infer(declared)))
+            self.set_content(charset.encode(text, self._charset_for(text, declared)))
         except ValueError:
             main, sub, parameters = parse_content_type(declared) or ("text", "plain", {})
             self.headers["content-type"] = assemble_content_type(main, sub, parameters | {"charset": "utf-8"})
             self.set_content(to_bytes(text))
+
+    def _charset_for(self, text: str, declared: str) -> str:
+        head = charset.head(text)
+        name = charset.infer(declared, head)
+        if charset.is_declared(declared, head):
+            return name
+        try:
+            charset.decode(self.get_content(strict=False) or b"", name)
+        except ValueError:
+            return "latin-1"  # as it was read
+        return name
 
     @property
     def text(self) -> str | None:

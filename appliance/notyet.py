@@ -8,7 +8,6 @@ NOT_YET: frozenset[str] = frozenset(
     (
         "add_upstream_certs_to_client_chain",
         "client_certs",
-        "command_history",
         "console_default_contentview",
         "console_eventlog_verbosity",
         "console_flowlist_layout",
@@ -56,3 +55,15 @@ NOT_YET_FLAGS: tuple[tuple[str, ...], ...] = (
     ("--console-layout-headers", "--no-console-layout-headers"),
 )
 """Flags of mitmdump, mitmweb and mitmproxy; those of one row are one feature."""
+
+ELSEWHERE: tuple[tuple[str, str], ...] = (
+    ("browser.", "a gateway has no desktop"),
+    ("console.", "it belongs to mitmproxy's console"),
+    ("eventstore.", "put mitmproxy.addons.eventstore.EventStore() into `addons`"),
+)
+"""How commands begin that mitmproxy has and a gateway has not, and why."""
+
+
+def why_not(command: str) -> str:
+    """Why there is no such command, or ""."""
+    return next((why for head, why in ELSEWHERE if command.startswith(head)), "")

@@ -243,6 +243,14 @@ class Options(OptionTable):
             )
         self._add(Option(name, typespec, default, help, tuple(choices) if choices is not None else None))
 
+    def is_builtin(self, name: str, typespec: Any, default: Any) -> bool:
+        """Whether there is a built-in option of this name, type and default."""
+        entry = BUILTIN.get(name)
+        try:
+            return entry is not None and self._types[name] == Typespec(typespec) and entry.default == _plain(default)
+        except TypeError:
+            return False
+
     def remove_option(self, name: str) -> None:
         """Take out an option that an add-on has registered. A value that was set comes back with it, if the type is
         the same then. Raises OptionsError for a built-in one.
@@ -369,6 +377,10 @@ class Options(OptionTable):
                 except OptionsError:
                     if not quietly:
                         raise
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _at(source: Source) -> str:

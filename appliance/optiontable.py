@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 T = TypeVar("T")
-Kind = Literal["plain", "size", "path", "certs"]
+Kind = Literal["plain", "size", "path", "certs", "recording"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,9 @@ class Option:
     help: str
     choices: tuple[str, ...] | None = None
     kind: Kind = "plain"
-    """size: text such as 64k, read by `Options.size`. path, certs: relative to config.yaml when it stands there."""
+    """size: text such as 64k, read by `Options.size`. path, certs, recording (a path, or store:FILTER): relative to
+    config.yaml when it stands there.
+    """
     check: Callable[[Any], None] | None = None
     """Raises ValueError saying what is wrong with a value of the right type."""
     flag: str = ""
@@ -462,6 +464,8 @@ class OptionTable:
     view_order: str = option("time", "Order of the flows shown.", choices=("time", "method", "url", "size"))
     view_order_reversed: bool = option(False, "Show the last first.")
 
+    command_history: bool = option(True, "Keep command lines, of a console's prompt, in confdir.")
+
     # -- what is kept
     store: bool = option(True, "Record every flow in the flow store (`lockgate flows`).", flag="--store")
     store_dir: str | None = option(
@@ -517,10 +521,10 @@ class OptionTable:
     server: bool = option(True, "Listen; off (with rfile): only read.", flag="--server", short="-n")
     client_replay: Sequence[str] = option(
         (),
-        "Send the requests of this flow file or HAR again, then end. Repeatable.",
+        "Send the requests of this flow file or HAR, or of the store (store:FILTER), again, then end. Repeatable.",
         flag="--client-replay",
         short="-C",
-        kind="path",
+        kind="recording",
         example="flows",
     )
     client_replay_concurrency: int = option(
@@ -528,10 +532,10 @@ class OptionTable:
     )
     server_replay: Sequence[str] = option(
         (),
-        "Answer requests with the responses of this flow file or HAR. Repeatable.",
+        "Answer requests with the responses of this flow file or HAR, or of the store (store:FILTER). Repeatable.",
         flag="--server-replay",
         short="-S",
-        kind="path",
+        kind="recording",
         example="flows",
     )
     server_replay_extra: str = option(

@@ -11,8 +11,32 @@ _NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: 
 _EXAMPLES: dict[type, str] = {bool: "true", int: "10", float: "1.5", str: "text"}
 
 
+class Texts(tuple[str, ...]):
+    """The value of a sequence. It cannot be changed in place, since nobody would hear of it, but scripts that take it
+    for a list may compare it with one and add one.
+    """
+
+    __slots__ = ()
+    __hash__ = tuple.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, tuple(other) if isinstance(other, list) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __add__(self, other: Any) -> Any:
+        return [*self, *other] if isinstance(other, list) else tuple.__add__(self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return [*other, *self] if isinstance(other, list) else NotImplemented
+
+    def copy(self) -> list[str]:
+        return list(self)
+
+
 class Typespec:
-    """bool, int, float or str; or None too (`optional`); or a sequence of str (`sequence`, kept as a tuple)."""
+    """bool, int, float or str; or None too (`optional`); or a sequence of str (`sequence`, kept as `Texts`)."""
 
     __slots__ = ("base", "optional", "sequence")
 
@@ -54,7 +78,7 @@ class Typespec:
                 raise TypeError
             if not all(isinstance(item, str) for item in value):
                 raise TypeError
-            return tuple(value)
+            return Texts(value)
         if self.base is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, self.base) or (isinstance(value, bool) and self.base is not bool):

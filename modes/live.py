@@ -255,6 +255,7 @@ class LiveModes:
                 await one.firewall.remove()
         for one in self:
             await one.mode.stop()
+        self._running = []
 
 
 async def _take_away(firewall: Firewall) -> None:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from appliance.exceptions import ModeError
+from appliance.modefacts import ModeFacts
 
 MODES = ("regular", "transparent", "wireguard", "dns", "local")
 NOT_YET = ("upstream", "reverse", "socks5", "tun", "osproxy")
@@ -19,7 +20,7 @@ _LISTEN = re.compile(r"(?:(?P<host>\[[^\]]*\]|[^:\[\]]*|[0-9a-fA-F:.%]*::?[0-9a-
 
 
 @dataclass(frozen=True, slots=True)
-class ModeSpec:
+class ModeSpec(ModeFacts):
     """How traffic arrives. host: None = not said. port: 0 = any free one. full_spec: as it was written."""
 
     full_spec: str

@@ -8,8 +8,11 @@ import pytest
 
 from appliance import ctx
 from appliance.addonmanager import AddonManager, Loader
+from appliance.addons.engineparts import TlsConfig
+from appliance.addons.eventstore import EventStore
 from appliance.exceptions import AddonManagerError, OptionsError
 from appliance.hooks import Hooks
+from appliance.log import LogEntry
 from appliance.options import Options
 
 
@@ -361,3 +364,41 @@ def test_ctx_before_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
             getattr(ctx, name)
     with pytest.raises(AttributeError, match="no attribute 'view'"):
         _ = ctx.view  # type: ignore[attr-defined]
+
+
+def test_an_option_like_a_built_in_one_is_that_option(caplog: pytest.LogCaptureFixture) -> None:
+    """Scripts hold copies of built-in add-ons, with their options."""
+
+    class Copy:
+        def load(self, loader: Loader) -> None:
+            loader.add_option("block_list", Sequence[str], [], "Its own words.")
+            loader.add_option("anticache", bool, False, "Its own words.")
+
+    chain = Gateway().addons
+    chain.add(Copy())
+    assert chain.options.is_default("block_list") and "block_list is a built-in one" in caplog.text
+    for kind, default in ((bool, True), (str, "x")):
+        loader = Loader(chain)
+        with pytest.raises(OptionsError, match="it is a built-in one"):
+            loader.add_option("anticache", kind, default, "Another.")
+
+
+def test_parts_of_the_engine_hear_nothing() -> None:
+    part = TlsConfig()
+    chain = Gateway().addons
+    chain.add(part, EventStore())
+    chain.arrange()
+    assert not chain.hooks.wants("tls_start_server") and chain.get("tlsconfig") is part
+    chain.remove(part)
+    assert chain.get("tlsconfig") is None
+
+
+async def test_the_event_store() -> None:
+    store = EventStore(2)
+    chain = Gateway().addons
+    chain.add(store)
+    for number in range(3):
+        await chain.trigger_event("add_log", LogEntry(str(number), "info"))
+    assert [entry.msg for entry in store.data] == ["1", "2"] and store.size == 2
+    chain.commands.execute("eventstore.clear")
+    assert not store.data

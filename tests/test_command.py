@@ -110,6 +110,8 @@ def test_call_with_values_texts_and_a_line(tctx: Any, addon: Addon) -> None:
     [
         ("", "no command given"),
         ("by.loder 1", "did you mean by.loader"),
+        ("browser.start", "not in lockgate: a gateway has no desktop"),
+        ("console.view.flow @focus", "not in lockgate: it belongs to mitmproxy's console"),
         ("by.loader", "a is missing; usage: by.loader a [b] -> int"),
         ("by.loader 1 2 3", "'3' is one too many"),
         ("by.loader x", "by.loader: a: 'x' as int"),

@@ -58,6 +58,26 @@ from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.addons.dumper import Dumper
 from mitmproxy.dns import DNSFlow, DNSMessage, Question, ResourceRecord
 from mitmproxy.net.dns import classes, op_codes, response_codes, types as dns_types
+from mitmproxy.addons import asgiapp, dns_resolver, errorcheck, eventstore, next_layer, onboarding, proxyserver, termlog
+from mitmproxy.addons.errorcheck import ErrorCheck
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.termlog import TermLog
+from mitmproxy.addons.tlsconfig import TlsConfig
+from mitmproxy.contentviews import _api
+from mitmproxy.http import HTTPRequest, HTTPResponse
+from mitmproxy.io import io
+from mitmproxy.io.io import FlowReader
+from mitmproxy.net.http.http1 import assemble
+from mitmproxy.net.http.http1.assemble import assemble_request
+from mitmproxy.net.http.http1.read import read_request_head
+from mitmproxy.proxy.layer import NextLayerHook
+from mitmproxy.proxy.layers.dns import DnsRequestHook
+from mitmproxy.proxy.layers.http import HttpErrorHook, HttpRequestHeadersHook, HttpRequestHook
+from mitmproxy.proxy.layers.modes import Socks5AuthHook
+from mitmproxy.proxy.layers.tcp import TcpMessageHook
+from mitmproxy.proxy.layers.tls import HTTP_ALPNS, ClientHelloData, TlsClienthelloHook, TlsData, parse_client_hello
+from mitmproxy.proxy.layers.udp import UdpStartHook
+from mitmproxy.proxy.layers.websocket import WebsocketMessageHook
 import mitmproxy.http
 import mitmproxy
 """
@@ -109,6 +129,9 @@ def test_attributes_of_holders_are_imported_when_asked_for() -> None:
         ("from mitmproxy.proxy import commands", "write `run()`"),
         ("from mitmproxy.http import Nosuch", "Nosuch"),
         ("import mitmproxy.net.http.nosuch", "mitmproxy.net.http.nosuch is not in lockgate"),
+        ("from mitmproxy.addons import nosuch", "nosuch"),
+        ("from mitmproxy.proxy.layers.tcp import NosuchHook", "NosuchHook"),
+        ("import mitmproxy.net.http.http1.nosuch", "mitmproxy.net.http.http1.nosuch is not in lockgate"),
         ("import mitmproxy.gateway", "mitmproxy.gateway is not in lockgate"),
     ],
 )
@@ -152,3 +175,24 @@ def test_modes_by_class() -> None:
     assert mode_specs.ProxyMode.parse("transparent").type_name == "transparent"
     with pytest.raises(ValueError, match="not a reverse mode"):
         mode_specs.ReverseMode.parse("regular")
+
+
+def test_events_as_classes_in_their_layers() -> None:
+    from appliance import layers
+
+    assert layers.http.HttpResponseHeadersHook.name == "responseheaders"  # type: ignore[attr-defined]
+    assert layers.tls.TlsEstablishedClientHook("data").args() == ["data"]  # type: ignore[attr-defined]
+
+
+def test_a_client_hello_by_hand() -> None:
+    from appliance.layers.tls import parse_client_hello
+    from tests import hellos
+
+    content = hellos.body((0x1301,), hellos.name())
+    message = b"\1" + len(content).to_bytes(3) + content
+    hello = b"\x16\3\1" + len(message).to_bytes(2) + message
+    found = parse_client_hello(hello)
+    assert found is not None and found.sni == "a.example"
+    assert parse_client_hello(hello[:-1]) is None
+    with pytest.raises(ValueError, match="no ClientHello"):
+        parse_client_hello(b"GET / HTTP/1.1")

@@ -90,13 +90,14 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     write(
         tmp_path,
         "scripts: [a.py, sub/b.py, /abs/c.py, ~/d.py]\ncerts: ['*.x.example=x.pem', "
-        "y.pem]\nssl_verify_upstream_trusted_ca: r.pem\n",
+        "y.pem]\nssl_verify_upstream_trusted_ca: r.pem\nserver_replay: [flows, 'store:~u //a']\n",
     )
     options = options_in(tmp_path)
     config.start(options)
     assert options.scripts == (f"{tmp_path}/a.py", f"{tmp_path}/sub/b.py", "/abs/c.py", "/home/someone/d.py")
     assert options.certs == (f"*.x.example={tmp_path}/x.pem", f"{tmp_path}/y.pem")
     assert options.ssl_verify_upstream_trusted_ca == f"{tmp_path}/r.pem"
+    assert options.server_replay == (f"{tmp_path}/flows", "store:~u //a")
 
 
 @pytest.mark.parametrize(

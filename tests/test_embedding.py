@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,54 @@ async def test_dump_master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert await running == 0
     assert addon.events[-1] == "done"
     master.shutdown()  # nothing is left to end
+
+
+def test_in_a_thread(tmp_path: Path) -> None:
+    """With a loop of its own and a port that is found; and what asks `proxyserver` where it listens."""
+    found: dict[str, Any] = {}
+    up = threading.Event()
+
+    class Up:
+        def running(self) -> None:
+            up.set()
+
+    def serve() -> None:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        options = Options(confdir=str(tmp_path), listen_host="127.0.0.1", listen_port=0, ca_key="ec", store=False)
+        master = found["master"] = DumpMaster(options, loop=loop, with_termlog=False, with_dumper=False)
+        assert master.addons.get("proxyserver").listen_addrs() == []
+        master.addons.add(Up())
+        try:
+            found["code"] = loop.run_until_complete(master.run())
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert up.wait(20)
+    master = found["master"]
+    server = master.addons.get("proxyserver")
+    (address,) = server.listen_addrs()
+    assert address[0] == "127.0.0.1" and address[1] != 0
+    assert [one.mode.type_name for one in server.servers] == ["regular"]
+    assert server.servers["regular"].listen_addrs == (address,) and server.is_running
+    with pytest.raises(KeyError):
+        server.servers["socks5"]
+    with socket.create_connection(address[:2], 5) as client:
+        client.sendall(b"GET http://lockgate.internal/ HTTP/1.1\r\nHost: lockgate.internal\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert list(server.connections) == [client.getsockname()]
+
+    def now(specs: list[str]) -> Any:
+        return asyncio.run_coroutine_threadsafe(server.servers.update(specs), master.event_loop).result(10)
+
+    assert now(["regular@127.0.0.1:0"]) and server.servers["regular@127.0.0.1:0"].listen_addrs != (address,)
+    assert now([]) and not server.is_running
+    assert not master.should_exit.is_set()
+    master.shutdown()
+    thread.join(20)
+    assert found["code"] == 0 and master.should_exit.is_set() and server.listen_addrs() == []
 
 
 def test_before_it_runs(tmp_path: Path) -> None:

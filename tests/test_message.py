@@ -230,3 +230,46 @@ def test_data() -> None:
         r.data.nope  # noqa: B018
     with pytest.raises(AttributeError):
         r.data.url = "x"
+
+
+@pytest.mark.parametrize(
+    "kind, body, text",
+    [
+        ("text/html", "grüße".encode(), "grüße"),
+        ("text/html", "grüße".encode("latin-1"), "grüße"),  # in nothing that was named
+        ("text/xml", "grüße".encode("latin-1"), "grüße"),
+        ("application/javascript", "grüße".encode("latin-1"), "grüße"),
+        ("text/html", '<meta charset="utf-8">grüße'.encode("latin-1"), None),  # it was named
+        ("text/html; charset=utf-8", "grüße".encode("latin-1"), None),
+        ("application/json", '"grüße"'.encode("latin-1"), None),
+    ],
+)
+def test_text_in_no_declared_character_set(kind: str, body: bytes, text: str | None) -> None:
+    response = Response.make(200, body, {"content-type": kind})
+    if text is None:
+        with pytest.raises(ValueError):
+            _ = response.text
+    else:
+        assert response.text == text
+
+
+@pytest.mark.parametrize(
+    "kind, body",
+    [
+        ("text/html", '<meta charset="gb2312">中'.encode("gb18030")),
+        ("text/html", "grüße".encode("latin-1")),
+        ("text/html", "grüße".encode()),
+        ("text/plain", "grüße".encode("latin-1")),
+        ("text/xml", '<?xml version="1.0" encoding="iso-8859-1"?><a>ü</a>'.encode("latin-1")),
+        ("text/css", '@charset "iso-8859-1";ü'.encode("latin-1")),
+        ("text/html; charset=iso-8859-1", "grüße".encode("latin-1")),
+        ("application/json", '"ü"'.encode()),
+    ],
+)
+def test_a_text_that_is_edited_stays_in_its_character_set(kind: str, body: bytes) -> None:
+    response = Response.make(200, body, {"content-type": kind})
+    assert response.text is not None
+    response.text += " more"
+    assert response.raw_content == body + b" more" and response.headers["content-type"] == kind
+    response.text += " \U0001f600"  # in some of them there is none
+    assert response.text.endswith(" more \U0001f600")

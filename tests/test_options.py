@@ -260,7 +260,10 @@ class TestAddOnOptions:
         options.set("words=a", "words=b", source=COMMAND_LINE)
         options.add_option("words", Sequence[str], [], "Words.")
         options.apply_deferred()
-        assert options.words == ("a", "b")
+        assert options.words == ("a", "b") and options.words == ["a", "b"] and options.words != ["a"]
+        assert options.words + ["c"] == ["a", "b", "c"] and ["c"] + options.words == ["c", "a", "b"]  # noqa: RUF005
+        assert type(options.words.copy()) is list and options.words + ("c",) == ("a", "b", "c")  # noqa: RUF005
+        assert hash(options.words) == hash(("a", "b"))
         assert options.source("words") is COMMAND_LINE
 
     def test_deferred_value_of_the_wrong_type(self) -> None:

@@ -7,10 +7,12 @@ from appliance.addons.anticomp import AntiComp
 from appliance.addons.block import Block
 from appliance.addons.blocklist import BlockList
 from appliance.addons.clientplayback import ClientPlayback
+from appliance.addons.command_history import CommandHistory
 from appliance.addons.comment import Comment
 from appliance.addons.core import Core
 from appliance.addons.cut import Cut
 from appliance.addons.dumper import Dumper
+from appliance.addons.engineparts import NextLayer, TlsConfig
 from appliance.addons.export import Export
 from appliance.addons.flowfeed import FlowFeed
 from appliance.addons.intercept import Intercept
@@ -22,6 +24,7 @@ from appliance.addons.modifyheaders import ModifyHeaders
 from appliance.addons.pcapoverip import PcapOverIp
 from appliance.addons.portal import Portal
 from appliance.addons.proxyauth import ProxyAuth
+from appliance.addons.proxyserver import Proxyserver
 from appliance.addons.readfile import ReadFile
 from appliance.addons.save import Save
 from appliance.addons.savehar import SaveHar
@@ -44,12 +47,15 @@ def default_addons() -> list[object]:
         AntiCache(),
         AntiComp(),
         ClientPlayback(),
+        CommandHistory(),
         Comment(),
         Cut(),
         Export(),
         Portal(),
         ProxyAuth(),
+        Proxyserver(),
         ScriptLoader(),
+        NextLayer(),
         ServerPlayback(),
         MapRemote(),
         MapLocal(),
@@ -61,6 +67,7 @@ def default_addons() -> list[object]:
         SaveHar(),
         SavePcapng(),
         PcapOverIp(),
+        TlsConfig(),
         UpstreamAuth(),
         UpdateAltSvc(),
         # What users see is what all of them did.

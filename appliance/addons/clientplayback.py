@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from appliance import command, ctx, types
+from appliance import command, ctx
 from appliance.addons.recording import Recording
 from appliance.connection import State
 from appliance.exceptions import CommandError, FlowReadException, OptionsError
@@ -76,7 +76,7 @@ class ClientPlayback:
         self._begun = paths
         for path in paths:
             try:
-                self.file(types.Path(path))
+                self.file(path)
             except CommandError as error:  # it has gone meanwhile
                 logger.error("client_replay: %s", error)
                 ctx.master.exit_code = 1
@@ -104,8 +104,8 @@ class ClientPlayback:
         self._start()
 
     @command.command("replay.client.file")
-    def file(self, path: types.Path) -> None:
-        """Send the requests of a flow file or HAR again."""
+    def file(self, path: str) -> None:
+        """Send the requests of a flow file or HAR, or of store:FILTER, again."""
         try:
             self.source(Recording(path))
         except FlowReadException as error:

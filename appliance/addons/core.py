@@ -223,14 +223,6 @@ class Core:
         kind = Opcode.TEXT if is_text else Opcode.BINARY
         inject(to_client, WebSocketMessage(kind, not to_client, message, injected=True))
 
-    # -- what goes on --------------------------------------------------------------------------------------------------
-
-    @command.command("proxyserver.active_connections")
-    def active_connections(self) -> int:
-        """How many connections of clients there are."""
-        worker = getattr(ctx.master, "worker", None)
-        return len(worker.handlers) if worker is not None else 0
-
     # -- what hooks cost -----------------------------------------------------------------------------------------------
 
     @command.command("hooks.profile")

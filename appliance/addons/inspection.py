@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from appliance.addonmanager import AddonManager, walk
 from appliance.addons.scriptfile import MAX_FILES, read_script, release
 from appliance.command import decorated
 from appliance.events import EVENTS
-from appliance.exceptions import LockgateError
+from appliance.exceptions import LockgateError, OptionsError
 from appliance.hooks import Hooks, check, misspelt, name_of
 from appliance.options import Options
 
@@ -40,6 +41,15 @@ class Report:
 
 
 class _Master:
+    """What `load` and `configure` may reach for."""
+
+    exit_code = 0
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.addons = AddonManager(self, options, Hooks())  # type: ignore[arg-type]
+        self.commands = self.addons.commands
+
     def shutdown(self) -> None:
         """Nothing runs."""
 
@@ -91,11 +101,12 @@ def _look(module: ModuleType, report: Report) -> None:
 def _load(module: ModuleType, report: Report) -> None:
     options = Options()
     before = set(options)
-    manager = AddonManager(_Master(), options, Hooks())  # type: ignore[arg-type]
+    manager = _Master(options).addons
+    manager.is_configured = True  # so that it hears `configure` too, with every option at its default
     try:
         manager.add(module)
     except Exception as error:
-        report.findings.append(Finding(0, f"load: {error}"))
+        report.findings.append(_raised(error, module))
     report.options = [name for name in options if name not in before]
     report.commands = list(manager.commands)
 
@@ -114,6 +125,22 @@ def _faults(name: str, addon: object) -> Iterator[Finding]:
             check(name, _Only(event, one))
         except LockgateError as error:
             yield _at(addon, event, str(error).removeprefix("add-on "))
+
+
+def _raised(error: Exception, module: ModuleType) -> Finding:
+    """What `load` or `configure` raised, with the script's own line. That an option is missing can be put right."""
+    own = Path(module.__file__ or "")
+    places = [
+        (frame.filename, frame.lineno or 0, frame.name)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == own or Path(frame.filename).is_relative_to(own.parent)
+    ]
+    name = next((name for _, _, name in places if name in EVENTS), "load")
+    what = str(error) if isinstance(error, LockgateError) else traceback.format_exception_only(error)[-1].strip()
+    file, line, _ = places[-1] if places else ("", 0, "")
+    refused = isinstance(error, OptionsError) and name == "configure"
+    also = " (with every option at its default)" if name == "configure" else ""
+    return Finding(line, f"{name}: {what}{also}", fatal=not refused, file=file)
 
 
 class _Only:

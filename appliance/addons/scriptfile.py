@@ -1,7 +1,7 @@
 """Files of add-ons, and the modules that they become: one file, a package, or a folder of both.
 
-A script's module is named `__lockgate_script__.NAME`; a package is also importable under its own name, unless there is
-one of that name already. Its folder is on sys.path while it is imported.
+A script's module is named `__mitmproxy_script__.NAME`, which some scripts ask after; a package is also importable under
+its own name, unless there is one of that name already. Its folder is on sys.path while it is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from appliance.addonmanager import walk
 from appliance.exceptions import LockgateError, OptionsError
 from appliance.hooks import check, name_of
 
-PREFIX = "__lockgate_script__"
+PREFIX = "__mitmproxy_script__"
 MAX_FILES = 500
 """Of a package, that are watched."""
 _NEVER_HELPERS = frozenset({"appliance", "modes", compat.ROOT, PREFIX})

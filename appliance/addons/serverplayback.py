@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from appliance import command, ctx, types
+from appliance import command, ctx
 from appliance.addons.filters import insist, untouched, will_stream
 from appliance.addons.recording import Recording
 from appliance.addons.switch import Switch
@@ -87,8 +87,8 @@ class ServerPlayback(Switch):
         self.source(flows, anew=False)
 
     @command.command("replay.server.file")
-    def load_file(self, path: types.Path) -> None:
-        """Answer with the responses of a flow file or HAR, and forget others."""
+    def load_file(self, path: str) -> None:
+        """Answer with the responses of a flow file or HAR, or of store:FILTER, and forget others."""
         try:
             self.source(Recording(path), anew=True)
         except FlowReadException as error:
@@ -132,7 +132,7 @@ class ServerPlayback(Switch):
             if size > MOST_BYTES or count + len(good) >= MOST:
                 raise ValueError(
                     f"there are more than {MOST} responses, or {MOST_BYTES >> 20} MB of bodies: take out what is "
-                    "needed, as in `lockgate run -n -r FILE -w SMALLER '~d host'`"
+                    "needed, as in `lockgate run -n -r FILE -w SMALLER '~d host'` or store:'~d host'"
                 )
             good.append(flow)
         if anew:

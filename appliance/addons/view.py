@@ -187,6 +187,11 @@ class View(Switch):
         flow.request = request
         self.add([flow])
 
+    @command.command("view.flows.add")
+    def add_flows(self, flows: Sequence[Flow]) -> None:
+        """Keep flows of one's own: the older name of `add`."""
+        self.add(flows)
+
     @command.command("view.flows.duplicate")
     def duplicate(self, flows: Sequence[Flow]) -> None:
         """Make copies of flows, and have the focus on the first of them."""

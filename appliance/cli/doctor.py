@@ -6,14 +6,18 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from appliance.cli.run import load
+from appliance.control.address import socket_path
+from appliance.control.client import Client
 from appliance.doctor import checks, report
 from appliance.doctor.finding import Subject
-from appliance.exceptions import OptionsError
+from appliance.exceptions import LockgateError, OptionsError
 from appliance.options import Options
 from appliance.store.folder import folder_of
+
+ASK_SECONDS: Final = 2.0
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,8 +41,20 @@ def subject_of(options: Options, lan: tuple[str, ...], wan: str, port: int | Non
     store = Path(os.path.abspath(folder_of(options))) if options.store else None
     limit = options.size("store_max_bytes")
     return Subject(
-        lan, wan, tuple(ports), Path(os.path.abspath(confdir)), plans=plans(), store=store, store_bytes=limit
-    )
+        lan, wan, tuple(ports), Path(os.path.abspath(confdir)), plans=plans(), store=store, store_bytes=limit,
+        recording=recording(options) if store is not None else None,
+    )  # fmt: skip
+
+
+def recording(options: Options) -> Any:
+    """What the running gateway says of its store; None: none runs, or not for us to ask."""
+    if (path := socket_path(options)) is None:
+        return None
+    try:
+        with Client(path, timeout=ASK_SECONDS) as gateway:
+            return gateway.call("status")["store"]
+    except LockgateError:
+        return None
 
 
 def plans(tools: Sequence[str] = ("nftables", "iptables-nft", "iptables-legacy")) -> dict[str, Any]:

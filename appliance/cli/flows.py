@@ -34,9 +34,9 @@ def main(args: argparse.Namespace) -> int:
     return _COMMANDS[args.flows_command](args, options)
 
 
-def filter_of(args: argparse.Namespace) -> FlowFilter | None:
+def filter_of(*words: str) -> FlowFilter | None:
     """Raises OptionsError."""
-    text = " ".join(args.filter)
+    text = " ".join(words)
     try:
         return flowfilter.parse(text) if text else None
     except ValueError as error:
@@ -187,7 +187,7 @@ def progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _list(args: argparse.Namespace, options: Options) -> int:
-    flt, columns = filter_of(args), columns_of(args.columns)
+    flt, columns = filter_of(*args.filter), columns_of(args.columns)
     table = Table(columns, args.json)
     with Store(folder_of(options)) as store, progress() as tell:
         for row in store.rows(
@@ -206,7 +206,7 @@ def _list(args: argparse.Namespace, options: Options) -> int:
 
 def _tail(args: argparse.Namespace, options: Options) -> int:
     """The newest, then those that come; until Ctrl-C."""
-    flt, columns = filter_of(args), columns_of(args.columns)
+    flt, columns = filter_of(*args.filter), columns_of(args.columns)
     table = Table(columns, args.json)
     with Store(folder_of(options)) as store:
         newest = list(store.rows(flt, limit=args.limit)) if args.limit else []
@@ -235,13 +235,13 @@ def _stats(args: argparse.Namespace, options: Options) -> int:
     span = ""
     if found["oldest"] is not None:
         span = f", {format_timestamp(found['oldest'])} to {format_timestamp(found['newest'])}"
-    print(f"{found['folder']}: {found['flows']} flows{span}")
+    print(f"{found['folder']}: {found['flows'] or 'no'} flows{span}")
     print(f"  {pretty_size(found['segment_bytes'])} in {found['segments']} segments, "
           f"{pretty_size(found['index_bytes'])} index")  # fmt: skip
-    print("  " + ", ".join(f"{count} {name}" for name, count in found["kinds"].items()))
-    print(
-        "  " + ", ".join(f"{count} {name}" for name, count in found["verdicts"].items()) + f", {found['failed']} failed"
-    )
+    if found["flows"]:
+        print("  " + ", ".join(f"{count} {name}" for name, count in found["kinds"].items()))
+        verdicts = [f"{count} {name}" for name, count in found["verdicts"].items()]
+        print("  " + ", ".join([*verdicts, f"{found['failed']} failed"]))
     if found["dropped"]:
         print(f"  {found['dropped']} flows could not be recorded (disk full, or the index locked)")
     if found["set_aside"]:
@@ -266,6 +266,12 @@ def _export(args: argparse.Namespace, options: Options) -> int:
     return export(args, options)
 
 
+def _replay(args: argparse.Namespace, options: Options) -> int:
+    from appliance.cli.flows_replay import replay
+
+    return replay(args, options)
+
+
 def _delete(args: argparse.Namespace, options: Options) -> int:
     from appliance.cli.flows_export import delete
 
@@ -278,5 +284,6 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace, Options], int]]] = {
     "stats": _stats,
     "show": _show,
     "export": _export,
+    "replay": _replay,
     "delete": _delete,
 }

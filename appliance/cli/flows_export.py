@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import mimetypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,20 +23,22 @@ from appliance.options import Options
 from appliance.store.folder import folder_of
 from appliance.store.redact import SECRETS, Redactor
 from appliance.store.segment import Damaged
-from appliance.store.store import Store, StoreError
+from appliance.store.store import Row, Store, StoreError
 
 
 def export(args: argparse.Namespace, options: Options) -> int:
     """0: done, 1: nothing matched, or something could not be read. Raises LockgateError."""
-    flt = filter_of(args)
+    flt = filter_of(*args.filter)
     ctx.options = options  # what some formats ask
     names = [*options.store_redact, *(SECRETS if args.redact else ())]
     redactor = Redactor(names) if names else None
+    if flt is not None and args.number:
+        raise OptionsError("say either a filter or --number")
     with Store(folder_of(options)) as store, progress() as tell:
+        chosen = [store.row(n) for n in args.number or ()] or store.rows(flt, newest=False, progress=tell)
 
         def flows() -> Iterator[tuple[int, Flow]]:
-            rows = [store.row(n) for n in args.number] if args.number else store.rows(flt, newest=False, progress=tell)
-            for row in rows:
+            for row in chosen:
                 try:
                     flow = store.load(row)
                 except Damaged as error:
@@ -45,12 +49,17 @@ def export(args: argparse.Namespace, options: Options) -> int:
                     redactor(flow)
                 yield row.n, flow
 
-        count = _FORMATS[args.format](flows(), args)
-        if not count:
+        found = flows()
+        first = next(found, None)
+        if first is None:  # and what was in the file stays there
             print("lockgate: no flow matches", file=sys.stderr)
             return 1
+        count = _FORMATS[args.format](itertools.chain([first], found), args)
+        if not count:
+            print(f"lockgate: nothing of what matches can be written as {args.format}", file=sys.stderr)
+            return 1
         if args.output not in (None, "-"):
-            print(f"{count} flows written to {args.output}", file=sys.stderr)
+            print(f"{_flows(count)} written to {args.output}", file=sys.stderr)
         return 1 if store.unreadable else 0
 
 
@@ -189,18 +198,38 @@ def delete(args: argparse.Namespace, options: Options) -> int:
     """Raises LockgateError."""
     from appliance.store.deletion import delete as delete_rows
 
-    flt = filter_of(args)
-    if flt is None and not args.number:
+    flt = filter_of(*args.filter)
+    if (flt is None) != bool(args.number):
         raise OptionsError("say which flows: a filter (~all is every one), or --number N")
     with Store(folder_of(options)) as store:
-        rows = [store.row(n) for n in args.number] if args.number else list(store.rows(flt))
-        if not rows:
+        chosen = [store.row(n) for n in args.number or ()] or store.rows(flt)
+        numbers = array("q", (row.n for row in chosen))  # they may be millions
+        if not numbers:
             print("lockgate: no flow matches", file=sys.stderr)
             return 1
         if not args.yes:
             if not sys.stdin.isatty():
-                raise StoreError(f"{len(rows)} flows match; --yes deletes them without asking")
-            if input(f"Delete {len(rows)} flows from {store.folder}? [y/N] ").strip().lower() not in ("y", "yes"):
+                raise StoreError(f"{_flows(len(numbers))} would be deleted; --yes does so without asking")
+            if not _agreed(f"Delete {_flows(len(numbers))} from {store.folder}? [y/N] "):
                 return 1
-        print(f"{delete_rows(store.folder, rows)} flows deleted")
+        print(f"{_flows(delete_rows(store.folder, _still(store, numbers)))} deleted")
     return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+def _still(store: Store, numbers: Iterable[int]) -> Iterator[Row]:
+    """Those that are there yet: the budget may have been faster."""
+    for number in numbers:
+        with contextlib.suppress(StoreError):
+            yield store.row(number)
+
+
+def _flows(count: int) -> str:
+    return f"{count} flow{'s' if count != 1 else ''}"

@@ -16,8 +16,16 @@ examples:
   lockgate flows stats
   lockgate flows export har --redact -o traffic.har '~d device.example'
   lockgate flows export bodies -o bodies/ '~t image'
+  lockgate flows replay 48122                       its request once more, by the gateway that runs
   lockgate flows delete '~d bank.example'
 """
+
+
+COLUMNS = (
+    "n", "id", "time", "kind", "client", "device", "method", "url", "host", "server", "status", "type", "size", "up",
+    "down", "took", "verdict", "reason", "rule", "tls", "sni", "error",
+)  # fmt: skip
+"""Those of appliance/cli/flows.py, which costs imports."""
 
 
 def add(group: Any, command: Callable[..., Any], settable: Callable[..., None]) -> None:
@@ -41,10 +49,14 @@ def add(group: Any, command: Callable[..., Any], settable: Callable[..., None]) 
     _which(export)
     export.add_argument("-o", "--output", metavar="PATH", help="file, or folder for bodies; default: standard output")
     export.add_argument("--redact", action="store_true", help="leave out what looks like a secret, and store_redact")
+    replay = command(group, "replay", "have the running gateway send requests again, and show what comes")
+    replay.add_argument("flows", nargs="*", metavar="N", help="number, or the beginning of an id")
+    replay.add_argument("--filter", dest="matching", metavar="FILTER", help="all that match, one after another")
+    replay.add_argument("--json", action="store_true", help="print a JSON object a line")
     delete = command(group, "delete", "delete flows, and what the store's files hold of them")
     _which(delete)
     delete.add_argument("--yes", action="store_true", help="do not ask")
-    for one in (listed, tail, show, stats, export, delete):
+    for one in (listed, tail, show, stats, export, replay, delete):
         settable(one)
 
 
@@ -61,16 +73,16 @@ FORMATS = {
 
 
 def _which(parser: Any) -> None:
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="flows that match")
+    parser.add_argument("filter", nargs="*", default=[], metavar="FILTER", help="flows that match")
     parser.add_argument("--number", action="append", metavar="N", help="this flow, by number or id; repeatable")
 
 
 def _page(parser: Any, limit: int) -> None:
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="only flows that match")
+    parser.add_argument("filter", nargs="*", default=[], metavar="FILTER", help="only flows that match")
     parser.add_argument(
         "-n", "--limit", type=_count, default=limit, metavar="N", help=f"at most so many ({limit}); 0: all"
     )
-    parser.add_argument("--columns", metavar="NAMES", help="names with commas between")
+    parser.add_argument("--columns", metavar="NAMES", help=f"names with commas between, of {', '.join(COLUMNS)}")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
 
 

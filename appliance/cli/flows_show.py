@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from appliance.connection import Address, Connection
-from appliance.contentviews import prettify_message
+from appliance.contentviews import prettify_message, registry
 from appliance.dns import DNSFlow, response_codes, types
+from appliance.exceptions import OptionsError
 from appliance.flow import Flow
 from appliance.headers import Headers
 from appliance.http import HTTPFlow, Message
@@ -25,7 +26,8 @@ from appliance.store.store import Row, Store
 
 
 def show(args: argparse.Namespace, options: Options) -> int:
-    """0: all shown; 1: one of them cannot be read. Raises StoreError."""
+    """0: all shown; 1: one of them cannot be read. Raises StoreError, OptionsError."""
+    view = view_of(args.view)
     bad = False
     with Store(folder_of(options)) as store:
         for at, reference in enumerate(args.flows):
@@ -41,9 +43,18 @@ def show(args: argparse.Namespace, options: Options) -> int:
             else:
                 if at:
                     print()
-                for line in lines(row, flow, args.view):
+                for line in lines(row, flow, view):
                     print(line)
     return int(bad)
+
+
+def view_of(text: str) -> str:
+    """The content view that is called so, or begins so. Raises OptionsError."""
+    names = registry.available_views()
+    for name in sorted(names, key=lambda name: name != text.lower()):
+        if name.startswith(text.lower()):
+            return name
+    raise OptionsError(f"there is no content view {text!r}; there are {', '.join(names)}")
 
 
 def lines(row: Row, flow: Flow, view: str) -> Iterator[str]:

@@ -184,6 +184,9 @@ class Parser(argparse.ArgumentParser):
                 known = [text for action in chosen._actions for text in action.option_strings]
                 close = difflib.get_close_matches(flag, known, n=1)
                 refuse(chosen, f"unknown flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+        if isinstance(words := getattr(args, "filter", None), list) and args.command not in ("run", "exec"):
+            words += rest  # argparse takes no more of a list once flags have come in between
+            return args
         if args.command == "run" and (words := [*args.filter, *rest]):
             if words[0].partition("@")[0].partition(":")[0].lower() in _MODES:
                 refuse(chosen, f"{words[0]}: a mode is given with -m, as in `lockgate run -m {words[0]}`")

@@ -35,16 +35,29 @@ def text(status: dict[str, Any]) -> str:
                 f"  hook         {escape(hook['addon'])} {hook['event']}: {pretty_duration(hook['longest'])} "
                 f"at most{failed}"
             )
-    if isinstance(status["store"], dict):
-        facts = ", ".join(
-            f"{name} {value}" for name, value in status["store"].items() if not isinstance(value, dict | list)
-        )
-        lines.append(f"  store        {escape(facts)}")
+    lines += _store(status["store"])
     if dropped["events"]:
         lines.append(f"  dropped      {dropped['events']:,} events, for clients that read too slowly")
     if dropped["flow_files"]:
         lines.append(f"  lost         {dropped['flow_files']:,} flows that save_stream_file could not write")
     return "\n".join(lines)
+
+
+def _store(store: dict[str, Any] | None) -> list[str]:
+    if store is None:
+        return ["  store        flows are not recorded (store=false)"]
+    lines = [
+        f"  store        {store['flows']:,} flows recorded, {pretty_size(store['bytes'])}, in {escape(store['folder'])}"
+    ]
+    if store["fault"]:
+        lines.append(f"               cannot be written now: {escape(store['fault'])}; {_waiting(store['waiting'])}")
+    if store["dropped"]:
+        lines.append(f"               {store['dropped']:,} flows could not be recorded and are lost")
+    return lines
+
+
+def _waiting(size: int) -> str:
+    return f"{pretty_size(size)} wait in memory" if size else "nothing waits"
 
 
 def mode_line(mode: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from appliance import flowfilter
+from appliance.addons.recording import Recording
+from appliance.control import stored
 from appliance.control.edit import edit
 from appliance.control.feed import KINDS, FlowSubscription
 from appliance.control.methods import method
@@ -67,22 +69,51 @@ def _find(session: Session, flow_id: str) -> Flow:
         return found[0]
     if found:
         raise ControlError("not_found", f"{len(found)} flows go by {flow_id}", "give the whole id")
-    raise ControlError(
+    raise NotAtHand(
         "not_found",
-        f"no flow {flow_id[:100]} is at hand",
-        "flows are while they are held (`lockgate intercepted`), or followed by a subscriber, or kept in memory",
+        f"no flow {flow_id[:100]} is at hand, nor does the id of one in the store begin so",
+        "at hand is what is held (`lockgate intercepted`), followed by a subscriber, or kept in memory",
     )
 
 
-@method("flows.get", id="text", content_limit="count?")
-def get(session: Session, id: str, content_limit: int = CONTENT) -> dict[str, Any]:
-    return {"flow": details(_find(session, id), min(content_limit, MOST_CONTENT))}
+class NotAtHand(ControlError):
+    """It may be in the store."""
 
 
-@method("flows.content", id="text", part="text", offset="count?", limit="count?")
-def get_content(session: Session, id: str, part: str, offset: int = 0, limit: int = MOST_CONTENT) -> dict[str, Any]:
+async def _found(session: Session, id: str | None, number: int | None) -> Flow:
+    """At hand by its id, else in the store; by its number there. Raises ControlError."""
+    if (id is None) == (number is None):
+        raise ControlError("bad_params", "no flow is named", "give its id, or its number in the store")
+    if id is not None:
+        try:
+            return _find(session, id)
+        except NotAtHand as error:
+            try:
+                return await stored.load(session.server.gateway, id)
+            except ControlError as other:
+                raise (error if other.code == "not_found" else other) from None
+    assert number is not None
+    return await stored.load(session.server.gateway, number)
+
+
+@method("flows.get", id="text?", number="count?", content_limit="count?")
+async def get(
+    session: Session, id: str | None = None, number: int | None = None, content_limit: int = CONTENT
+) -> dict[str, Any]:
+    return {"flow": details(await _found(session, id, number), min(content_limit, MOST_CONTENT))}
+
+
+@method("flows.content", id="text?", number="count?", part="text", offset="count?", limit="count?")
+async def get_content(
+    session: Session,
+    part: str,
+    id: str | None = None,
+    number: int | None = None,
+    offset: int = 0,
+    limit: int = MOST_CONTENT,
+) -> dict[str, Any]:
     """A body piece by piece, its content codings taken off."""
-    flow = _find(session, id)
+    flow = await _found(session, id, number)
     if part not in ("request", "response") or not isinstance(flow, HTTPFlow):
         raise ControlError("bad_params", f"{part[:100]!r} is no part of this flow", "request or response, of HTTP")
     message = getattr(flow, part)
@@ -145,13 +176,30 @@ def _told(session: Session, flows: list[Flow]) -> dict[str, Any]:
     return {"ids": [flow.id for flow in flows]}
 
 
-@method("flows.replay", ids="texts")
-def replay(session: Session, ids: list[str]) -> dict[str, Any]:
-    """Send their requests again, as the command `replay.client` does: all of them, or none."""
+@method("flows.replay", ids="texts?", numbers="counts?")
+async def replay(session: Session, ids: list[str] | None = None, numbers: list[int] | None = None) -> dict[str, Any]:
+    """Send their requests again: all of them, or none. Those at hand go as they are now, those of the store as copies
+    under the ids in the answer.
+    """
     gateway = session.server.gateway
-    flows = [_find(session, one) for one in ids]
+    playback = gateway.addons.get("clientplayback")
+    if ids is None and numbers is None:
+        raise ControlError("bad_params", "no flow is named", "give ids, or numbers in the store")
+    flows: list[Flow] = []
+    references: list[str | int] = []
+    for one in ids or ():
+        try:
+            flows.append(_find(session, one))
+        except NotAtHand:
+            references.append(one)
+    references += numbers or ()
     for flow in flows:
-        if (why := gateway.addons.get("clientplayback").check(flow)) is not None:
+        if (why := playback.check(flow)) is not None:
             raise ControlError("refused", why)
-    gateway.commands.call("replay.client", flows)
-    return {"ids": [flow.id for flow in flows]}
+    copies: list[str] = []
+    if references:
+        copies, again = await stored.replayable(gateway, references, playback.check)
+        playback.source(Recording("the store", again))
+    if flows:
+        gateway.commands.call("replay.client", flows)
+    return {"ids": [*(flow.id for flow in flows), *copies]}

@@ -32,11 +32,17 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {}
 
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "text": ("a text", lambda v: isinstance(v, str)),
-    "count": ("a whole number, 0 or more", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0),
+    "count": ("a whole number, 0 or more", _is_count),
     "bool": ("true or false", lambda v: isinstance(v, bool)),
     "texts": ("a list of texts", lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v)),
+    "counts": ("a list of whole numbers, 0 or more", lambda v: isinstance(v, list) and all(map(_is_count, v))),
     "object": ("an object", lambda v: isinstance(v, dict)),
 }
 

@@ -39,7 +39,8 @@ class Subject:
 
     ports: (host, port) that the gateway will listen on. confdir: the configuration folder, absolute.
     plans: what lays the redirect, to be tried in a scratch namespace (scratch.rules.Plans).
-    store: folder of the flow store, None = nothing is recorded; store_bytes: how large it may become.
+    store: folder of the flow store, None = nothing is recorded; store_bytes: how large it may become. recording: what
+    the gateway that runs says of it (appliance.store.recorder.Status), None = none runs.
     """
 
     lan: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Subject:
     plans: Mapping[str, Any] = field(default_factory=dict)
     store: Path | None = None
     store_bytes: int | None = None
+    recording: Mapping[str, Any] | None = None
 
     @property
     def interfaces(self) -> tuple[str, ...]:

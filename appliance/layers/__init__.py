@@ -1,6 +1,9 @@
 """The layers of a connection. All are loaded with the first: a late import fails once there are no files left."""
 
-from appliance.layers import next_layer, passthrough
+from types import ModuleType
+from typing import Any
+
+from appliance.layers import dns, http, modes, next_layer, passthrough, tcp, tls, udp, websocket
 from appliance.layers.base import Context, Layer
 from appliance.layers.dns import DNSLayer
 from appliance.layers.http import HttpLayer, HTTPMode
@@ -23,3 +26,20 @@ __all__ = [
     "next_layer",
     "passthrough",
 ]
+
+
+def _events_of(module: ModuleType) -> None:
+    """Events as classes, in the layer that fires them: `layers.http.HttpRequestHook`. Made when one is asked for."""
+
+    def find(name: str) -> Any:
+        if name.endswith("Hook"):
+            from appliance import hookclasses
+
+            return hookclasses.find(name)
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    module.__dict__["__getattr__"] = find
+
+
+for _module in (dns, http, modes, tcp, tls, udp, websocket):
+    _events_of(_module)

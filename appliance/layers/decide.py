@@ -55,21 +55,20 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The layer's kind and the verdict that goes with it."""
+    """The layer's kind and the verdict that goes with it. sni: the client's, where the decision had to look for it."""
 
     kind: Kind
     verdict: Verdict
+    sni: str | None = None
 
 
 def decide(facts: Facts, policy: HostPolicy) -> Proposal | NeedMore:
     """One step of the decision; NeedMore = ask again with more bytes (never when `facts.final`)."""
     data = facts.data
     if policy.active and not facts.proxy:
-        ignored = _by_rules(facts, policy)
-        if isinstance(ignored, NeedMore):
-            return ignored
-        if ignored is not None:
-            return Proposal("pass", ignored)
+        ruled = _by_rules(facts, policy)
+        if ruled is not None:
+            return ruled
 
     if not facts.server_spoke and data[:1] == b"\x16" and len(data) < 3 and not facts.final:
         return NeedMore(3)
@@ -110,21 +109,21 @@ def _raw(facts: Facts, why: str) -> Proposal:
     return Proposal("block", Verdict("block", f"{why}, and rawtcp is off", "rawtcp"))
 
 
-def _by_rules(facts: Facts, policy: HostPolicy) -> Verdict | NeedMore | None:
+def _by_rules(facts: Facts, policy: HostPolicy) -> Proposal | NeedMore | None:
     """ignore_hosts and allow_hosts over every name this connection is known by; waits while one may still come."""
     candidates: list[Candidate] = [(address, "accept") for address in facts.addresses]
     if not candidates:
         return None
     if verdict := policy.decide(candidates, complete=False):
-        return verdict
-    waiting = False
+        return Proposal("pass", verdict)
+    waiting, sni = False, None
     if facts.sni:
         candidates.append((f"{facts.sni}:{facts.port}", "hello"))
     if is_tls(facts.data) or (facts.data[:1] == b"\x16" and len(facts.data) < 3):
         hello = clienthello.scan(facts.data)
         if isinstance(hello, ClientHello):
-            if hello.sni:
-                candidates.append((f"{hello.sni}:{facts.port}", "hello"))
+            if sni := hello.sni:
+                candidates.append((f"{sni}:{facts.port}", "hello"))
         elif not isinstance(hello, NotTls):
             waiting = True
     elif not facts.server_spoke:
@@ -135,9 +134,9 @@ def _by_rules(facts: Facts, policy: HostPolicy) -> Verdict | NeedMore | None:
             waiting = True
     waiting = waiting and not facts.final
     verdict = policy.decide(candidates, complete=not waiting)
-    if verdict is None and waiting:
-        return NeedMore(len(facts.data) + 1)
-    return verdict
+    if verdict is None:
+        return NeedMore(len(facts.data) + 1) if waiting else None
+    return Proposal("pass", verdict, sni)
 
 
 def host_header(data: bytes | bytearray) -> str | None:

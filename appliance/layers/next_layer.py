@@ -15,10 +15,12 @@ import appliance.layers.tls as tls
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import MAX_HEAD, SERVER_FIRST, Facts, Kind, Proposal, decide, looks_like_http
+from appliance.net import clienthello
 from appliance.net.datagrams import Datagrams
 from appliance.net.egress import CannotConnect
 from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Stream
+from appliance.tls import ClientHello
 from appliance.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -132,6 +134,8 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
                 return about.layer, chosen_by_addon(about.layer)
         if isinstance(proposal, Proposal):
             client.deadline = 0.0
+            if proposal.kind in ("pass", "block") and handler.client.sni is None:
+                handler.client.sni = proposal.sni or _name_in(data)
             return proposal.kind, proposal.verdict
         if facts.final:
             client.deadline = 0.0
@@ -142,6 +146,12 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             await client.peek(have + 1)
         elif not await _race(context, client, have, settings.greeting_wait):
             silent = True
+
+
+def _name_in(data: bytearray) -> str | None:
+    """The SNI of a ClientHello that nobody has to look at any more, but who reads what was passed."""
+    hello = clienthello.scan(data) if data[:1] == b"\x16" else None
+    return hello.sni if isinstance(hello, ClientHello) else None
 
 
 def chosen_by_addon(layer: Layer) -> Verdict:

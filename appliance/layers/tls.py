@@ -10,7 +10,7 @@ from appliance.exceptions import CertificateError
 from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import MAX_HEAD
-from appliance.net import tls_context
+from appliance.net import clienthello, tls_context
 from appliance.net.certs import LeafSpec
 from appliance.net.clienthello import HelloScanner, NotTls
 from appliance.net.dial import Attempt
@@ -33,7 +33,22 @@ _MIRRORED: dict[FaultKind | None, LeafFault] = {
     "not_yet_valid": "not_yet_valid",
     "name_mismatch": "name_mismatch",
 }
+HTTP1_ALPNS = (b"http/1.1", b"http/1.0", b"http/0.9")
+HTTP2_ALPN = b"h2"
+HTTP3_ALPN = b"h3"
+HTTP_ALPNS = (HTTP3_ALPN, HTTP2_ALPN, *HTTP1_ALPNS)
+"""For add-ons."""
 _NOT_SPOKEN = frozenset({b"h3"})  # what we cannot speak yet is not offered on
+
+
+def parse_client_hello(data: bytes) -> ClientHello | None:
+    """The ClientHello that a connection begins with, for add-ons; None while some of it is missing. Raises ValueError
+    if this is none.
+    """
+    found = clienthello.scan(data)
+    if isinstance(found, NotTls):
+        raise ValueError(f"no ClientHello: {found.reason}")
+    return found if isinstance(found, ClientHello) else None
 
 
 class ServerTLSLayer(Layer):

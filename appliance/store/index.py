@@ -7,13 +7,14 @@ with it. `LIMIT_NAMES` of them to a segment.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 FILE: Final = "index.db"
-VERSION: Final = 1
+VERSION: Final = 2
 SHIFT: Final = 20
 LIMIT_NAMES: Final = 1 << 19
 
@@ -22,7 +23,7 @@ VERDICTS: Final = ("", "decrypt", "pass", "block")
 
 # Bits of `flags`.
 FAILED, ANSWERED, WEBSOCKET, REPLAYED_REQUEST, REPLAYED_RESPONSE = 1, 2, 4, 8, 16
-MARKED, COMMENTED, NOTED, CUT, OPEN, LONG_PATH, IN_PARTS, BARE = 32, 64, 128, 256, 512, 1024, 2048, 4096
+MARKED, COMMENTED, NOTED, CUT, OPEN, LONG_PATH, IN_PARTS, BARE, ODD_PATH = 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192
 
 # Kinds of names.
 CLIENT, DEVICE, SERVER, REASON, SITE, HOST, METHOD, TYPE, TLS, SNI, ERROR = range(1, 12)
@@ -32,6 +33,7 @@ COLUMNS: Final = (
     "site", "host", "method", "path", "status", "type", "qtype", "up", "down", "tls", "sni", "error",
 )  # fmt: skip
 INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+INSERT_AT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES (?, {', '.join('?' * len(COLUMNS))})"
 UPDATE: Final = f"UPDATE flow SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE n = ?"
 
 _SCHEMA: Final = """
@@ -42,23 +44,36 @@ CREATE TABLE segment (
 );
 CREATE TABLE name (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, alias TEXT);
 CREATE TABLE flow (
-    n INTEGER PRIMARY KEY AUTOINCREMENT,
-    flags INTEGER NOT NULL, kind INTEGER NOT NULL, status INTEGER, verdict INTEGER NOT NULL, site INTEGER, host INTEGER,
-    client INTEGER, method INTEGER, type INTEGER, qtype INTEGER, cport INTEGER, server INTEGER, reason INTEGER,
-    device INTEGER, sni INTEGER, tls INTEGER, error INTEGER, seg INTEGER NOT NULL, off INTEGER NOT NULL,
-    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, uid TEXT NOT NULL, path TEXT
+    n INTEGER PRIMARY KEY,
+    flags INTEGER NOT NULL, kind INTEGER NOT NULL, status INTEGER, path TEXT, verdict INTEGER NOT NULL, site INTEGER,
+    host INTEGER, client INTEGER, method INTEGER, type INTEGER, qtype INTEGER, cport INTEGER, server INTEGER,
+    reason INTEGER, device INTEGER, sni INTEGER, tls INTEGER, error INTEGER, seg INTEGER NOT NULL, off INTEGER NOT NULL,
+    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, uid TEXT NOT NULL
 );
 CREATE TABLE part (seg INTEGER NOT NULL, off INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (seg, off))
     WITHOUT ROWID;
-CREATE INDEX part_n ON part (n)
+CREATE INDEX part_n ON part (n);
+"""
+_GONE: Final = """
+CREATE TABLE gone (n INTEGER NOT NULL);
+CREATE TRIGGER deleted BEFORE DELETE ON flow WHEN OLD.n > (SELECT n FROM gone) AND OLD.n = (SELECT max(n) FROM flow)
+    BEGIN UPDATE gone SET n = OLD.n; END
 """
 """`segment.indexed`: up to where its records are in `flow`; `bytes`: of its file; `dropped`: flows lost while it was
 written. `flow`: what is searched for comes first, so that a scan need not read further. `len`: bytes of the record.
-`part`: messages of a conversation."""
+`part`: messages of a conversation. `gone`: the highest number that a deleted flow has had: none is given twice
+(AUTOINCREMENT would say so too, at a sixth of the price of a row)."""
 
 
 class Unusable(Exception):
-    """The index is damaged, or of another version: it has to be made anew."""
+    """The index is damaged, or of an older version: it has to be made anew."""
+
+
+class Newer(sqlite3.DatabaseError):
+    """The index is of a newer release, and so may be the segments: nothing here is touched."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"it is of a newer lockgate (version {version}, this one knows {VERSION})")
 
 
 def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
@@ -74,10 +89,13 @@ def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Conn
         db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute("PRAGMA journal_size_limit = 16777216")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version < VERSION:
             _make(db)
-        elif version != VERSION:
-            raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
+        else:
+            _known(path, version)
+    except Newer:
+        db.close()
+        raise
     except sqlite3.DatabaseError as error:
         db.close()
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF not in _DAMAGE:
@@ -87,6 +105,13 @@ def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Conn
         db.close()
         raise
     return db
+
+
+def _known(path: Path, version: int) -> None:
+    if version > VERSION:
+        raise Newer(version)
+    if version < 1:
+        raise Unusable(f"{path} is an index of version {version}, this release knows 1 to {VERSION}")
 
 
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -99,9 +124,17 @@ def is_damage(error: sqlite3.Error) -> bool:
 def _make(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody else was faster
+        version = db.execute("PRAGMA user_version").fetchone()[0]  # somebody may have been faster
+        if version == 0:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
+        if version < VERSION:  # 1 had AUTOINCREMENT instead
+            table, trigger = _GONE.split(";", 1)
+            db.execute(table)
+            db.execute("INSERT INTO gone VALUES (0)")
+            if version == 1:
+                db.execute("UPDATE gone SET n = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'flow'), 0)")
+            db.execute(trigger)
             db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
     except BaseException:
@@ -110,9 +143,11 @@ def _make(db: sqlite3.Connection) -> None:
 
 
 def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
-    """For questions. Raises sqlite3.OperationalError where there is none, Unusable."""
-    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=busy_ms / 1000, isolation_level=None,
-                         check_same_thread=False)  # fmt: skip
+    """For questions. Raises sqlite3.OperationalError where there is none, Newer, Unusable."""
+    # Even to read it SQLite makes files beside it, unless it is told that nobody writes.
+    still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{FILE}-wal").exists()
+    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro{'&immutable=1' if still else ''}", uri=True,
+                         timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)  # fmt: skip
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.DatabaseError as error:
@@ -120,9 +155,11 @@ def read_only(path: Path, *, busy_ms: int = 2000) -> sqlite3.Connection:
         if is_damage(error):
             raise Unusable(f"{path}: {error}") from None
         raise
-    if version != VERSION:
+    try:
+        _known(path, version)
+    except BaseException:
         db.close()
-        raise Unusable(f"{path} is an index of version {version}, this release knows {VERSION}")
+        raise
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA mmap_size = 4294967296")  # a scan is a fifth faster so
     return db
@@ -158,13 +195,16 @@ class Batch:
         first = last = 0
         if self.names:
             db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)", self.names)
+        if self.rows or self.opened:
+            last = db.execute("SELECT max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0))").fetchone()[0]
+            first = last + 1
         if self.rows:
-            db.executemany(INSERT, self.rows)
-            last = db.execute("SELECT last_insert_rowid()").fetchone()[0]
-            first = last - len(self.rows) + 1
+            db.execute(INSERT_AT, (first, *self.rows[0]))
+            db.executemany(INSERT, self.rows[1:])  # each one more
+            last += len(self.rows)
         for talk, row in self.opened:
-            last = talk.n = db.execute(INSERT, row).lastrowid or 0
-            first = first or last
+            last = talk.n = last + 1
+            db.execute(INSERT_AT, (last, *row))
         if self.parts:
             db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)",
                            [(segment, offset, talk.n) for segment, offset, talk in self.parts])  # fmt: skip
@@ -189,7 +229,7 @@ def note_segment(
     )
 
 
-def forget(db: sqlite3.Connection, number: int, step: int = 2000) -> Iterable[int]:
+def forget(db: sqlite3.Connection, number: int, step: int = 500) -> Iterable[int]:
     """Take a segment out of the index, in transactions short enough for others to write in between; yields after each.
 
     The last one takes the segment's own row. Raises sqlite3.OperationalError.

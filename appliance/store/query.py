@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from appliance.flowfilter.operators import _ASSET, _compiled, _flags
 from appliance.flowfilter.tree import And, Node, Not, Or, Test
 from appliance.store import index as ix
+from appliance.store.literal import Literal, literal
 from appliance.store.rows import INEXACT, MAX_TEXT
 
 
@@ -108,10 +110,14 @@ class Translator:
     ) -> Condition:
         """Flows whose `column` is a name of that kind of whose `texts` one is found by `search`."""
         sure, unsure, other = [], [], False
+        known: dict[tuple[str, str | None], bool] = {}  # each segment has names of its own, often with the same text
         for id, text, alias in self._db.execute("SELECT id, text, alias FROM name WHERE kind = ?", (kind,)):
             if inexact(text) or (alias and inexact(alias)):
                 unsure.append(id)
-            elif any(search(one) for one in texts(text, alias)):
+                continue
+            if (found := known.get((text, alias))) is None:
+                found = known[text, alias] = any(search(one) for one in texts(text, alias))
+            if found:
                 sure.append(id)
             else:
                 other = True
@@ -179,25 +185,32 @@ class Translator:
         def source(client: int | None, port: int | None) -> bool:
             return client is not None and search(f"{texts.get(client, '')}:{port}") is not None
 
-        return _exactly(f"{self._function(2, source)}(client, cport)")
+        test = Sql(f"{self._function(2, source)}(client, cport)")
+        if (found := literal(argument, _flags())) is not None:
+            some = [id for id, text in texts.items() if _before_port(f"{text}:", found.atoms)]
+            test = _where(_ids("client", some), test)
+        return Condition(test, test)
 
     def _u(self, argument: str) -> Condition:
         search = _compiled(argument, _flags()).search
-        unsure = Sql(f"(flags & {ix.LONG_PATH} OR site IN (SELECT id FROM name WHERE kind = {ix.SITE} AND "
-                     f"(length(text) >= {MAX_TEXT} OR text LIKE '%{INEXACT}')))")  # fmt: skip
-        must = _in_url(self._table(ix.SITE), argument, search) or self._called_url(search)
-        must = _joined("AND", (Sql("(kind IN (1, 4) AND path IS NOT NULL)"), must))
-        return Condition(_joined("OR", (must, unsure)), _joined("AND", (must, _not(unsure))))
-
-    def _called_url(self, search: Callable[[str], Any]) -> Sql:
         texts = self._table(ix.SITE)
 
         def url(site: int | None, path: str | None) -> bool:
-            if path is None:  # SQLite does not say what it looks at first
+            if path is None:
                 return False
             return search(texts.get(site, "") + path if site is not None else path) is not None
 
-        return Sql(f"{self._function(2, url)}(site, path)")
+        asked = Sql(f"{self._function(2, url)}(site, path)")
+        test = asked
+        if (found := literal(argument, _flags())) is not None:
+            contains = _in_url(texts, found)
+            test = contains if found.whole and _flags() & re.IGNORECASE else _where(contains, asked)
+        # One look at the flags for each row, and one at the path.
+        odd = f"(CASE WHEN flags & {ix.ODD_PATH | ix.LONG_PATH} THEN"
+        may = Sql(f"{odd} flags & {ix.LONG_PATH} OR {asked.text} ELSE {test.text} END)", test.params)
+        must = Sql(f"{odd} NOT flags & {ix.LONG_PATH} AND {asked.text} ELSE {test.text} END)", test.params)
+        cut = _ids("site", [id for id, text in texts.items() if inexact(text)])
+        return Condition(_joined("OR", (may, cut)), _joined("AND", (must, _not(cut))))
 
     def _comment(self, argument: str) -> Condition:
         return _empty_unless(ix.COMMENTED, argument)
@@ -225,28 +238,40 @@ def _empty_unless(flag: int, argument: str) -> Condition:
     return Condition(has, _NO)
 
 
-_SIMPLE = re.compile(r"(?:[A-Za-z0-9_/=,;&@:-]|\.|\\\.|\\-|\\/)+")
-_ATOM = re.compile(r"\\?(.)")
+def _where(first: Sql, then: Sql) -> Sql:
+    """`then` is only looked at where `first` holds; AND leaves that to SQLite."""
+    if first in (_YES, _NO):
+        return then if first == _YES else _NO
+    return Sql(f"(CASE WHEN {first.text} THEN {then.text} ELSE 0 END)", (*first.params, *then.params))
 
 
-def _in_url(sites: dict[int, str], argument: str, search: Callable[[str], Any]) -> Sql | None:
-    """The same for an expression of plain letters and dots, by LIKE: no function is called for each flow.
+def _in_url(sites: dict[int, str], found: Literal) -> Sql:
+    """Flows whose URL has this text. It may lie in the site, in the path, or across."""
+    compiled = partial(re.compile, flags=re.IGNORECASE | re.DOTALL)
+    same: dict[str, list[int]] = {}  # each segment has names of its own, of the same sites
+    for id, text in sites.items():
+        same.setdefault(text, []).append(id)
 
-    A URL is a site and a path, which begins with a slash; the expression may lie in one, in the other, or across.
-    """
-    if _SIMPLE.fullmatch(argument) is None or not _flags() & re.IGNORECASE:
-        return None
-    atoms = ["_" if found[0] == "." else "\\_" if found[1] == "_" else found[1] for found in _ATOM.finditer(argument)]
-    like = "".join(atoms)
-    within = [id for id, text in sites.items() if search(text)]
-    parts = [Sql("(path LIKE ? ESCAPE '\\')", (f"%{like}%",)), _ids("site", within)]
-    for at, atom in enumerate(atoms):
-        if at and atom in ("/", "_"):
-            ends = re.compile("".join("." if a == "_" else re.escape(a[-1]) for a in atoms[:at]) + r"\Z", re.IGNORECASE)
-            if before := [id for id, text in sites.items() if ends.search(text)]:
-                rest = Sql("(path LIKE ? ESCAPE '\\')", (f"{''.join(atoms[at:])}%",))
-                parts.append(_joined("AND", (_ids("site", before), rest)))
+    def those(search: Callable[[str], Any]) -> list[int]:
+        return [id for text, ids in same.items() if search(text) for id in ids]
+
+    parts = [Sql("(path LIKE ? ESCAPE '\\')", (f"%{found.like()}%",)),
+             _ids("site", those(compiled(found.pattern()).search))]  # fmt: skip
+    for at in range(1, len(found.atoms)):
+        if before := those(compiled(found.pattern(0, at) + r"\Z").search):
+            rest = Sql("(path LIKE ? ESCAPE '\\')", (f"{found.like(at)}%",))
+            parts.append(_joined("AND", (_ids("site", before), rest)))
     return _joined("OR", parts)
+
+
+def _before_port(text: str, atoms: tuple[str, ...]) -> bool:
+    """Whether `text` with the digits of a port behind it could contain this."""
+    padded = text.lower() + "\0" * 5
+    return any(
+        all(not atom or (atom.isdigit() if there == "\0" else atom.lower() == there)
+            for atom, there in zip(atoms, padded[start:], strict=False))
+        for start in range(len(padded) - len(atoms) + 1)
+    )  # fmt: skip
 
 
 def _ids(column: str, ids: list[int]) -> Sql:

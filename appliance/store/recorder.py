@@ -1,8 +1,8 @@
 """Writes flows into the store, from the event loop: encoded when they end, written in batches.
 
 A batch is one write to the segment, after 50 ms or 128 flows, so that a kill -9 loses at most what ended in the last
-50 ms; the index follows in larger steps. Nothing here waits: what cannot be written (disk full, index locked) is kept
-up to `queue_bytes`, then dropped, counted and told. Never raises.
+50 ms; the index follows with each full batch, or a little later. Nothing here waits: what cannot be written (disk full,
+index locked) is kept up to `queue_bytes`, then dropped, counted and told. Never raises.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from appliance.flow import Error, Flow
 from appliance.http import HTTPFlow
 from appliance.log import RateLimited
 from appliance.store import index as ix
-from appliance.store import records, rows, segment
+from appliance.store import plain, records, rows, segment
 from appliance.store.records import State
 from appliance.store.tee import Talk, Tee
 from appliance.tcp import TCPFlow
@@ -40,14 +40,16 @@ FLUSH_SECONDS: Final = 0.05
 BATCH: Final = 128
 FLUSH_BYTES: Final = 1 << 20
 """A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
+TOGETHER: Final = 24
+"""Flows that are encoded in a row: one at a time costs half as much again, and more at a time leave the processor's
+cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2
-COMMIT_ROWS: Final = 512
-"""So often the index follows: a transaction has a price of its own, and what it lacks is found again in the segment."""
+"""So late the index follows when batches are not full: a transaction has a price of its own, and what it lacks is
+found again in the segment."""
 RETRY_SECONDS: Final = 0.25
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_EMPTY_FRAME: Final = bytes(segment.FRAME.size)
 ROW_COST: Final = 640
 """Bytes of memory that a row is reckoned at, while it waits."""
 CERTIFICATES: Final = 512
@@ -122,9 +124,10 @@ class Recorder:
         self._certificates: dict[bytes, int] = {}
         self._batch = ix.Batch()
         self._added = 0  # flows since the last commit
+        self._gathered = 0  # flows since the last flush
         self._talks: list[Talk] = []
         self._begun = time.time()
-        self._cut = time.monotonic() + self.segment_seconds
+        self._since = time.monotonic()
 
     def start(self) -> None:
         """Open the store. Where that cannot be it is told, tried again, and flows are dropped and counted meanwhile."""
@@ -145,7 +148,21 @@ class Recorder:
             self._failed(error)
             return False
         self._names = rows.Names(self.number)
+        if self._loop is not None:
+            self._loop.call_later(self.segment_seconds, self._look, self.number)
         return True
+
+    def _age(self) -> float:
+        """Seconds since this segment was begun."""
+        return time.monotonic() - self._since
+
+    def _look(self, number: int) -> None:
+        """A segment is cut when it is old, also where nothing comes any more: only then can it become too old."""
+        if number == self.number and self._fd >= 0 and self._loop is not None:
+            if self._age() >= self.segment_seconds:
+                self.flush()
+            if number == self.number:
+                self._loop.call_later(max(1.0, self.segment_seconds - self._age()), self._look, number)
 
     def _highest(self) -> int:
         """The highest number of a segment that the index knows; 0 where it cannot be asked."""
@@ -166,47 +183,61 @@ class Recorder:
     # -- what is recorded
 
     def end(self, flow: Flow) -> None:
-        """A flow that is over (HTTP, DNS). It is encoded with its batch: many in a row cost half of what each would."""
+        """A flow that is over (HTTP, DNS)."""
         if self._no_room():
             return
-        self._ended.append(flow)
-        response = getattr(flow, "response", None)
-        content = getattr(response, "raw_content", None)
+        ended = self._ended
+        ended.append(flow)
+        content = getattr(getattr(flow, "response", None), "raw_content", None)
         if content is not None:
             self._heavy += len(content)
+        self._gathered += 1
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
-        if len(self._ended) >= BATCH or self._heavy >= FLUSH_BYTES:
+        if self._gathered >= BATCH or self._heavy >= FLUSH_BYTES:
             self._soon()
+        elif len(ended) >= TOGETHER:
+            self._encode()
 
     def _encode(self) -> None:
         """What has ended becomes records and rows."""
         ended, self._ended = self._ended, []
         self._heavy = 0
         for flow in ended:
-            self._end_of(flow)
+            try:
+                client, server = flow.client_conn, flow.server_conn
+                if flow.type == "dns":  # ends that no other flow has
+                    self._alone(flow)
+                    continue
+                known = client._recorded
+                if known is None or known[0] is not self._epoch or known[1] is not client.verdict or known[2] != client.timestamp_tls_setup:  # fmt: skip # noqa: E501
+                    known = self._client(client)
+                there = server._recorded
+                if there is None or there[0] is not self._epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
+                    there = self._server(server)
+                if type(flow) is HTTPFlow:
+                    made = plain.made(flow, known[3], there[3], self.body_limit, (self.number, self._end), known[4],
+                                      there[4], self._names)  # fmt: skip
+                    if made is not None:
+                        self._frame(made[0])
+                        self._batch.rows.append(made[1])
+                        self._added += 1
+                        self.flows += 1
+                        continue
+                spoken = flow.websocket if isinstance(flow, HTTPFlow) else None
+                said = None if spoken is None else records.messages(spoken.messages)
+                self._write(flow, known[3], there[3], known[4], there[4], messages=said)
+            except Exception as error:
+                self._broken(error, flow)
 
-    def _end_of(self, flow: Flow) -> None:
-        try:
-            client, server = flow.client_conn, flow.server_conn
-            if flow.type == "dns":  # ends that no other flow has
-                facts, of_client = rows.client_facts(client, self._names), records.connection(client, self._certificate)
-                name, of_server = rows.server_name(server, self._names), records.connection(server, self._certificate)
-                self._write(flow, of_client, of_server, facts, name)
-                return
-            if isinstance(flow, HTTPFlow) and flow.websocket is not None:
-                said: list[Any] | None = records.messages(flow.websocket.messages)
-            else:
-                said = None
-            known = client._recorded
-            if known is None or known[0] is not self._epoch or known[1] is not client.verdict or known[2] != client.timestamp_tls_setup:  # fmt: skip # noqa: E501
-                known = self._client(client)
-            there = server._recorded
-            if there is None or there[0] is not self._epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
-                there = self._server(server)
-            self._write(flow, known[3], there[3], known[4], there[4], messages=said)
-        except Exception as error:
-            self._broken(error, flow)
+    def _alone(
+        self, flow: Flow, count: tuple[int, int, float] | None = None, bits: int = 0, messages: list[Any] | None = None
+    ) -> None:
+        """A flow whose connections stand in its own record."""
+        client, server = flow.client_conn, flow.server_conn
+        facts, of_client = rows.client_facts(client, self._names), records.connection(client, self._certificate)
+        name, of_server = rows.server_name(server, self._names), records.connection(server, self._certificate)
+        self._write(flow, of_client, of_server, facts, name, count, bits, messages)
 
     def connection(self, client: Client, server: Server, moved: tuple[int, int]) -> None:
         """A connection that was passed or blocked, or came to nothing: it has no flow. moved: bytes up and down."""
@@ -220,11 +251,7 @@ class Recorder:
             flow.moved = moved
             if client.error:
                 flow.error = Error(client.error, client.timestamp_end)
-            facts = rows.client_facts(client, self._names)
-            of_client, of_server = records.connection(client, self._certificate), records.connection(server, self._certificate)  # fmt: skip # noqa: E501
-            name = rows.server_name(server, self._names)
-            ended = client.timestamp_end or time.time()
-            self._write(flow, of_client, of_server, facts, name, (*moved, ended), ix.BARE)
+            self._alone(flow, (*moved, client.timestamp_end or time.time()), ix.BARE)
         except Exception as error:
             self._broken(error, client)
 
@@ -277,14 +304,8 @@ class Recorder:
             if self._no_room():
                 return
             self._encode()
-            flow = talk.flow
-            facts = rows.client_facts(flow.client_conn, self._names)
-            of_client = records.connection(flow.client_conn, self._certificate)
-            of_server = records.connection(flow.server_conn, self._certificate)
-            name = rows.server_name(flow.server_conn, self._names)
-            up, down = getattr(flow, "moved", None) or (talk.up, talk.down)
-            bits = ix.CUT if talk.cut else 0
-            self._write(flow, of_client, of_server, facts, name, (up, down, time.time()), bits, messages)
+            up, down = getattr(talk.flow, "moved", None) or (talk.up, talk.down)
+            self._alone(talk.flow, (up, down, time.time()), ix.CUT if talk.cut else 0, messages)
         except Exception as error:
             self._broken(error, talk.flow)
 
@@ -347,20 +368,19 @@ class Recorder:
 
     def _put(self, record: Any) -> tuple[int, int]:
         """Queue a record: its offset, and the bytes of its payload."""
-        buffer, offset = self._buffer, self._end
-        start = len(buffer)
-        buffer += _EMPTY_FRAME
-        records.encode_into(record, buffer, start + segment.FRAME.size)
-        length = len(buffer) - start - segment.FRAME.size
-        with memoryview(buffer) as view:
-            crc = zlib.crc32(view[start + segment.FRAME.size :])
-        segment.FRAME.pack_into(buffer, start, length, crc)
-        self._end = offset + segment.FRAME.size + length
+        offset, payload = self._end, records.encode(record)
+        self._frame(payload)
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
-        elif len(buffer) >= FLUSH_BYTES:
+        elif len(self._buffer) >= FLUSH_BYTES:
             self._soon()
-        return offset, length
+        return offset, len(payload)
+
+    def _frame(self, payload: bytes) -> None:
+        length = len(payload)
+        self._buffer += segment.FRAME.pack(length, zlib.crc32(payload))
+        self._buffer += payload
+        self._end += segment.FRAME.size + length
 
     def _no_room(self, lost: int = 1) -> bool:
         """Whether a flow has to be dropped; it is counted then."""
@@ -393,6 +413,7 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._gathered = 0
         talks, self._talks = self._talks, []
         for talk in talks:
             talk.flush()
@@ -411,7 +432,7 @@ class Recorder:
                 self._names.fresh = []
             now = time.monotonic()
             if len(self._batch) and (
-                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= COMMIT_ROWS
+                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= BATCH
             ):
                 self._commit()
                 self._committed = now
@@ -422,7 +443,8 @@ class Recorder:
         self._busy_since = 0.0
         if self.fault:
             self._recovered()
-        if self._written >= self.segment_bytes or time.monotonic() >= self._cut or len(self._names) >= ix.LIMIT_NAMES:
+        old = self._age() >= self.segment_seconds
+        if self._written >= self.segment_bytes or old or len(self._names) >= ix.LIMIT_NAMES:
             self._roll()
         elif len(self._batch) and self._timer is None:
             self._arm(FLUSH_SECONDS)
@@ -454,7 +476,7 @@ class Recorder:
     def _roll(self) -> None:
         """Seal this segment; the next record opens another."""
         if self._written == segment.HEAD.size:
-            self._cut = time.monotonic() + self.segment_seconds
+            self._since = time.monotonic()
             return
         try:
             self._commit(sealed=True)

@@ -44,14 +44,6 @@ _decoder = msgspec.msgpack.Decoder(ext_hook=lambda code, data: bytes(data).decod
 decode: Final[Callable[[bytes], Any]] = _decoder.decode
 
 
-def encode_into(record: Any, buffer: bytearray, at: int) -> None:
-    """The same at the end of a buffer: what it has from `at` on is replaced."""
-    try:
-        _encoder.encode_into(record, buffer, at)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        _encoder.encode_into(_plain(record, 0), buffer, at)
-
-
 def encode(record: Any) -> bytes:
     """What is no plain value in it is left out. Never raises for what add-ons have put there."""
     try:

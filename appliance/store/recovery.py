@@ -18,6 +18,7 @@ from typing import Any, Final
 from appliance.flow import Flow
 from appliance.store import index as ix
 from appliance.store import rows, segment
+from appliance.store.folder import give
 from appliance.store.reading import Shelf
 from appliance.store.segment import Damaged, Segment
 
@@ -34,6 +35,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Only one process at a time compresses, deletes and recovers: whether it is us. Raises OSError."""
     fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        give(fd, folder)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -58,6 +60,7 @@ def open_index(folder: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3
 def _mine(path: Path, busy_ms: int, sync: bool) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        give(path, path.parent)
     return ix.connect(path, busy_ms=busy_ms, sync=sync)
 
 
@@ -65,6 +68,7 @@ def set_aside(folder: Path, *names: str) -> None:
     """Move files to where nobody reads them. Raises OSError."""
     aside = folder / DAMAGED
     aside.mkdir(mode=0o700, exist_ok=True)
+    give(aside, folder)
     stamp = time.strftime("%Y%m%dT%H%M%S")
     for name in names:
         with contextlib.suppress(FileNotFoundError):

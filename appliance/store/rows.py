@@ -15,6 +15,14 @@ from appliance.store import index as ix
 MAX_PATH: Final = 500
 MAX_TEXT: Final = 300
 """Characters of a path, and of any other text, that the index keeps."""
+SEVERAL: Final = -2
+"""In place of a field's index: there are several such fields. -1: there is none."""
+_SHAPES: Final = 1024
+_SHAPE: Final = 40
+_SHAPE_BYTES: Final = 1000
+"""Lists of field names that are remembered, names in one, and their bytes."""
+PRINTABLE: Final = bytes(range(33, 127))
+"""What a path is made of where a search for a text finds what a search for an expression does."""
 INEXACT: Final = "\ufffd"
 """The end of a text that is not quite what it was: it is no UTF-8."""
 _NUMBERS: Final = {name: number for number, name in enumerate(ix.KINDS)}
@@ -29,7 +37,8 @@ class Names:
         self._known: dict[Hashable, int] = {}
         self._methods: dict[bytes, int] = {}
         self._types: dict[bytes, int] = {}
-        self._sites: dict[Hashable, tuple[int, int]] = {}
+        self._shapes: dict[tuple[bytes, ...], tuple[int, int]] = {}
+        self.sites: dict[Hashable, tuple[int, int]] = {}
         self.fresh: list[tuple[int, int, str, str | None]] = []
 
     def __len__(self) -> int:
@@ -61,21 +70,37 @@ class Names:
             found = self._types[raw] = self.get(ix.TYPE, to_str(raw))
         return found
 
+    def places(self, fields: tuple[bytes, ...]) -> tuple[int, int]:
+        """Where Host and Content-Type are among these names in lower case; SEVERAL, -1. The same often come again."""
+        found = self._shapes.get(fields)
+        if found is None:
+            found = _place(fields, b"host"), _place(fields, b"content-type")
+            if len(fields) <= _SHAPE and sum(map(len, fields)) <= _SHAPE_BYTES:
+                if len(self._shapes) >= _SHAPES:
+                    self._shapes.clear()
+                self._shapes[fields] = found
+        return found
+
     def site(self, request: Request) -> tuple[int, int]:
         """(site, host): what stands before the path in the URL, and where it went."""
         key = (
             first(request.headers, b"host"), request.raw_authority, request.raw_scheme, request.raw_host,
             request.raw_port, request.raw_http_version,
         )  # fmt: skip
-        found = self._sites.get(key)
+        found = self.sites.get(key)
         if found is None:
             url, path = request.pretty_url, request.path
             if request.raw_path == b"*":
                 path = ""
             before = url.removesuffix(path) if path else url
             found = (self.get(ix.SITE, before, request.pretty_host), self.get(ix.HOST, request.host))
-            self._sites[key] = found
+            self.sites[key] = found
         return found
+
+
+def _place(fields: tuple[bytes, ...], name: bytes) -> int:
+    count = fields.count(name)
+    return fields.index(name) if count == 1 else SEVERAL if count else -1
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:
@@ -180,6 +205,8 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
     if len(path) > MAX_PATH:
         bits |= ix.LONG_PATH
         path = path[:MAX_PATH]
+    if path.translate(None, PRINTABLE):
+        bits |= ix.ODD_PATH
     if path == b"*":
         text = ""
     else:
@@ -216,6 +243,8 @@ def _http(flow: HTTPFlow, names: Names, count: Count | None, bits: int, limit: i
 
 def _dns(flow: DNSFlow, names: Names, bits: int) -> _More:
     text, kind = _question(flow)
+    if text is not None and not (text.isascii() and text.isprintable()):
+        bits |= ix.ODD_PATH
     ended = status = down = None
     if (response := flow.response) is not None:
         bits |= ix.ANSWERED

@@ -23,6 +23,7 @@ import msgspec
 import zstandard
 
 from appliance.exceptions import LockgateError
+from appliance.store.folder import give
 
 MAGIC: Final = b"LGSEG\x01\r\n"
 MAGIC_ZST: Final = b"LGSEGZ\x01\n"
@@ -32,7 +33,8 @@ MAX_RECORD: Final = 1 << 30
 """Bytes of a payload; a length above it is no length."""
 BLOCK: Final = 256 << 10
 """Bytes of records that are compressed together: what has to be unpacked to read one of them."""
-FRAMES_KEPT: Final = 8
+FRAME_BYTES: Final = 2 << 20
+"""Of unpacked frames that each open segment keeps, or the last one: a body of megabytes makes a large one."""
 LEVEL: Final = 3
 
 
@@ -118,6 +120,7 @@ class Segment:
         """:raises Damaged: it has no proper head. :raises FileNotFoundError: there is none."""
         self.number = number
         self._frames: OrderedDict[int, bytes] = OrderedDict()
+        self._held = 0
         self._starts: list[int] = []
         self._places: list[int] = []
         self.path = plain_path(folder, number)
@@ -193,8 +196,9 @@ class Segment:
             except (zstandard.ZstdError, OSError, MemoryError) as error:
                 raise Damaged(f"{self.path}: the block at {self._starts[index]} is damaged: {error}") from None
             self._frames[index] = frame
-            if len(self._frames) > FRAMES_KEPT:
-                self._frames.popitem(last=False)
+            self._held += len(frame)
+            while self._held > FRAME_BYTES and len(self._frames) > 1:
+                self._held -= len(self._frames.popitem(last=False)[1])
         else:
             self._frames.move_to_end(index)
         return self._starts[index], frame
@@ -247,14 +251,24 @@ class Segment:
         return following
 
 
-def compress(folder: Path, number: int) -> int:
-    """Compress a sealed segment: a new file takes the old one's place. Returns its size. :raises Damaged, OSError."""
-    size = repack(folder, number, lambda offset, payload: payload)
+class Later(Exception):
+    """There is something better to do now."""
+
+
+def compress(folder: Path, number: int, between: Callable[[], object] = lambda: None) -> int:
+    """Compress a sealed segment: a new file takes the old one's place. Returns its size. :raises Damaged, OSError.
+
+    between: called after each `BLOCK`; what it raises ends the work, and the segment stays as it is.
+    """
+    size = repack(folder, number, lambda offset, payload: payload, between=between)
     plain_path(folder, number).unlink()
     return size
 
 
-def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], level: int = LEVEL) -> int:
+def repack(
+    folder: Path, number: int, change: Callable[[int, bytes], bytes], level: int = LEVEL,
+    between: Callable[[], object] = lambda: None,
+) -> int:  # fmt: skip
     """Write a segment anew, compressed; `change` gets each record and returns one of the same size. Returns the file's
     size. :raises Damaged, OSError.
     """
@@ -266,6 +280,7 @@ def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], lev
     try:
         fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as out:
+            give(fd, folder)
             out.write(HEAD.pack(MAGIC_ZST, number))
             block: list[bytes] = []
             begin, size = HEAD.size, 0
@@ -274,6 +289,7 @@ def repack(folder: Path, number: int, change: Callable[[int, bytes], bytes], lev
                     table.append((begin, out.tell()))
                     out.write(packer.compress(b"".join(block)))
                     block, begin, size = [], offset, 0
+                    between()
                 block.append(framed(change(offset, payload)))
                 size += len(block[-1])
             if block:

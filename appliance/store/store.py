@@ -19,6 +19,7 @@ from appliance.exceptions import LockgateError
 from appliance.flow import Flow
 from appliance.flowfilter import FlowFilter, TFilter
 from appliance.store import index as ix
+from appliance.store.folder import closed
 from appliance.store.query import Condition, Sql, Translator
 from appliance.store.reading import Shelf
 from appliance.store.segment import Damaged
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK: Final = 50_000
 """Flows that one query looks at: between two, others see what was found, and the writer's log may be cut."""
+PAGE: Final = 2_000
+"""Rows of them that are in memory at a time."""
 NAMES: Final = 20_000
 _SELECT: Final = f"n, {', '.join(ix.COLUMNS)}"
 
@@ -102,8 +105,8 @@ class Store:
         :raises StoreError: there is no store, or it cannot be read.
         """
         self.folder = folder
-        if not folder.is_dir():
-            raise StoreError(f"{folder}: no flows have been recorded there (options store_dir, confdir)")
+        if (why := closed(folder)) is not None:
+            raise StoreError(why)
         if recover:
             self._recover()
         try:
@@ -192,28 +195,33 @@ class Store:
         condition = self._condition(flt)
         where = condition.may
         first, last = self._ask("SELECT (SELECT min(n) FROM flow), (SELECT max(n) FROM flow)")[0]
-        if first is None:
+        if first is None or limit == 0:
             return
         low = first if after is None else max(first, after + 1)
         high = last if before is None else min(last, before - 1)
         total, found = high - low + 1, 0
+        sql = f"SELECT {_SELECT} FROM flow WHERE n BETWEEN ? AND ? AND {where.text} ORDER BY n {'DESC' if newest else ''} LIMIT ?"  # noqa: E501
         for start, end in _chunks(low, high, newest):
-            rest = -1 if limit is None or not condition.exact else limit - found
-            sql = f"SELECT {_SELECT} FROM flow WHERE n BETWEEN ? AND ? AND {where.text} ORDER BY n {'DESC' if newest else ''} LIMIT ?"  # noqa: E501
-            for row in self._rows(self._ask(sql, (start, end, *where.params, rest)), progress, low, high, newest):
-                flow = None
-                if flt is not None and not condition.exact:
-                    try:
-                        flow = self.load(row)
-                    except Damaged as error:
-                        self._tell(row, error)
-                        continue
-                    if not flt(flow):
-                        continue
-                yield row, flow
-                found += 1
-                if limit is not None and found >= limit:
-                    return
+            while start <= end:
+                most = PAGE if limit is None or not condition.exact else min(PAGE, limit - found)
+                page = self._ask(sql, (start, end, *where.params, most))
+                for row in self._rows(page, progress, low, high, newest):
+                    flow = None
+                    if flt is not None and not condition.exact:
+                        try:
+                            flow = self.load(row)
+                        except Damaged as error:
+                            self._tell(row, error)
+                            continue
+                        if not flt(flow):
+                            continue
+                    yield row, flow
+                    found += 1
+                    if limit is not None and found >= limit:
+                        return
+                if len(page) < most:
+                    break
+                start, end = (start, page[-1][0] - 1) if newest else (page[-1][0] + 1, end)
             if progress is not None:
                 progress(high - start + 1 if newest else end - low + 1, total)
 
@@ -228,6 +236,11 @@ class Store:
             self._fetch_names(part)
             for values in part:
                 yield self._row(values)
+
+    def may_match(self, flt: TFilter | None) -> bool:
+        """Whether there is a flow that could match, as far as the index can tell. Raises StoreError."""
+        may = self._condition(flt).may
+        return bool(self._ask(f"SELECT EXISTS (SELECT 1 FROM flow WHERE {may.text})", may.params)[0][0])
 
     def _condition(self, flt: TFilter | None) -> Condition:
         if flt is None:
@@ -280,16 +293,26 @@ class Store:
         text = str(reference)
         if text.isdecimal() and len(text) < 19:
             found = self._ask(f"SELECT {_SELECT} FROM flow WHERE n = ?", (int(text),))
-        else:
-            found = []
-        if not found and len(text) >= 6:
-            found = self._ask(
-                f"SELECT {_SELECT} FROM flow WHERE substr(uid, 1, ?) = ? LIMIT 2", (len(text), text.lower())
-            )
+            if found:
+                self._fetch_names(found)
+                return self._row(found[0])
+        return self.by_id(text)
+
+    def by_id(self, text: str) -> Row:
+        """By the beginning of its id. Of several with one id (it was replayed), the newest.
+
+        :raises StoreError: there is none, or several ids begin so.
+        """
+        found = []
+        if len(text) >= 6:
+            ids = self._ask("SELECT DISTINCT uid FROM flow WHERE substr(uid, 1, ?) = ? LIMIT 2",
+                            (len(text), text.lower()))  # fmt: skip
+            if len(ids) > 1:
+                raise StoreError(f"{text}: several flows have an id that begins so")
+            if ids:
+                found = self._ask(f"SELECT {_SELECT} FROM flow WHERE uid = ? ORDER BY n DESC LIMIT 1", ids[0])
         if not found:
             raise StoreError(f"{text}: no such flow (a number or an id from `lockgate flows list`)")
-        if len(found) > 1:
-            raise StoreError(f"{text}: several flows have an id that begins so")
         self._fetch_names(found)
         return self._row(found[0])
 

@@ -1,10 +1,13 @@
-"""What the event loop must not wait for: checkpoints, recovery, compression, the budget. A thread of low priority."""
+"""What the event loop must not wait for: checkpoints, recovery, compression, the budget. A thread.
+
+Not one of low priority: on a busy machine it would be taken off the processor while it holds the interpreter's lock,
+and the loop would wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -22,9 +25,13 @@ logger = logging.getLogger(__name__)
 TICK: Final = 1.0
 CHECKPOINT_BYTES: Final = 4 << 20
 """Bytes of SQLite's log from which on it is worked into the index."""
+RESTART_BYTES: Final = 16 << 20
+"""Bytes from which on the log is begun anew. A writer that never rests would never let it; so it is kept out for what
+is left then, some milliseconds, in which its rows wait in memory."""
 QUIET: Final = 200
-"""Flows a second below which a sealed segment is compressed."""
-NICE: Final = 15
+"""Flows a second below which a sealed segment is compressed; when more come meanwhile it is left for later."""
+GLANCE: Final = 0.05
+"""Seconds after which it is looked whether more come."""
 
 
 def delete(folder: Path, db: sqlite3.Connection, number: int) -> None:
@@ -71,13 +78,16 @@ def keep_budget(
     return gone
 
 
-def compress_one(folder: Path, db: sqlite3.Connection) -> int | None:
-    """Compress the oldest sealed segment that is not: its number. Raises sqlite3.Error, OSError."""
+def compress_one(folder: Path, db: sqlite3.Connection, between: Callable[[], object] = lambda: None) -> int | None:
+    """Compress the oldest sealed segment that is not: its number. Raises sqlite3.Error, OSError.
+
+    between: see `segment.compress`.
+    """
     for (number,) in db.execute("SELECT number FROM segment WHERE sealed = 1 ORDER BY number").fetchall():
         if not segment.plain_path(folder, number).exists():
             continue
         try:
-            size = segment.compress(folder, number)
+            size = segment.compress(folder, number, between)
         except Damaged as error:
             recovery.aside(folder, db, number, str(error))
             return int(number)
@@ -109,8 +119,6 @@ class Upkeep(threading.Thread):
             self.join(10.0)
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # of this thread alone
         db: sqlite3.Connection | None = None
         while True:
             last = self._stop_now.wait(0.0 if db is None and not self._recovered else TICK)
@@ -135,8 +143,11 @@ class Upkeep(threading.Thread):
 
     def _tick(self, db: sqlite3.Connection, last: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
-            if last or (self.folder / f"{ix.FILE}-wal").stat().st_size > CHECKPOINT_BYTES:
+            log = (self.folder / f"{ix.FILE}-wal").stat().st_size
+            if last or log > CHECKPOINT_BYTES:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if log > RESTART_BYTES:
+                db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         if last:
             return
         with recovery.locked(self.folder) as ours:
@@ -153,4 +164,22 @@ class Upkeep(threading.Thread):
             now = self._flows()
             rate, self._counted = (now - self._counted) / TICK, now
             if rate < QUIET:
-                compress_one(self.folder, db)
+                with contextlib.suppress(segment.Later):
+                    compress_one(self.folder, db, self._while_quiet())
+
+    def _while_quiet(self) -> Callable[[], None]:
+        """Ends what it is called by, with `segment.Later`, when traffic comes or the gateway ends."""
+        looked, counted = time.monotonic(), self._flows()
+
+        def between() -> None:
+            nonlocal looked, counted
+            now = time.monotonic()
+            if self._stop_now.is_set():
+                raise segment.Later
+            if (passed := now - looked) >= GLANCE:
+                flows = self._flows()
+                if flows - counted > QUIET * passed:
+                    raise segment.Later
+                looked, counted = now, flows
+
+        return between

@@ -41,7 +41,7 @@ def _calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Plain data under a name of its own: importlib mode gives the test module another.
     monkeypatch.setitem(sys.modules, "script_test_calls", sys.modules[__name__])
     yield
-    for name in [name for name in sys.modules if name.startswith("__lockgate_script__.")]:
+    for name in [name for name in sys.modules if name.startswith("__mitmproxy_script__.")]:
         del sys.modules[name]
 
 
@@ -106,7 +106,7 @@ addons = [Inner()]
     assert calls == ["b load", "b configure", "a load", "a configure", "b running", "a running"]
     assert fired(manager) == ["before", "b", "a", "inner", "after"]
     assert "inner" in manager and str(a) in manager
-    assert sys.modules["__lockgate_script__.a"].__file__ == str(a)
+    assert sys.modules["__mitmproxy_script__.a"].__file__ == str(a)
     calls.clear()
     await manager.done()
     assert calls == ["b done", "a done"]
@@ -129,7 +129,7 @@ async def test_the_scripts_folder_is_on_the_path_while_it_is_imported(manager: A
     try:
         await start(manager, path)
         assert sys.path == before
-        assert sys.modules["__lockgate_script__.a"].word == "help"
+        assert sys.modules["__mitmproxy_script__.a"].word == "help"
     finally:
         sys.modules.pop("lockgate_test_helper", None)
 
@@ -188,7 +188,7 @@ def test_an_error_at_import_is_fatal_with_the_scripts_frames_only(manager: Addon
     ]
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert "importlib" not in message and "appliance" not in message
-    assert "__lockgate_script__.a" not in sys.modules
+    assert "__mitmproxy_script__.a" not in sys.modules
     assert str(tmp_path) not in sys.path
 
 
@@ -218,7 +218,7 @@ def test_other_errors_at_the_start(manager: AddonManager, tmp_path: Path, text: 
     assert message.startswith(f"script {tmp_path}/a.py")
     assert expected in message
     assert "addonmanager.py" not in message
-    assert "__lockgate_script__.a" not in sys.modules
+    assert "__mitmproxy_script__.a" not in sys.modules
 
 
 def test_a_scripts_veto_is_one_clean_line(manager: AddonManager, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ async def test_changing_the_option(manager: AddonManager, loader: ScriptLoader, 
     assert calls[:3] == ["c load", "c configure", "c running"]
     assert "b done" in calls and "a done" not in calls and "a load" not in calls
     assert fired(manager) == ["before", "c", "a", "after"]
-    assert "__lockgate_script__.b" not in sys.modules
+    assert "__mitmproxy_script__.b" not in sys.modules
     calls.clear()
     with pytest.raises(OptionsError, match="ZeroDivisionError"):
         manager.options.scripts = [str(b), str(bad)]
@@ -258,12 +258,12 @@ async def test_reload(manager: AddonManager, loader: ScriptLoader, tmp_path: Pat
     calls.clear()
     loader.look(script)
     assert calls == []
-    old = sys.modules["__lockgate_script__.a"]
+    old = sys.modules["__mitmproxy_script__.a"]
     write(path, LIFE.format("b"))  # of the same size, and within the same second
     loader.look(script)
     assert calls == ["a done", "b load", "b configure", "b running"]
     assert fired(manager) == ["before", "b", "after"]
-    assert sys.modules["__lockgate_script__.a"] is script.module is not old
+    assert sys.modules["__mitmproxy_script__.a"] is script.module is not old
     await manager.done()
 
 
@@ -298,7 +298,7 @@ async def test_a_broken_reload_keeps_the_old_one(
     assert calls == (["a done", "a load", "a configure", "a running"] if restarted else [])
     assert "script not reloaded; the old one goes on" in caplog.text and expected in caplog.text
     assert fired(manager) == ["before", "a", "after"]
-    assert script.module is old is sys.modules["__lockgate_script__.a"]
+    assert script.module is old is sys.modules["__mitmproxy_script__.a"]
     caplog.clear()
     loader.look(script)
     assert not caplog.records  # not tried again each second
@@ -322,7 +322,7 @@ async def test_a_file_that_has_gone_is_unloaded_and_comes_back(
     assert calls.pop() == "a done"
     assert f"script {path} has gone: unloaded" in caplog.messages
     assert fired(manager) == ["before", "after"]
-    assert "__lockgate_script__.a" not in sys.modules
+    assert "__mitmproxy_script__.a" not in sys.modules
     loader.look(script)
     assert len([message for message in caplog.messages if "gone" in message]) == 1
     write(path, "def request(flow)\n")

@@ -40,7 +40,7 @@ def _calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "script_test_calls", sys.modules[__name__])
     yield
     for name in set(sys.modules) - before:
-        if name.startswith(("__lockgate_script__", "lgtest_")):
+        if name.startswith(("__mitmproxy_script__", "lgtest_")):
             del sys.modules[name]
 
 
@@ -91,14 +91,14 @@ async def test_a_package(manager: AddonManager, loader: ScriptLoader, tmp_path: 
     deep = write(package / "deep" / "er.py", "word = 1\n")
     await start(manager, package)
     assert fired(manager) == ["sub 1"]
-    assert "lgtest_pack.deep.er" in sys.modules and "__lockgate_script__.lgtest_pack.sub" in sys.modules
+    assert "lgtest_pack.deep.er" in sys.modules and "__mitmproxy_script__.lgtest_pack.sub" in sys.modules
     assert str(tmp_path) not in sys.path
 
-    old = sys.modules["__lockgate_script__.lgtest_pack.sub"]
+    old = sys.modules["__mitmproxy_script__.lgtest_pack.sub"]
     write(package / "sub.py", SAY.format("module") + ADDON.format("sub 2"))
     loader.look_around()
     assert fired(manager) == ["sub 2"]
-    assert sys.modules["__lockgate_script__.lgtest_pack.sub"] is not old
+    assert sys.modules["__mitmproxy_script__.lgtest_pack.sub"] is not old
 
     write(deep, "1 / 0\n")
     kept = dict(sys.modules)
@@ -123,7 +123,7 @@ async def test_a_package_does_not_take_the_name_of_another(manager: AddonManager
     await start(manager, tmp_path / "json", tmp_path / "wave")
     assert fired(manager) == ["mine", "also mine"]
     assert sys.modules["json"] is json
-    assert sys.modules.get("wave") is not sys.modules["__lockgate_script__.wave"]
+    assert sys.modules.get("wave") is not sys.modules["__mitmproxy_script__.wave"]
     await manager.done()
 
 
@@ -304,7 +304,7 @@ async def test_script_run(manager: AddonManager, tmp_path: Path) -> None:
         patch.setattr(ctx, "options", manager.options)
         await manager.commands.call("script.run", [tflow.tflow(resp=True), tflow.tflow()], str(path))
     assert calls == ["running", "a", "OK", "a", "a done"]
-    assert fired(manager) == [] and "__lockgate_script__.a" not in sys.modules
+    assert fired(manager) == [] and "__mitmproxy_script__.a" not in sys.modules
     write(path, "1 / 0\n")
     with pytest.raises(CommandError, match="ZeroDivisionError"):
         await manager.commands.call("script.run", [], str(path))

@@ -253,6 +253,7 @@ def test_flows_made_copied_and_removed() -> None:
         "POST", "http://made.example:81/x", "made.example:81",
     )  # fmt: skip
     assert made.server_conn.address == ("made.example", 81) and view.get_by_id(made.id) is made
+    chain.call("view.flows.add", [made])  # as scripts do that replay a copy
     run("view.flows.duplicate @all")
     assert len(kept(view)) == 2 and kept(view)[0].id != kept(view)[1].id and view.focus.index == 1
     going = http(live=True)

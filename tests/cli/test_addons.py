@@ -87,3 +87,26 @@ def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str,
 def test_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["addons", "check", "/nonexistent/x.py"]) == 1
     assert "no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "source, told, code",
+    [
+        ("def load(loader):\n    raise ValueError('no')\n", "a.py:2: error: load: ValueError: no", 1),
+        ("def helper():\n    1 / 0\n\ndef configure(updated):\n    helper()\n", "a.py:2: error: configure: Zero", 1),
+        (
+            "from mitmproxy import ctx, exceptions\n\ndef load(loader):\n    loader.add_option('must', str, '', '')\n\n"
+            "def configure(updated):\n    if 'must' in updated and not ctx.options.must:\n"
+            "        raise exceptions.OptionsError('must is not set')\n",
+            "a.py:8: warning: configure: must is not set (with every option at its default)",
+            0,
+        ),
+        ("from mitmproxy import ctx\n\ndef configure(updated):\n    ctx.master.commands.call\n", "no fault found", 0),
+    ],
+)
+def test_load_and_configure_are_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, told: str, code: int
+) -> None:
+    (tmp_path / "a.py").write_text(source)
+    assert main(["addons", "check", str(tmp_path / "a.py")]) == code
+    assert told in capsys.readouterr().out

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from appliance.cli import flows_parser
+from appliance.cli.flows import CELLS
 from appliance.cli.main import main
 from appliance.flow import Flow
 from appliance.http import HTTPFlow
@@ -76,6 +81,15 @@ def test_list_json(flows: Any) -> None:
         (("list", "--columns", "n,colour"), 2, "no column 'colour'; there are n, id"),
         (("list", "~d nobody"), 1, "no flow matches"),
         (("show", "77"), 1, "77: no such flow"),
+        (("show", "1", "--view", "nosuch"), 2, "there is no content view 'nosuch'; there are auto, css"),
+        (("replay",), 2, "say which flows"),
+        (("replay", "1", "--filter", "~all"), 2, "say which flows"),
+        (("replay", "1"), 1, "no gateway runs with"),
+        (("export", "har", "~tcp"), 1, "nothing of what matches can be written as har"),
+        (("export", "har", "~d nobody"), 1, "no flow matches"),
+        (("export", "har", "--number", "77"), 1, "77: no such flow"),
+        (("export", "har", "~tcp", "--number", "1"), 2, "either a filter or --number"),
+        (("delete", "~tcp", "--number", "1"), 2, "say which flows"),
         (("delete",), 2, "say which flows"),
         (("delete", "~all"), 1, "--yes"),
         (("export", "bodies"), 2, "-o DIR"),
@@ -84,7 +98,117 @@ def test_list_json(flows: Any) -> None:
 )
 def test_refusals(flows: Any, words: tuple[str, ...], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     got, out, err = flows(*words)
-    assert got == code and says in err and not out
+    assert got == code and says in err and not err.count("\n") > 3
+    assert not out or "nothing of what matches" in says
+
+
+def test_flags_and_filters_in_any_order(flows: Any, confdir: Path) -> None:
+    """As the README has them."""
+    target = str(confdir / "x")
+    for words in (("--redact", "-o", target, "~tcp", "|", "~udp"), ("~tcp | ~udp", "-o", target, "--redact"),
+                  ("-o", target, "~tcp", "--redact", "|", "~udp")):  # fmt: skip
+        assert flows("export", "flows", *words)[2] == f"2 flows written to {target}\n"
+    assert flows("list", "-n", "1", "~tcp", "--json")[1].count("\n") == 1
+    assert flows("list", "--json", "-n", "1", "~tcp")[1].count("\n") == 1
+
+
+def test_what_comes_to_nothing_leaves_the_file_as_it_was(flows: Any, confdir: Path) -> None:
+    target = confdir / "old.har"
+    target.write_text("of last week")
+    for words in (("~d nobody",), ("--number", "77"), ("~nonsense",)):
+        assert flows("export", "har", "-o", str(target), *words)[0] > 0
+        assert target.read_text() == "of last week"
+
+
+def test_columns_are_named_in_the_help() -> None:
+    assert tuple(CELLS) == flows_parser.COLUMNS
+
+
+def test_a_view_by_the_beginning_of_its_name(flows: Any) -> None:
+    assert "[Hex Dump" in flows("show", "6", "--view", "hex")[1]
+
+
+def test_what_is_no_store_is_not_made_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "letter.txt").write_text("mine")
+    for place, says in (("docs", "no flows have been recorded there"), ("docs/letter.txt", "is not a folder")):
+        for command in (["list"], ["stats"], ["show", "1"], ["delete", "--yes", "~all"], ["tail"]):
+            assert main(["flows", *command, "--set", f"store_dir={tmp_path / place}"]) == 1
+            assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["docs", "letter.txt"]
+
+
+def test_an_empty_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "flows", [flowkit.http()])
+    where = ["--set", f"confdir={tmp_path}"]
+    assert main(["flows", "delete", "--yes", "~all", *where]) == 0
+    assert capsys.readouterr().out == "1 flow deleted\n"
+    assert main(["flows", "list", *where]) == 1
+    assert capsys.readouterr().err == "lockgate: no flow matches\n"
+    assert main(["flows", "stats", *where]) == 0
+    assert ": no flows\n" in capsys.readouterr().out
+
+
+SOMEBODY = """
+import contextlib, io, os, sys
+import appliance.store.deletion, appliance.cli.flows_export, appliance.cli.flows_show
+from appliance.cli.main import main
+where = ["--set", "confdir=."]
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["flows", "list", "--set", "confdir=warm"])  # all is imported that is needed
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for words in (["list", "--columns", "n,url"], ["delete", "--yes", "~all"]):
+    print(main(["flows", *words, *where]), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_somebody_who_may_not_or_may_only_look() -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are closed to others
+        _somebody(Path(place))
+
+
+def _somebody(tmp_path: Path) -> None:
+    fill(tmp_path / "flows", [flowkit.http("http://a.example/")])
+    fill(tmp_path / "warm" / "flows", [flowkit.http("http://a.example/")])
+    root = Path(__file__).parents[2]
+
+    def somebody() -> tuple[str, str]:
+        done = subprocess.run([sys.executable, "-c", SOMEBODY], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(root)}, check=True)  # fmt: skip
+        return done.stdout, done.stderr
+
+    tmp_path.chmod(0o755)
+    out, err = somebody()
+    assert out.split() == ["1", "1"] and err.count("flows is root's; run this as its owner (sudo)") == 2
+    (tmp_path / "flows").chmod(0o755)
+    for path in (tmp_path / "flows").iterdir():
+        path.chmod(0o644)
+    for made in (tmp_path / "flows").glob("index.db-*"):
+        made.unlink()  # as on a medium that nothing can be written to
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "flows").glob("*.*")}
+    out, err = somebody()
+    assert out.split("\n")[0].split() == ["n", "url"] and "http://pretty.example/" in out and out.split()[-1] == "1"
+    assert "flows cannot be deleted" in err
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "flows").glob("*.seg")}.items() <= before.items()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_leaves_nothing_of_his_in_somebodys_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sudo lockgate flows` beside a gateway that is not root."""
+    folder = tmp_path / "flows"
+    fill(folder, [flowkit.http(f"http://a.example/{n}") for n in range(3)])
+    segment.compress(folder, 1)
+    for path in folder.glob("index.db*"):
+        path.unlink()
+    (folder / "upkeep.lock").unlink(missing_ok=True)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 65534, 65534)
+    where = ["--set", f"confdir={tmp_path}"]
+    assert main(["flows", "list", *where]) == 0
+    assert main(["flows", "delete", "--yes", "~u /1$", *where]) == 0
+    assert {path.name for path in folder.iterdir()} >= {"index.db", "upkeep.lock", "0000000001.seg.zst"}
+    assert {path.stat().st_uid for path in folder.iterdir()} == {65534}
 
 
 def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +306,22 @@ def test_export_bodies(flows: Any, confdir: Path) -> None:
     assert found["1-response.bin"] == b"hello" and found["6-request.bin"] == b"\x00\x01"
     assert found["3-client.bin"] == b"foo" and found["3-server.bin"] == b"BAR\xff"
     assert target.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
+def test_export_pcapng_for_tshark(flows: Any, confdir: Path) -> None:
+    """What came in TLS is HTTP there."""
+    flow = flowkit.http("https://a.example/over-tls?q=1", "POST", b"user=me")
+    flow.request.headers["host"] = "a.example"
+    fill(confdir / "flows", [flow])
+    target = confdir / "x.pcapng"
+    assert flows("export", "pcapng", "-o", str(target), "~u over-tls | ~tcp")[0] == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+    words = ["-Y", "http", "-T", "fields", "-e", "http.request.full_uri", "-e", "http.file_data", "-e",
+             "http.response.code"]  # fmt: skip
+    done = subprocess.run(["tshark", "-r", target, *words], capture_output=True, text=True, timeout=60, check=True)
+    request, response = (line.split("\t") for line in done.stdout.splitlines())
+    assert request[0] == "http://a.example/over-tls?q=1" and response[2] == "200", done.stdout
 
 
 def test_redact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

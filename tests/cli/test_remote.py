@@ -152,7 +152,8 @@ def test_the_text_of_status() -> None:
         "scripts": [{"path": "/a.py", "loaded": False}],
         "hooks": [{"addon": "a", "event": "request", "longest": 0.2, "errors": 0, "calls": None, "total": None},
                   {"addon": "b", "event": "request", "longest": 0.0, "errors": 0, "calls": None, "total": None}],
-        "store": {"flows": 5}, "dropped": {"events": 1, "flow_files": 2},
+        "store": {"folder": "/x", "fault": "No space left on device", "flows": 5, "bytes": 2048, "dropped": 3,
+                  "waiting": 1024, "longest": 0.1}, "dropped": {"events": 1, "flow_files": 2},
         "memory": {"resident": 1 << 20, "peak": 2 << 20}, "clients": 1, "subscriptions": 0,
     }  # fmt: skip
     shown = text(status)
@@ -160,6 +161,8 @@ def test_the_text_of_status() -> None:
                  "wireguard  on *:51820; peers 2; backend kernel; dropped 1,000 replayed\n",
                  "(nftables, tproxy, no heartbeat for 9 s)",
                  "1 open of at most 2; 3,000 in all", "8 held: `lockgate intercepted`", "/a.py: not loaded",
-                 "a request: 200ms at most", "store        flows 5", "1 events", "2 flows"):  # fmt: skip
+                 "a request: 200ms at most", "5 flows recorded, 2.0k, in /x",
+                 "cannot be written now: No space left on device; 1.0k wait in memory",
+                 "3 flows could not be recorded", "1 events", "2 flows"):  # fmt: skip
         assert part in shown, shown
     assert " b request" not in shown

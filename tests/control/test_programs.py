@@ -46,7 +46,7 @@ def open_files() -> int:
 
 
 async def test_join_and_leave(tmp_path: Path, program: Program) -> None:
-    async with running(tmp_path) as gateway:
+    async with running(tmp_path, store=False) as gateway:
         types = lambda: [one.mode.spec.type_name for one in gateway.gateway.live]  # noqa: E731
         await gateway.call("status")  # all is open now
         files = open_files()
@@ -87,7 +87,7 @@ async def test_the_gateway_ends_first(tmp_path: Path, program: Program) -> None:
 
 async def test_descriptors_that_do_not_come(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "DESCRIPTOR_SECONDS", 0.2)
-    async with running(tmp_path) as gateway:
+    async with running(tmp_path, store=False) as gateway:
         await gateway.call("status")  # all is open now
         files = open_files()
         with await asyncio.to_thread(Checked, gateway.path) as client:

@@ -22,9 +22,12 @@ from appliance.control.protocol import CODES, MAX_LINE, ControlError, dump
 from appliance.control.server import MAX_CLIENTS, ControlServer
 from appliance.exceptions import OptionsError
 from appliance.ids import short_id
+from appliance.store.store import Store
 from appliance.test import tflow
 from tests.control.kit import SCHEMA, Checked, answer, plain_socket, raw, running
+from tests.flowkit import http, tcp
 from tests.harness import until
+from tests.store.storekit import fill
 
 _SCHEMA_KIND = {"text": "string", "count": "integer", "bool": "boolean", "texts": "array", "object": "object"}
 
@@ -345,6 +348,66 @@ async def test_flows_in_memory_are_at_hand_and_can_be_replayed(tmp_path: Path) -
         assert (await gateway.call("flows.get", id=one.id))["flow"]["is_replay"] == "request"
 
 
+async def test_flows_of_the_store_are_shown_and_replayed(tmp_path: Path) -> None:
+    """No longer in memory, by number and by id; what comes of them is beside them."""
+    asked: list[bytes] = []
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                asked.append(head.split()[1])
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew")
+        writer.close()
+
+    server = await asyncio.start_server(origin, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    flows: list[Any] = [http(f"http://127.0.0.1:{port}/{n}", answer=b"old" * 100) for n in range(3)]
+    flows[1].response.headers["content-encoding"] = "identity"
+    fill(tmp_path / "flows", [*flows, tcp(), http("http://a.example/large", answer=b"x" * 5000)], body_limit=1000)
+    async with running(tmp_path) as gateway, server:
+
+        async def refused(method: str, **params: Any) -> str:
+            with pytest.raises(ControlError) as caught:
+                await gateway.call(method, **params)
+            return f"{caught.value.code}: {caught.value}"
+
+        whole = (await gateway.call("flows.get", number=2))["flow"]
+        assert whole["id"] == flows[1].id and whole["response"]["content"]["size"] == 300
+        assert (await gateway.call("flows.get", id=flows[1].id))["flow"] == whole
+        part = await gateway.call("flows.content", number=2, part="response", offset=3, limit=4)
+        assert part == {"size": 300, "text": "oldo", "next": 7}
+        assert (await gateway.call("flows.get", number=5))["flow"]["response_size"] == 5000
+        assert "not_found: 77: no such flow" in await refused("flows.get", number=77)
+        for id in ("abcdef0", "2", ""):  # what is no number, is none
+            assert f"not_found: no flow {id} is at hand" in await refused("flows.get", id=id)
+            assert "not_found" in await refused("flows.replay", ids=[id])
+        assert "bad_params: no flow is named" in await refused("flows.get")
+        assert "bad_params: no flow is named" in await refused("flows.get", number=1, id="x")
+        assert "bad_params: no flow is named" in await refused("flows.replay")
+        assert "not_found: 77" in await refused("flows.replay", numbers=[1, 77])
+        assert "refused: flow 4: only HTTP" in await refused("flows.replay", numbers=[1, 4])
+        assert asked == []
+        ids = (await gateway.call("flows.replay", numbers=[3, 1], ids=[flows[1].id]))["ids"]
+        assert len(ids) == 3 and not set(ids) & {flow.id for flow in flows}
+        await until(lambda: len(asked) == 3)
+        assert asked == [b"/1", b"/2", b"/0"]
+        await until(lambda: gateway.gateway.store.recorder.flows == 3)  # type: ignore[union-attr]
+        again = (await gateway.call("flows.get", id=ids[0]))["flow"]  # recorded just now
+        assert again["is_replay"] == "request" and again["response"]["content"]["text"] == "new"
+    with Store(tmp_path / "flows") as store:
+        assert [flow.id for flow in store.flows("~replayq")] == ids
+        assert len(list(store.flows("~http & !~replay"))) == 4
+
+
+async def test_without_a_store(tmp_path: Path) -> None:
+    async with running(tmp_path, store=False) as gateway:
+        for method, params in (("flows.get", {"number": 1}), ("flows.replay", {"numbers": [1]})):
+            with pytest.raises(ControlError, match="no flows have been recorded there"):
+                await gateway.call(method, **params)
+        with pytest.raises(ControlError, match="no flow abcdef is at hand"):
+            await gateway.call("flows.get", id="abcdef")
+
+
 def test_values_of_commands_as_json() -> None:
     @dataclasses.dataclass
     class Status:
@@ -425,6 +488,7 @@ async def test_whatever_is_asked_is_answered_and_nothing_is_a_fault(tmp_path: Pa
         "count": [0, 3, 10**30],
         "bool": [True, False],
         "texts": [[], ["x"], ["tcp_timeout=1"]],
+        "counts": [[], [1], [10**30]],
         "object": [{}, {"x": 1}, {"path": "/x"}, {"text": "\ud800"}],
     }
     chance = random.Random(3)

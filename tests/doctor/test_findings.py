@@ -176,7 +176,7 @@ def test_whatever_is_bad_names_its_remedy() -> None:
             assert finding.why and finding.remedy, finding
 
 
-def test_the_flow_store(tmp_path: Path) -> None:
+def test_the_flow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "flows"
 
     def found(**more: Any) -> dict[str, Finding]:
@@ -195,6 +195,10 @@ def test_the_flow_store(tmp_path: Path) -> None:
     assert {name for name, each in now.items() if each.level is Level.WARNING} == {
         "store.mode", "store.dropped", "store.damaged", "store.room"
     }  # fmt: skip
+    stuck = {"fault": "No space left on device", "dropped": 5}
+    assert "No space left on device; 5 are lost so far" in found(recording=stuck)["store.fault"].seen
+    monkeypatch.setattr(store, "LITTLE", 1 << 60)
+    assert "are left on the disk of" in found()["store.full"].seen
     assert now["store.dropped"].seen == "17 flows could not be recorded"
     (folder / "index.db").write_bytes(b"rubbish" * 100)
     assert found()["store"].level is Level.WARNING

@@ -19,7 +19,7 @@ from appliance.io import FlowReader
 from tests.lab import netns, origin_dns
 from tests.lab.clients import Reply
 from tests.lab.gateway_proc import ROOT, Gateway
-from tests.lab.labkit import ECHO, HTTP, HTTPS, Lab
+from tests.lab.labkit import BAD, ECHO, HTTP, HTTPS, Lab
 from tests.lab.netns import wait_for
 from tests.lab.recorder import Origins
 from tests.lab.witness import read_head, tunnel
@@ -66,7 +66,7 @@ def field(reply: Reply, name: str) -> str:
 
 
 def test_there_are_enough_and_of_every_kind() -> None:
-    files = [inspect_file(FOLDER / name) for name in ("grouped.py", "http_kinds.py", "wire_kinds")]
+    files = [inspect_file(FOLDER / name) for name in ("asked_for.py", "grouped.py", "http_kinds.py", "wire_kinds")]
     assert not [one.text for file in files for one in file.findings if one.fatal]
     hooks = {name: events for file in files for name, events in file.hooks.items()}
     assert len([events for events in hooks.values() if events]) >= 40
@@ -190,6 +190,47 @@ def test_web_applications(lab: Lab, gateway: Gateway) -> None:
     assert (asgi.status, asgi.body, asgi.header("x-app")) == (203, b"/x y+body", "asgi")
     wsgi = lab.curl("https://wsgi.lab/", via=gateway)
     assert (wsgi.status, wsgi.body, wsgi.header("x-app")) == (200, b"GOT", "wsgi")
+
+
+# -- what they ask of the program
+
+
+def test_where_it_listens(lab: Lab, gateway: Gateway) -> None:
+    reply = lab.curl(f"{TLS}/", via=gateway)
+    assert field(reply, "x-ports") == "[53, 8080, 8081] regular 8080" and field(reply, "x-peer") == "True"
+    assert field(reply, "x-rules") == "1 True"
+
+
+def test_requests_as_the_server_gets_them(lab: Lab, gateway: Gateway, seen: Origins) -> None:
+    reply = lab.curl(f"{PLAIN}/line", via=gateway)  # in absolute form, for it is said to a proxy
+    assert field(reply, "x-line") == "GET /line HTTP/1.1 True relative"
+    assert b"GET /line?added=by+query HTTP/1.1\r\n" in seen.received(HTTP)
+
+
+def test_names_of_old(lab: Lab, gateway: Gateway) -> None:
+    reply = lab.curl(f"{PLAIN}/of-old", via=gateway)
+    assert (reply.status, reply.body, field(reply, "x-old")) == (404, b"nothing here", "1")
+
+
+def test_text_that_nobody_declares(lab: Lab, gateway: Gateway) -> None:
+    reply = lab.curl(f"{PLAIN}/latin", via=gateway)
+    assert (field(reply, "x-length"), reply.body) == ("5", "grüße".encode("latin-1"))
+
+
+def test_an_event_of_their_own(lab: Lab, gateway: Gateway) -> None:
+    assert field(lab.curl(f"{PLAIN}/fires", via=gateway), "x-heard") == "/made-up"
+
+
+@pytest.mark.skipif(not REPLAYS, reason="client replay is not merged yet")
+def test_a_copy_is_kept_and_replayed(lab: Lab, gateway: Gateway, seen: Origins) -> None:
+    assert lab.curl(f"{PLAIN}/twice", via=gateway).status == 200
+    wait_for(lambda: len(seen.requests(HTTP)) == 2, 5, "the copy arrives")
+    assert ["again=yes" in one.target for one in seen.requests(HTTP)] == [False, True]
+
+
+def test_one_server_is_trusted(lab: Lab, gateway: Gateway) -> None:
+    assert lab.curl(f"https://origin.test:{BAD['self-signed']}/", via=gateway).status == 200
+    assert lab.curl(f"https://origin.test:{BAD['expired']}/", via=gateway).status == 502
 
 
 # -- connections and TLS

@@ -383,7 +383,7 @@ def test_attacks(lab: Lab, running: Running, attack: Callable[[], Iterator[bytes
         start = time.monotonic()
         other = lab.curl(f"https://origin.test:{H2}/1k", "--http2", ca=gateway.ca)
         assert other.body == pattern(1024), other
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 8  # begun exchanges of five attackers are ended first; two cores may be busy
         assert gateway.rss_kb() - before < 100_000
         assert gateway.cpu_seconds() - used < 12
     finally:

@@ -77,6 +77,49 @@ def test_recorded_responses_while_the_origin_is_down(lab: Lab, origins: Origins,
         assert gw.process.wait(10) == 0
 
 
+def test_flows_of_the_store_by_the_command_line(lab: Lab, origins: Origins, tmp_path: Path) -> None:
+    """Recorded by one gateway, replayed by others: by number, by filter, and as answers."""
+    gone = f"https://origin.test:{LATER}/gone"
+    store = {"store_dir": tmp_path / "store"}
+    with lab.gateway_proc(options=store) as gw, lab.origin("http", LATER, lab.pki.good):
+        assert lab.curl(f"{ORIGIN}/a", "-d", "one", via=gw).status == 200
+        assert lab.curl(f"{SECURE}/b", "-d", "two", via=gw).status == 200
+        first = lab.curl(gone, via=gw)
+        assert first.status == 200
+        places = ["--set", f"confdir={gw.confdir}", "--set", f"store_dir={tmp_path / 'store'}"]
+
+    def flows(*words: str, expect: int = 0, where: str = "stderr") -> str:
+        env = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+        done = lab.gateway.run([*LOCKGATE, "flows", *words, *places], timeout=30, env=env)
+        assert done.returncode == expect, done
+        return str(getattr(done, where if expect else "stdout"))
+
+    assert "no gateway runs" in flows("replay", "1", expect=1)
+    with lab.gateway_proc(options=store) as gw:
+        shown = flows("replay", "2", "1").splitlines()
+        assert [f"POST {SECURE}/b 200" in shown[0], f"POST {ORIGIN}/a 200" in shown[1]] == [True, True], shown
+        assert f"error: origin.test:{LATER}" in flows("replay", "3", expect=1, where="stdout")
+        assert "no such flow" in flows("replay", "1", "99", expect=1)
+        assert "say which flows" in flows("replay", expect=2)
+        assert "there is no operator" in flows("replay", "--filter", "~nonsense", expect=2)
+        assert "no HTTP flow in" in flows("replay", "--filter", "~d nobody", expect=1)
+        flows("replay", "--filter", "~u /a$ & !~replay")
+        gw.wait_output(rf"\[replay\].*{ORIGIN}/a 200(.|\n)*\[replay\].*{ORIGIN}/a 200")
+    assert [(seen.target, seen.length) for seen in origins.requests(HTTP)] == [("/a", 3)] * 3
+    assert [(seen.target, seen.length) for seen in origins.requests(HTTPS)] == [("/b", 3)] * 2
+    assert len(flows("list", "~replayq", "--json").splitlines()) == 4
+    command = ["-S", "store:~u /gone$ & ~c 200", "--server-replay-extra", "404"]
+    with lab.gateway_proc(*command, options=store) as gw:
+        again = lab.curl(gone, via=gw)  # nobody listens there any more
+        assert again.status == 200 and again.body == first.body
+    command = [*LOCKGATE, "run", "-C", "store:~u /b$ & !~replay", "-m", "regular@8099", *places,
+               "--set", f"ssl_verify_upstream_trusted_ca={lab.root}"]  # fmt: skip
+    done = lab.gateway.run(command, timeout=30, env={**clean_environment(), "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0 and done.stdout.count("[replay]") == 1 and f"{SECURE}/b 200" in done.stdout, done
+    assert len(origins.requests(HTTPS)) == 3
+    assert len(flows("list", "~replayq", "--json").splitlines()) == 5  # and it is recorded itself
+
+
 def test_proxyauth_with_curl(lab: Lab, origins: Origins, tmp_path: Path) -> None:
     users = tmp_path / "htpasswd"
     users.write_bytes(b"ann:%b\n" % BCRYPT)

@@ -21,7 +21,7 @@ from appliance.store import recovery, segment
 from appliance.store.recorder import Recorder
 from appliance.store.segment import Damaged, Segment
 from appliance.store.store import Store
-from appliance.store.upkeep import Upkeep, compress_one, keep_budget
+from appliance.store.upkeep import GLANCE, QUIET, Upkeep, compress_one, keep_budget
 from tests import flowkit
 from tests.harness import until
 from tests.store.storekit import facts, fill, put
@@ -43,6 +43,59 @@ def recover(folder: Path) -> int:
 
 def many(count: int) -> list[Flow]:
     return [flowkit.http(f"http://a.example/{number}", answer=b"%d " % number * 200) for number in range(count)]
+
+
+def test_compression_gives_way_to_traffic(tmp_path: Path) -> None:
+    """Nothing of it is left, and it is done when there is time."""
+    fill(tmp_path, many(900))
+    recorded = 0
+    upkeep = Upkeep(tmp_path, None, None, lambda: recorded)
+    between = upkeep._while_quiet()
+    between()
+    time.sleep(GLANCE)
+    between()
+    recorded += QUIET
+    time.sleep(GLANCE)
+    with closing(opened(tmp_path)) as db:
+        with pytest.raises(segment.Later):
+            compress_one(tmp_path, db, between)
+        assert [path.name for path in tmp_path.glob("*seg*")] == [segment.plain_path(tmp_path, 1).name]
+        assert compress_one(tmp_path, db, upkeep._while_quiet()) == 1
+
+
+def test_the_log_begins_anew_while_a_writer_never_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit in the middle of each checkpoint, as when many flows end, leaves something in the log for ever."""
+    monkeypatch.setattr("appliance.store.upkeep.CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr("appliance.store.upkeep.RESTART_BYTES", 64 << 10)
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    upkeep = Upkeep(tmp_path, None, None)
+
+    def write() -> None:
+        for _ in range(256):
+            recorder.end(flowkit.http())
+
+    class Db:
+        def __init__(self, db: sqlite3.Connection) -> None:
+            self._db = db
+
+        def execute(self, sql: str, *params: object) -> sqlite3.Cursor:
+            if "PASSIVE" not in sql:
+                return self._db.execute(sql, *params)
+            with closing(sqlite3.connect(tmp_path / ix.FILE)) as reader:  # it holds back what is written from here on
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM flow").fetchone()
+                write()
+                return self._db.execute(sql, *params)
+
+    write()
+    with closing(opened(tmp_path)) as db:
+        for _ in range(12):
+            upkeep._tick(Db(db), False)  # type: ignore[arg-type]
+        _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    recorder.close()
+    assert recorder.dropped == 0 and len(ids(tmp_path)) == 13 * 256
+    assert frames * 4096 < 200 << 10, "what two of them write is about 100 kB, what all do 600"
 
 
 def test_compressed_segments_read_the_same(tmp_path: Path) -> None:

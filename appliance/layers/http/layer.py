@@ -87,6 +87,7 @@ class HttpLayer(Layer):
                     return exchange.run()
             elif request.raw_authority and request.raw_http_version != b"HTTP/2.0":
                 self._host_from_target(inbound)
+                request.raw_authority = b""  # that was said to us: add-ons see the request as the server will
         else:
             server = self.context.server
             if request.raw_host and inbound.refused is None:

@@ -1,0 +1,74 @@
+"""The commonest flow at half the price: an HTTP exchange that went well, with both bodies whole, that nobody marked.
+
+Its record and its row are what `records.flow` and `rows.row` make of it, put together in one go. For every other flow
+`made` returns None, and those two are asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from appliance.http import HTTPFlow
+from appliance.store import index as ix
+from appliance.store import rows
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_NOTHING: Final[dict[str, Any]] = {}
+_ODD: Final = ix.ANSWERED | ix.ODD_PATH
+_HTTP: Final = ix.KINDS.index("http")
+
+
+def made(
+    flow: HTTPFlow, client: int, server: int, limit: int, place: tuple[int, int], facts: tuple[Any, ...],
+    name: int | None, names: rows.Names,
+) -> tuple[bytes, tuple[Any, ...]] | None:  # fmt: skip
+    """(payload of the record, row). client, server: offsets of their records. place: segment and offset of this one.
+
+    limit: bytes of a body that are kept. facts, name: see `rows.row`.
+    """
+    request, response = flow.request, flow.response
+    if (
+        response is None or flow.error is not None or flow.websocket is not None or flow._metadata or flow.marked
+        or flow.comment or flow.is_replay
+    ):  # fmt: skip
+        return None
+    sent, got, path = request.raw_content, response.raw_content, request.raw_path
+    if (
+        sent is None or got is None or len(sent) > limit or len(got) > limit or len(path) > rows.MAX_PATH
+        or path == b"*" or request.trailers is not None or response.trailers is not None
+    ):  # fmt: skip
+        return None
+    asked, answered, id = request.headers, response.headers, flow.id
+    host, port, method, scheme = request.raw_host, request.raw_port, request.raw_method, request.raw_scheme
+    authority, version, begun, end = (
+        request.raw_authority, request.raw_http_version, request.timestamp_start, response.timestamp_end,
+    )  # fmt: skip
+    fields, theirs, status = asked.fields, answered.fields, response.status_code
+    try:
+        text = path.decode()
+        payload = _encode((
+            "f", "http", id, flow.timestamp_created, client, server, None, _NOTHING,
+            (host, port, method, scheme, authority, path, version, fields, sent, None, begun, request.timestamp_end),
+            (response.raw_http_version, status, response.raw_reason, theirs, got, None, response.timestamp_start, end),
+        ))  # fmt: skip
+    except (TypeError, ValueError, OverflowError, RecursionError):  # UnicodeError is a ValueError
+        return None
+    where, kind = names.places(asked.names())
+    if where == rows.SEVERAL or kind == rows.SEVERAL:
+        return None
+    site = names.sites.get((fields[where][1] if where >= 0 else None, authority, scheme, host, port, version))
+    if site is None:
+        site = names.site(request)
+    asked_for = names.type(fields[kind][1]) if kind >= 0 else None
+    kind = names.places(answered.names())[1]
+    if kind == rows.SEVERAL:
+        return None
+    peer, cport, device, verdict, reason, tls, sni = facts
+    return payload, (
+        *place, len(payload), id, begun, None if end is None else end - begun, _HTTP,
+        _ODD if path.translate(None, rows.PRINTABLE) else ix.ANSWERED, peer, cport, device,
+        name, verdict, reason, *site, names.method(method), text, status,
+        names.type(theirs[kind][1]) if kind >= 0 else None, asked_for, len(sent), len(got), tls, sni, None,
+    )  # fmt: skip

@@ -1,0 +1,104 @@
+"""The short way makes of a flow what the long way makes of it, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from appliance.flow import Error
+from appliance.headers import Headers
+from appliance.http import HTTPFlow
+from appliance.store import plain, records, rows
+from appliance.websocket import WebSocketData
+from tests import flowkit
+
+LIMIT = 100
+
+
+def both(flow: HTTPFlow) -> tuple[Any, Any]:
+    """(short way, long way): (payload, row, texts)."""
+    names = rows.Names(3)
+    facts = rows.client_facts(flow.client_conn, names)
+    short = plain.made(flow, 16, 48, LIMIT, (3, 99), facts, 7, names)
+    others = rows.Names(3)
+    facts = rows.client_facts(flow.client_conn, others)
+    payload = records.encode(records.flow(flow, 16, 48, LIMIT))
+    row = rows.row(flow, 3, 99, len(payload), facts, 7, others, limit=LIMIT)
+    made = None if short is None else (short[0], named(list(short[1]), names), len(short[1]))
+    return made, (payload, named(row, others), len(row))
+
+
+def named(row: list[Any], names: rows.Names) -> list[Any]:
+    """Numbers of texts depend on who asked first: the texts instead."""
+    texts = {number: rest for number, *rest in names.fresh}
+    return [texts.get(value, value) if isinstance(value, int) else value for value in row]
+
+
+def set_fields(flow: HTTPFlow, *fields: tuple[bytes, bytes]) -> None:
+    flow.request.headers = Headers.trusted(fields)
+
+
+ORDINARY: dict[str, Callable[[HTTPFlow], object]] = {
+    "as it is": lambda flow: None,
+    "no fields": lambda flow: set_fields(flow),
+    "host": lambda flow: set_fields(flow, (b"A", b"1"), (b"hOSt", b"other.example"), (b"Content-TYPE", b"text/x")),
+    "odd bytes": lambda flow: set_fields(flow, (b"Host", b"\xff\xfe"), (b"Content-Type", b"\xff")),
+    "a body": lambda flow: setattr(flow.request, "raw_content", b"x" * LIMIT),
+    "no end": lambda flow: setattr(flow.response, "timestamp_end", None),
+    "another method": lambda flow: setattr(flow.request, "raw_method", b"\xc3\xa4"),
+    "a long path": lambda flow: setattr(flow.request, "raw_path", b"/" + b"x" * (rows.MAX_PATH - 1)),
+    "letters": lambda flow: setattr(flow.request, "raw_path", "/straße".encode()),
+    "an authority": lambda flow: setattr(flow.request, "raw_authority", b"a.example:81"),
+}
+OTHER: dict[str, Callable[[HTTPFlow], object]] = {
+    "no response": lambda flow: setattr(flow, "response", None),
+    "error": lambda flow: setattr(flow, "error", Error("gone")),
+    "websocket": lambda flow: setattr(flow, "websocket", WebSocketData()),
+    "noted": lambda flow: flow.metadata.update(a=1),
+    "marked": lambda flow: setattr(flow, "marked", ":red_circle:"),
+    "comment": lambda flow: setattr(flow, "comment", "look"),
+    "replayed": lambda flow: setattr(flow, "is_replay", "request"),
+    "no body": lambda flow: setattr(flow.response, "raw_content", None),
+    "body streamed up": lambda flow: setattr(flow.request, "raw_content", None),
+    "a large body": lambda flow: setattr(flow.response, "raw_content", b"x" * (LIMIT + 1)),
+    "a large request": lambda flow: setattr(flow.request, "raw_content", b"x" * (LIMIT + 1)),
+    "trailers": lambda flow: setattr(flow.response, "trailers", Headers([(b"a", b"b")])),
+    "request trailers": lambda flow: setattr(flow.request, "trailers", Headers([(b"a", b"b")])),
+    "too long a path": lambda flow: setattr(flow.request, "raw_path", b"/" + b"x" * rows.MAX_PATH),
+    "the server itself": lambda flow: setattr(flow.request, "raw_path", b"*"),
+    "a path that is no UTF-8": lambda flow: setattr(flow.request, "raw_path", b"/\xff"),
+    "two hosts": lambda flow: set_fields(flow, (b"Host", b"a"), (b"Host", b"b")),
+    "two types": lambda flow: set_fields(flow, (b"Content-Type", b"a"), (b"content-type", b"b")),
+    "a host that is no text": lambda flow: setattr(flow.request, "raw_host", "\udcff"),
+    "a status that is no number": lambda flow: setattr(flow.response, "status_code", object()),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_the_same_by_the_short_way(name: str) -> None:
+    flow = flowkit.http(content_type="text/plain")
+    ORDINARY[name](flow)
+    short, long = both(flow)
+    assert short == long
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_left_to_the_long_way(name: str) -> None:
+    flow = flowkit.http(content_type="text/plain")
+    OTHER[name](flow)
+    short, _ = both(flow)
+    assert short is None
+
+
+def test_places_of_fields() -> None:
+    names = rows.Names(1)
+    assert names.places((b"a", b"host", b"content-type")) == (1, 2)
+    assert names.places((b"host", b"host")) == (rows.SEVERAL, -1)
+    assert names.places(()) == (-1, -1)
+    for number in range(5000):
+        assert names.places((b"%d" % number, b"content-type")) == (-1, 1)
+    assert len(names._shapes) <= 1024
+    assert names.places((b"x" * 5000, b"host")) == (1, -1)
+    assert not any(b"x" * 5000 in shape for shape in names._shapes), "what is large is not remembered"
