@@ -125,7 +125,12 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             rawtcp=settings.rawtcp,
         )
         proposal = decide(facts, settings.policy)
-        if asked:
+        if asked and not data and not spoke and not facts.final:
+            # Add-ons judge by bytes. With HTTP agreed on in the handshake, the first ones are the client's.
+            if isinstance(proposal, Proposal) and proposal.kind == "http":
+                await client.peek(1)
+                continue
+        if asked and (data or spoke or isinstance(proposal, Proposal)):
             about = NextLayer(context, client, server)
             about.verdict = proposal.verdict if isinstance(proposal, Proposal) else None
             await handler.fire("next_layer", about)
