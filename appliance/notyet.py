@@ -28,8 +28,6 @@ NOT_YET: frozenset[str] = frozenset(
         "proxy_debug",
         "request_client_cert",
         "store_streamed_bodies",
-        "tcp_hosts",
-        "udp_hosts",
         "web_columns",
         "web_debug",
         "web_host",
@@ -45,8 +43,6 @@ NOT_YET: frozenset[str] = frozenset(
 NOT_YET_FLAGS: tuple[tuple[str, ...], ...] = (
     ("--options",),
     ("--commands",),
-    ("--tcp-hosts",),
-    ("--udp-hosts",),
     ("--store-streamed-bodies", "--no-store-streamed-bodies"),
     ("--web-open-browser", "--no-web-open-browser"),
     ("--web-port",),

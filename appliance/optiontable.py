@@ -251,6 +251,21 @@ class OptionTable:
         example=r"\.device\.example:443$",
     )
     show_ignored_hosts: bool = option(False, "Make flows of passed connections too.", flag="--show-ignored-hosts")
+    tcp_hosts: Sequence[str] = option(
+        (),
+        "Decrypt TLS, but relay as raw TCP what is inside, with hosts (address or SNI) that match this regular "
+        "expression. Repeatable.",
+        flag="--tcp-hosts",
+        check=_regexes,
+        example=r"^mqtt\.example$",
+    )
+    udp_hosts: Sequence[str] = option(
+        (),
+        "Relay as raw UDP what goes to addresses that match this regular expression, DNS too. Repeatable.",
+        flag="--udp-hosts",
+        check=_regexes,
+        example=r"^192\.0\.2\.",
+    )
     rawtcp: bool = option(True, "Relay what is neither TLS nor HTTP as raw TCP; off: close it.", flag="--rawtcp")
     server_greeting_wait_ms: int = option(
         200,

@@ -75,7 +75,9 @@ class Settings:
         self.connect_addr = options.connect_addr
         self.spoof = options.spoof_source_address
         self.allow_metadata = options.allow_metadata_addresses
-        self.policy = HostPolicy(options.ignore_hosts, options.allow_hosts)
+        self.policy = HostPolicy(
+            options.ignore_hosts, options.allow_hosts, options.tcp_hosts, options.udp_hosts
+        )
         self.name_servers = tuple(parse_server(text) for text in options.dns_name_servers)
         self.strip_ech = options.strip_ech
         self.use_hosts_file = options.dns_use_hosts_file

@@ -123,6 +123,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             alpn=handler.client.alpn,
             server_spoke=spoke,
             rawtcp=settings.rawtcp,
+            host=context.server.address[0] if context.server.address else None,
         )
         proposal = decide(facts, settings.policy)
         empty = not (data or spoke or facts.final)
