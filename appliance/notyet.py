@@ -6,8 +6,6 @@ from __future__ import annotations
 
 NOT_YET: frozenset[str] = frozenset(
     (
-        "add_upstream_certs_to_client_chain",
-        "client_certs",
         "console_default_contentview",
         "console_eventlog_verbosity",
         "console_flowlist_layout",
@@ -26,7 +24,6 @@ NOT_YET: frozenset[str] = frozenset(
         "normalize_outbound_headers",
         "protobuf_definitions",
         "proxy_debug",
-        "request_client_cert",
         "store_streamed_bodies",
         "web_columns",
         "web_debug",

@@ -291,6 +291,19 @@ class OptionTable:
         flag="--cert-passphrase",
     )
     upstream_cert: bool = option(True, "Look at the server's certificate first, to copy its names.")
+    add_upstream_certs_to_client_chain: bool = option(
+        False, "Send clients the server's certificates, too, behind our own (needs upstream_cert)."
+    )
+    client_certs: str | None = option(
+        None,
+        "Certificate that servers which ask for one are shown: a PEM file of certificate, chain and key, or a folder "
+        "with HOST.pem.",
+        kind="path",
+        example="client-certs",
+    )
+    request_client_cert: bool = option(
+        False, "Ask clients for a certificate; any is taken, none too (`client_conn.certificate_list`)."
+    )
     upstream_cert_invalid: str = option(
         "page",
         "What the client gets when the server's certificate does not verify: a page naming the fault, a certificate "
