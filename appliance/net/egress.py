@@ -256,6 +256,12 @@ class Upstreams:
         if worker.hooks.table["tls_established_server"]:
             await handler.fire("tls_established_server", data)
 
+    async def refused(self, server: Server, why: Reason) -> None:
+        """The server has refused us behind its handshake: remembered like one that failed."""
+        server.error = why.text
+        self._remember(server, CannotConnect(why.text, "tls"))
+        await self.end(server)
+
     def _remember(self, server: Server, fault: CannotConnect) -> None:
         assert server.address is not None
         if len(self._faults) >= MAX_FAULTS:

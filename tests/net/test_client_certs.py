@@ -110,6 +110,34 @@ async def test_servers_that_demand_one_we_have_not(rigs: Make, pki: TestPki) -> 
     assert b" 502 " in await client.head()
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+async def test_so_is_the_first_request_told(rigs: Make, pki: TestPki, pause: float) -> None:
+    """Without ALPN: the server is gone before anybody knows what the client will speak."""
+
+    def serve() -> None:
+        for _ in range(2):  # a request on its way when the first one fails is tried again
+            with contextlib.suppress(OSError):
+                sock, _ = listener.accept()
+                with asking(pki).wrap_socket(sock, server_side=True) as tls:
+                    tls.recv(1000)
+
+    events = Events()
+    rig = await rigs(events)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        client = await rig.tunnel(await rig.regular(), f"{ORIGIN}:{listener.getsockname()[1]}")
+        await client.start_tls()
+        await asyncio.sleep(pause)
+        await client.say(GET)
+        assert b" 502 " in await client.head()
+        assert b"the peer wants a client certificate" in await client.some()
+        listener.shutdown(socket.SHUT_RDWR)
+        await asyncio.to_thread(thread.join, 5)
+    assert events.of("error")[0].error.msg == "the peer wants a client certificate"
+    assert "tcp_start" not in events.names
+
+
 async def test_asked_for_after_the_handshake(rigs: Make, pki: TestPki, tmp_path: Path) -> None:
     def serve() -> None:
         sock, _ = listener.accept()
