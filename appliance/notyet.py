@@ -20,7 +20,6 @@ NOT_YET: frozenset[str] = frozenset(
         "http3",
         "http_connect_send_host_header",
         "keep_host_header",
-        "key_size",
         "normalize_outbound_headers",
         "protobuf_definitions",
         "proxy_debug",

@@ -63,6 +63,11 @@ def _positive(value: int | None) -> None:
         raise ValueError(f"{value} is too small: write 1 or more")
 
 
+def _rsa_bits(value: int | None) -> None:
+    if value is not None and not 2048 <= value <= 8192:
+        raise ValueError(f"{value} bits: write 2048 (clients take no less) to 8192")
+
+
 def _not_negative(value: int | None) -> None:
     if value is not None and value < 0:
         raise ValueError(f"{value} is negative: write 0 or more")
@@ -278,6 +283,13 @@ class OptionTable:
 
     # -- certificates and TLS
     ca_key: str = option("rsa", "Kind of key of a CA made at the first start.", choices=("rsa", "ec"))
+    key_size: int | None = option(
+        None,
+        "Bits of RSA keys made from the next start on: of a CA (unset: 3072), and of certificates for clients without "
+        "ECDSA (2048).",
+        check=_rsa_bits,
+        example="2048",
+    )
     certs: Sequence[str] = option(
         (),
         "[DOMAIN=]PATH of a PEM file with certificate, chain and key to show instead of a made one. Repeatable.",
