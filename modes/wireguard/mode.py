@@ -121,6 +121,7 @@ class WireGuard(Inside):
                 INTERFACE,
                 tun=True,
                 setup=(
+                    f"link set {INTERFACE} addrgenmode none",  # no address at all, so it asks for no router
                     f"link set {INTERFACE} up mtu {config.mtu}",
                     f"route add 0.0.0.0/0 dev {INTERFACE}",
                     f"route add ::/0 dev {INTERFACE}",
