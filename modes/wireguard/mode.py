@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.device import Device as Known
 from appliance.exceptions import ModeError
-from appliance.log import RateLimited
 from appliance.net.kernel import KernelError
 from modes.inside import Inside
 from modes.netns import Namespace
@@ -59,7 +58,6 @@ class WireGuard(Inside):
         self._stamp: tuple[int, int, int] | None = None
         self._ticks = 0
         self._saved: dict[bool, Any] = {}
-        self._warn = RateLimited(logger, 2)
 
     async def start(self, arrive: Arrive) -> list[Address]:
         wanted = self.host.option("wireguard_backend")
