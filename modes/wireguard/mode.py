@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.device import Device as Known
 from appliance.exceptions import ModeError
+from appliance.net.guard import is_local
 from appliance.net.kernel import KernelError
-from modes.inside import Inside
+from modes.inside import DNS_PORT, Inside
 from modes.netns import Namespace
 from modes.wireguard import kernel, tunnel
 from modes.wireguard.book import FILE, Book, stamp_of
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 INTERFACE = "wg0"
 FIRST = "phone"
 """Name of the peer that is made with a new configuration."""
+_OURS = (DNS_PORT, 80)
+"""Ports at which our name server and the portal are, at the addresses inside."""
 _LOOK_TICKS, _SAVE_TICKS = 4, 40
 
 
@@ -223,6 +226,17 @@ class WireGuard(Inside):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         owner = self._device.routes.owner(socket.inet_pton(family, host.partition("%")[0]))
         return self._known.get(owner.config.public) if owner is not None else None
+
+    def refuses(self, wanted: Address) -> str:
+        """Also what is this host's own: a peer would reach it from the host itself, past its firewall."""
+        host, port = wanted[:2]
+        if why := super().refuses(wanted):
+            return why
+        if (host in self.dns and port in _OURS) or port in map(int, self.host.option("wireguard_host_ports")):
+            return ""
+        if is_local(host):
+            return f"{host} port {port} is of this machine itself, and not for peers (option wireguard_host_ports)"
+        return ""
 
     def facts(self) -> dict[str, Any]:
         device = self._device
