@@ -4,6 +4,8 @@ alone: unsharing a user namespace needs a process of one thread, and the gateway
 FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come along as SCM_RIGHTS. When the other end is
 gone this process ends, and with it all it has started: nothing else keeps the namespaces alive.
 
+Each question has a "number", and its answer the same; 0: nobody asked. Besides that they are
+
     -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
     <- {"ready": [name]} + a descriptor for each name
     -> {"sockets": kind, "count": n}    <- {"sockets": kind} + n descriptors, see KINDS
@@ -112,6 +114,7 @@ class Helper:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._number = 0  # of the question that is being answered
         self._seconds: dict[int, socket.socket] = {}
         self._program: Program | None = None
         self.folder = ""  # removed at the end
@@ -119,7 +122,7 @@ class Helper:
 
     def _say(self, said: dict[str, Any], fds: list[int] | None = None, to: socket.socket | None = None) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        (to or self._control).sendmsg([json.dumps(said).encode()], rights)
+        (to or self._control).sendmsg([json.dumps({**said, "number": self._number}).encode()], rights)
 
     def serve(self) -> None:
         """Until the other end is gone."""
@@ -147,12 +150,15 @@ class Helper:
                 data = self._control.recv(1 << 20)
                 if not data:
                     return
+                asked = json.loads(data)
+                self._number = asked.get("number", 0)
                 try:
-                    self._answer(json.loads(data))
+                    self._answer(asked)
                 except Failed as e:
                     self._say({"error": e.told})
                 except OSError as e:
                     self._say({"error": ["helper", e.errno or 0, str(e)]})
+                self._number = 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._got[number] = time.monotonic()
@@ -198,10 +204,14 @@ class Helper:
         """Whatever it says or does, this process goes on."""
         try:
             if data := second.recv(1 << 16):
-                self._sockets(json.loads(data), second)
+                asked = json.loads(data)
+                self._number = asked["number"]
+                self._sockets(asked, second)
                 return
         except (OSError, ValueError, KeyError, TypeError):
             pass
+        finally:
+            self._number = 0
         del self._seconds[second.fileno()]
         self._poll.unregister(second)
         second.close()
@@ -267,7 +277,7 @@ def main(fd: int) -> None:
         pass
     except Failed as e:
         with contextlib.suppress(OSError):
-            control.send(json.dumps({"error": e.told}).encode())
+            control.send(json.dumps({"error": e.told, "number": 1}).encode())
     system.end_descendants(_GRACE_SECONDS)
     if helper.folder:
         shutil.rmtree(helper.folder, ignore_errors=True)
