@@ -170,7 +170,10 @@ class Device:
     def _handshake(self, data: bytes, source: Address, now: float) -> None:
         kind = data[0] if data[1:4] == b"\0\0\0" else 0
         if kind == noise.COOKIE_REPLY and len(data) == COOKIE_REPLY_SIZE:
-            if (peer := self._waiting.get(data[4:8])) is not None:
+            peer = self._waiting.get(data[4:8])
+            if peer is None and (entry := self._sessions.get(data[4:8])) is not None and entry[1] is entry[0].next:
+                peer = entry[0]  # who has begun is under load too, and wants one with our response
+            if peer is not None:
                 peer.generator.consume(data, now)
             return
         if (kind, len(data)) not in ((noise.INITIATION, noise.INITIATION_SIZE), (noise.RESPONSE, noise.RESPONSE_SIZE)):
