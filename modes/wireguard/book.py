@@ -32,6 +32,7 @@ class Book:
         self.path = path
         self.clients = path.with_name(path.name + ".d")
         self.state = path.with_name(path.name + ".state")
+        self.noted = 0  # lines since it was last written as a whole
 
     # -- the server's file
 
@@ -141,12 +142,40 @@ class Book:
     # -- what outlives the process
 
     def recall(self) -> dict[str, dict[str, Any]]:
-        """By public key in base64: stamp, received, sent, last_handshake, endpoint. Empty when there is none."""
+        """By public key in base64: stamp, received, sent, last_handshake, endpoint. Empty when there is none.
+
+        The file's first line is what `remember` wrote; those that follow are by `note`. What has a fault is left out.
+        """
+        found: dict[str, dict[str, Any]] = {}
         try:
-            data = json.loads(self.state.read_text())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {key: one for key, one in data.items() if isinstance(one, dict)} if isinstance(data, dict) else {}
+            lines = self.state.read_text().split("\n")
+        except (OSError, ValueError):
+            return found
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            match said:
+                case dict():
+                    found = {key: one for key, one in said.items() if isinstance(one, dict)}
+                case [str(key), str(stamp)]:
+                    found.setdefault(key, {})["stamp"] = stamp
+        return found
+
+    def note(self, peer: Tallied) -> None:
+        """Its stamp alone, at once and at the end of the file: what it costs does not grow with the number of peers.
+
+        :raises ModeError: it cannot be written.
+        """
+        line = "\n" + json.dumps([encode_key(peer.config.public), peer.stamp.hex()])  # whatever a full disk cut short
+        try:
+            fd = os.open(self.state, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as e:
+            raise ModeError(f"{self.state}: cannot be written: {e.strerror}") from None
+        self.noted += 1
 
     def remember(self, peers: Mapping[bytes, Tallied], before: dict[str, dict[str, Any]]) -> None:
         """:raises ModeError: it cannot be written."""
@@ -161,6 +190,7 @@ class Book:
                 "endpoint": list(peer.endpoint[:2]) if peer.endpoint else None,
             }
         _write(self.state, json.dumps(data))
+        self.noted = 0
 
 
 def stamp_of(remembered: dict[str, Any]) -> bytes:

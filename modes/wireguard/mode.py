@@ -29,7 +29,7 @@ from modes.wireguard.noise import Rejected
 from modes.wireguard.session import REJECT_AFTER_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from appliance.arrival import Arrive, Host
     from appliance.connection import Address, Client
@@ -44,6 +44,10 @@ FIRST = "phone"
 _OURS = (DNS_PORT, 80)
 """Ports at which our name server and the portal are, at the addresses inside."""
 _LOOK_TICKS, _SAVE_TICKS = 4, 40
+_PEERS_A_TICK = 50
+"""The state of all peers is written less often the more there are: with 4096 of them every 20 s. Stamps never wait."""
+_NOTES = 1000
+"""Lines after which the state is written as a whole even if nothing else has changed."""
 
 
 class WireGuard(Inside):
@@ -59,7 +63,7 @@ class WireGuard(Inside):
         self._remembered: dict[str, dict[str, Any]] = {}
         self._known: dict[bytes, Known] = {}
         self._stamp: tuple[int, int, int] | None = None
-        self._ticks = 0
+        self._ticks = self._wrote = 0
         self._saved: dict[bool, Any] = {}
 
     async def start(self, arrive: Arrive) -> list[Address]:
@@ -109,7 +113,7 @@ class WireGuard(Inside):
 
     async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
         """:raises ModeError: it cannot be, and what helps."""
-        device = Device(config.private, accepted=lambda peer: self._remember(), stamps=self._stamps(config))
+        device = Device(config.private, accepted=self._note, stamps=self._stamps(config))
         device.unallowed = self._unallowed
         self._begin(device, config)
         port = self._port(config)
@@ -250,14 +254,16 @@ class WireGuard(Inside):
         if self._ticks % _LOOK_TICKS == 0 and (stamp := self.book.changed()) != self._stamp:
             self._stamp = stamp
             self._reload()
-        if self._ticks % _LOOK_TICKS == 0:
+        pause = max(_LOOK_TICKS, len(self._device.peers) // _PEERS_A_TICK)
+        if self._ticks % _LOOK_TICKS == 0 and self._ticks - self._wrote >= pause:
             often = self._ticks % _SAVE_TICKS == 0  # counters; handshakes and where a peer is, at once
             now = [
                 (peer.last_handshake, peer.endpoint, (peer.received, peer.sent) if often else None)
                 for peer in self._device.peers.values()
             ]
-            if now != self._saved.get(often):
+            if now != self._saved.get(often) or self.book.noted > _NOTES:
                 self._saved[often] = now
+                self._wrote = self._ticks
                 self._remember()
 
     def _reload(self) -> None:
@@ -285,9 +291,19 @@ class WireGuard(Inside):
             ", ".join(map(str, peer.config.allowed)) or "none",
         )
 
+    def _note(self, peer: Tallied) -> None:
+        """A handshake of this peer's is about to be answered."""
+        with self._told():
+            self.book.note(peer)
+
     def _remember(self) -> None:
-        try:
+        with self._told():
             self.book.remember(self._device.peers, self._remembered)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except ModeError as e:
             self._warn.log(logging.WARNING, "state", "%s; a handshake could be replayed after a restart", e)
 

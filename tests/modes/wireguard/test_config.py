@@ -19,6 +19,7 @@ from modes.wireguard.noise import NO_PSK, PrivateKey
 from modes.wireguard.peer import PeerConfig
 
 KEY, PEER = PrivateKey(b"k" * 32), PrivateKey(b"p" * 32)
+LATE = PrivateKey(b"l" * 32).public
 TEXT = f"""\
 # made by hand
 [Interface]
@@ -203,6 +204,23 @@ def test_what_outlives_the_process(tmp_path: Path) -> None:
     book.remember(device.peers, {"other": {"stamp": "00" * 12}})
     found = book.recall()
     assert stamp_of(found[encode_key(PEER.public)]) == b"s" * 12 and stamp_of(found["other"]) == bytes(12)
+    before = book.state.read_bytes()
+    peer.stamp = b"t" * 12
+    book.note(peer)
+    with book.state.open("a") as file:
+        file.write('\n["other", "11')  # a full disk
+    late = device.add(PeerConfig(LATE))
+    late.stamp = b"l" * 12
+    book.note(late)
+    found = book.recall()
+    assert {key: stamp_of(one)[:1] for key, one in found.items()} == {
+        encode_key(PEER.public): b"t", encode_key(LATE): b"l", "other": b"\0",
+    }  # fmt: skip
+    assert found[encode_key(PEER.public)]["received"] == 5
+    assert book.state.read_bytes().startswith(before), "one handshake does not write down all peers"
+    assert book.state.stat().st_mode & 0o777 == 0o600 and book.noted == 2
+    book.remember(device.peers, found)
+    assert book.noted == 0 and stamp_of(book.recall()[encode_key(LATE)]) == b"l" * 12
     for text in ("", "[]", '{"x": 1}', "\x00", "{" * 10_000):
         book.state.write_text(text)
         assert book.recall() == {}

@@ -274,6 +274,24 @@ def test_a_flood_of_unknown_keys() -> None:
     assert world.got["server"] == [UP]
 
 
+def test_initiations_that_lead_to_nothing_are_taken_once_a_second() -> None:
+    world = World()
+    world.keep = lambda data: data[0] == 1  # no response arrives
+    taken: list[float] = []
+    world.server._accepted = lambda peer: taken.append(world.now)
+    for _ in range(100):
+        world.of_server.initiated = 0.0
+        world.wall += 40_000_000
+        world.client._initiate(world.of_server, world.now)
+        world.carry()
+        world.now += 0.04
+    assert 4 <= len(taken) <= 6 and taken[1] - taken[0] < 0.1
+    world.keep = lambda data: True
+    world.wait(8)
+    world.up()
+    assert world.got["server"] and world.of_client.unconfirmed == 0
+
+
 def test_both_sides_under_load() -> None:
     """The initiator asks for a cookie too, with our response (whitepaper §5.4.7), and has it the second time."""
     world = World()
