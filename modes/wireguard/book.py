@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
@@ -22,6 +23,8 @@ from modes.wireguard.peer import PeerConfig, Tallied
 FILE = "wireguard.conf"
 _SUBNET4 = "10.87.0.1/24"
 KEEPALIVE = 25
+KEEP_SECONDS = 366 * 86400.0
+"""How long a peer that is gone is remembered."""
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]+\]?")
 
 
@@ -178,19 +181,30 @@ class Book:
         self.noted += 1
 
     def remember(self, peers: Mapping[bytes, Tallied], before: dict[str, dict[str, Any]]) -> None:
-        """:raises ModeError: it cannot be written."""
-        data = dict(before)
-        for public, peer in peers.items():
-            data[encode_key(public)] = {
-                "name": peer.config.name,
-                "stamp": peer.stamp.hex(),
-                "received": peer.received,
-                "sent": peer.sent,
-                "last_handshake": peer.last_handshake,
-                "endpoint": list(peer.endpoint[:2]) if peer.endpoint else None,
-            }
+        """before: of peers that are gone too, as `recorded`: what was captured of one must not open a session when it
+        is added again. After KEEP_SECONDS they are forgotten. :raises ModeError: it cannot be written.
+        """
+        now = time.time()
+        data = {encode_key(public): recorded(peer) for public, peer in peers.items()}
+        for key, one in before.items():
+            gone = one.get("gone")
+            gone = gone if isinstance(gone, (int, float)) else now
+            if key not in data and now - gone < KEEP_SECONDS:
+                data[key] = {**one, "gone": gone}
         _write(self.state, json.dumps(data))
         self.noted = 0
+
+
+def recorded(peer: Tallied) -> dict[str, Any]:
+    """What is kept of a peer."""
+    return {
+        "name": peer.config.name,
+        "stamp": peer.stamp.hex(),
+        "received": peer.received,
+        "sent": peer.sent,
+        "last_handshake": peer.last_handshake,
+        "endpoint": list(peer.endpoint[:2]) if peer.endpoint else None,
+    }
 
 
 def stamp_of(remembered: dict[str, Any]) -> bytes:

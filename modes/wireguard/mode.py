@@ -21,7 +21,7 @@ from appliance.net.kernel import KernelError
 from modes.inside import DNS_PORT, Inside
 from modes.netns import Namespace
 from modes.wireguard import kernel, tunnel
-from modes.wireguard.book import FILE, Book, stamp_of
+from modes.wireguard.book import FILE, Book, recorded, stamp_of
 from modes.wireguard.config import PORT, ServerConfig, encode_key
 from modes.wireguard.device import Device
 from modes.wireguard.kernel import KernelDevice, Unavailable
@@ -193,6 +193,7 @@ class WireGuard(Inside):
         """The peers of a configuration are ours from now on, and no others."""
         device = self._device
         for public in set(device.peers) - {peer.public for peer in config.peers}:
+            self._part(device.peers[public])
             logger.info("wireguard: peer %s is removed", device.peers[public].config.name)
             device.remove(public)
         self._known = {}
@@ -207,6 +208,10 @@ class WireGuard(Inside):
             if fresh:
                 self._recollect(peer)
         self._config = config
+
+    def _part(self, peer: Tallied) -> None:
+        """It is going; what is known of it stays, for when it comes again."""
+        self._remembered[encode_key(peer.config.public)] = recorded(peer)
 
     def _recollect(self, peer: Tallied) -> None:
         """What an earlier run has counted."""
@@ -278,6 +283,7 @@ class WireGuard(Inside):
         logger.info("wireguard: %s read again, %d peers", self.book.path, len(self._device.peers))
 
     def _expired(self, peer: Tallied) -> None:
+        self._part(peer)
         logger.warning("wireguard: peer %s has expired and is cut", peer.config.name)
 
     def _unallowed(self, peer: Tallied, inner: bytes) -> None:
