@@ -170,6 +170,7 @@ class Helper:
             self._sockets(asked, self._control)
         elif "second" in asked:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
             self._seconds[ours.fileno()] = ours
             self._poll.register(ours, select.POLLIN)
             with theirs:
@@ -201,14 +202,14 @@ class Helper:
         self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made], to)
 
     def _serve_second(self, second: socket.socket) -> None:
-        """Whatever it says or does, this process goes on."""
+        """Whatever it says or does, this process goes on: it may be another user's. Who does not read is let go of."""
         try:
             if data := second.recv(1 << 16):
                 asked = json.loads(data)
                 self._number = asked["number"]
                 self._sockets(asked, second)
                 return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         finally:
             self._number = 0
