@@ -1,8 +1,9 @@
-"""The process that owns an interception namespace. Run as a file, `python -I -S helper.py FD`, by standard library
-alone: unsharing a user namespace needs a process of one thread, and the gateway has several.
+"""The process that owns an interception namespace. Run as a file, `python -I -S helper.py FD OWNER`, by standard
+library alone: unsharing a user namespace needs a process of one thread, and the gateway has several.
 
-FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come along as SCM_RIGHTS. When the other end is
-gone this process ends, and with it all it has started: nothing else keeps the namespaces alive.
+FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come along as SCM_RIGHTS. When the other end or
+the process OWNER, which started us, is gone this process ends, and with it all it has started. (The end alone does not
+say: a process forked off by an add-on has it too.)
 
 Each question has a "number", and its answer the same; 0: nobody asked. Besides that they are
 
@@ -124,8 +125,8 @@ class Helper:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         (to or self._control).sendmsg([json.dumps({**said, "number": self._number}).encode()], rights)
 
-    def serve(self) -> None:
-        """Until the other end is gone."""
+    def serve(self, owner: int) -> None:
+        """Until the other end is gone, or the process `owner`, our parent."""
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
@@ -137,6 +138,12 @@ class Helper:
         self._poll = poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(wake, select.POLLIN)
+        died = -1
+        with contextlib.suppress(OSError):  # none in kernels before 5.3
+            died = os.pidfd_open(owner)
+            poll.register(died, select.POLLIN)
+        if os.getppid() != owner:
+            return  # it was gone before, and by now that number may be another's
         while True:
             for fd, _ in poll.poll():
                 if (second := self._seconds.get(fd)) is not None:
@@ -147,6 +154,8 @@ class Helper:
                         os.read(wake, 512)
                     self._reap()
                     continue
+                if fd == died:
+                    return
                 data = self._control.recv(1 << 20)
                 if not data:
                     return
@@ -265,7 +274,7 @@ class Helper:
                     self._say({"exit": status})
 
 
-def main(fd: int) -> None:
+def main(fd: int, owner: int) -> None:
     try:
         control = socket.socket(fileno=fd)
     except OSError:
@@ -273,7 +282,7 @@ def main(fd: int) -> None:
     control.set_inheritable(False)
     helper = Helper(control)
     try:
-        helper.serve()
+        helper.serve(owner)
     except (BrokenPipeError, ConnectionResetError):
         pass
     except Failed as e:
@@ -285,4 +294,4 @@ def main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -101,7 +101,7 @@ class Namespace:
 
     def _start(self, interface: str, tun: bool, setup: Sequence[str], stdio: bool, keep: tuple[int, ...]) -> None:
         fd = self._theirs.fileno()
-        command = [sys.executable, "-I", "-S", str(HELPER), str(fd)]
+        command = [sys.executable, "-I", "-S", str(HELPER), str(fd), str(os.getpid())]
         quiet = None if stdio else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(

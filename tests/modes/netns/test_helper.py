@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +74,60 @@ def test_it_is_answered(made: tuple[Helper, socket.socket]) -> None:
         with socket.socket(fileno=fd) as sock:
             assert sock.family == socket.AF_INET6
     assert len(fds) == 2 and running._seconds
+
+
+OWNER = """
+import os, socket, subprocess, sys, time
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+words = [sys.executable, "-I", "-S", sys.argv[1], str(theirs.fileno()), str(os.getpid() + int(sys.argv[2]))]
+helper = subprocess.Popen(words, pass_fds=(theirs.fileno(),), start_new_session=True, stdout=subprocess.DEVNULL)
+theirs.close()
+child = os.fork()
+if child:
+    print(helper.pid, child, flush=True)
+    print(helper.wait(), flush=True)
+time.sleep(60)
+"""
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_it_ends_with_its_owner_whoever_has_the_socket_too() -> None:
+    """As after an add-on's `multiprocessing`: kill -9 of the gateway leaves a child with all its descriptors."""
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, helper.__file__, "0"], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    pid, child = map(int, owner.stdout.readline().split())
+    try:
+        time.sleep(0.5)
+        assert not ended(pid)
+        owner.kill()
+        owner.wait()
+        end = time.monotonic() + 10
+        while not ended(pid) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert ended(pid) and not ended(child)
+    finally:
+        for number in (child, pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        owner.stdout.close()
+
+
+def test_it_does_not_begin_when_its_owner_is_gone_already() -> None:
+    """Its parent is another one then."""
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, helper.__file__, "1"], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    _, child = map(int, owner.stdout.readline().split())
+    try:
+        assert select.select([owner.stdout], [], [], 10)[0], "it waits for somebody"
+        assert owner.stdout.readline() == "0\n"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
