@@ -99,8 +99,8 @@ class Book:
                 ip_network(other)
             except ValueError:
                 raise ModeError(f"{other!r} is no network such as 192.168.7.0/24") from None
-        if "\n" in label or "\r" in label:
-            raise ModeError("a label is one line")
+        if not label.isprintable():
+            raise ModeError("a label is one line of printable text")
         if endpoint:
             check_endpoint(endpoint)
         private = None if public is not None else PrivateKey()

@@ -65,7 +65,7 @@ def parse(text: str, where: str) -> ServerConfig:
         return _mitmproxy(text, where)
     sections: list[tuple[str, dict[str, tuple[str, int]]]] = []
     ignored: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         plain, hash_, comment = line.partition("#")
         plain = plain.strip()
         if not plain:

@@ -103,7 +103,8 @@ PEERS = st.builds(
     allowed=st.lists(st.ip_addresses().map(ip_network), max_size=3).map(tuple),
     psk=st.just(NO_PSK) | st.binary(min_size=32, max_size=32),
     name=NAMES,
-    label=st.from_regex(r"([\w#=]([\w#= ]{0,20}[\w#=])?)?", fullmatch=True),
+    label=st.from_regex(r"([\w#=]([\w#= ]{0,20}[\w#=])?)?", fullmatch=True)
+    | st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])).map(str.strip),
     endpoint=st.none() | st.tuples(st.ip_addresses().map(str), st.integers(1, 65535)),
     keepalive=st.integers(0, 65535).map(float),
     expires=st.just(0.0) | st.integers(1, 4_000_000_000).map(float),
@@ -168,6 +169,24 @@ def test_add_show_remove(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModeError, match=says):
             call()
+
+
+@pytest.mark.parametrize(
+    "end", ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029", "\0", "\ud800"]
+)
+def test_a_label_is_no_line_of_the_file(tmp_path: Path, end: str) -> None:
+    """Not from the command line, and not in a file that has one."""
+    book = Book(tmp_path / "wireguard.conf")
+    book.init()
+    book.add("victim")
+    label = f"Anna{end}AllowedIPs = 10.87.0.2/32"
+    with pytest.raises(ModeError, match="one line of printable text"):
+        book.add("phone", label=label)
+    book.add("phone", label="Zoë Ω's 手機 (2)")
+    assert book.load().peers[1].label == "Zoë Ω's 手機 (2)"
+    if end not in "\n\r":
+        phone = parse(render(book.load()).replace("Zoë Ω's 手機 (2)", label), "x").peers[1]
+        assert phone.label == label and str(phone.allowed[0]) == "10.87.0.3/32"
 
 
 def test_no_address_left(tmp_path: Path) -> None:
