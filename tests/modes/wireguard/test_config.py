@@ -53,6 +53,15 @@ def test_a_file_by_hand() -> None:
     assert list(map(str, peer.allowed)) == ["10.87.0.2/32", "fd87::2/128"]
 
 
+@pytest.mark.parametrize(("written", "read"), [("FD87::1", "fd87::1"), ("fd87:0:0::0002", "fd87::2")])
+@pytest.mark.parametrize("line", ["# DNS", "DNS"])
+def test_name_servers_are_read_as_addresses(line: str, written: str, read: str) -> None:
+    """A client's question is known by where it went, as the kernel writes that."""
+    server = parse(TEXT.replace("PostUp =", f"{line} = 10.87.0.9, {written}\nPostUp ="), "wg.conf")
+    assert server.dns == server.name_servers == ("10.87.0.9", read)
+    assert parse(render(server), "wg.conf").dns == server.dns
+
+
 @pytest.mark.parametrize(
     ("was", "becomes", "says"),
     [
