@@ -494,7 +494,9 @@ class OptionTable:
         example="64m",
     )  # fmt: skip
     store_redact: Sequence[str] = option(
-        (), "Header field, query or form parameter whose value `lockgate flows export` leaves out. Repeatable.",
+        (),
+        "Header field, parameter of a URL or form, or member of a JSON object, whose value `lockgate flows export` "
+        "leaves out. Repeatable.",
         example="Authorization",
     )  # fmt: skip
     save_stream_file: str | None = option(

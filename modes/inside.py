@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from appliance.arrival import Arrival
 from appliance.layers.dns import DNSLayer
 from appliance.layers.modes import TransparentProxy
+from appliance.net.dial import has_route
 from modes.base import TcpMode, Unwanted
 from modes.udp import UdpListener
 
@@ -46,10 +47,9 @@ class Inside(TcpMode):
     def top(context: Context) -> Layer:
         return TransparentProxy(context)
 
-    @staticmethod
-    def name_server(context: Context) -> Layer:
+    def name_server(self, context: Context) -> Layer:
         """The bottom of the stack for what is sent to `dns`."""
-        return DNSLayer(context)
+        return DNSLayer(context, lambda address: address in self.dns or has_route(address))
 
     def device(self, client: Client) -> Device | None:
         """Who that is."""

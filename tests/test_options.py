@@ -206,6 +206,23 @@ class TestSet:
         with pytest.raises(AttributeError, match="not yet in lockgate"):
             _ = options.http3
 
+    def test_scripts_catch_what_mitmproxy_raises(self) -> None:
+        options = Options()
+        for wrong in (
+            lambda: setattr(options, "nosuch", 1),
+            lambda: options.update(nosuch=1),
+            lambda: options.default("nosuch"),
+            lambda: options.has_changed("nosuch"),
+        ):
+            with pytest.raises(KeyError) as caught:
+                wrong()
+            assert isinstance(caught.value, OptionsError)
+            assert str(caught.value) == "unknown option 'nosuch'; `lockgate options` lists all"
+        with pytest.raises(TypeError, match="listen_port: expected"):
+            options.listen_port = "x"  # type: ignore[assignment]
+        assert getattr(options, "nosuch", 5) == 5
+        assert not hasattr(options, "nosuch")
+
 
 class TestSubscribers:
     def test_told_what_changed_and_only_that(self) -> None:

@@ -21,7 +21,7 @@ from appliance.net.egress import CannotConnect
 from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Stream
 from appliance.tls import ClientHello
-from appliance.verdict import Verdict
+from appliance.verdict import NeedMore, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,12 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             rawtcp=settings.rawtcp,
         )
         proposal = decide(facts, settings.policy)
-        if asked:
+        empty = not (data or spoke or facts.final)
+        if asked and empty and isinstance(proposal, Proposal) and proposal.kind == "http":
+            # Add-ons judge by bytes, and with HTTP agreed on in the handshake the first ones are the client's.
+            await client.peek(1)
+            continue
+        if asked and not (empty and isinstance(proposal, NeedMore)):
             about = NextLayer(context, client, server)
             about.verdict = proposal.verdict if isinstance(proposal, Proposal) else None
             await handler.fire("next_layer", about)

@@ -75,10 +75,10 @@ class ClientTLSLayer(Layer):
     async def run(self, client: Stream | Datagrams) -> None:
         assert isinstance(client, Stream)
         context, conn = self.context, self.context.client
+        conn.tls = True
         hello = await self._hello(client)
         if hello is None:
             return
-        conn.tls = True
         conn.sni = hello.sni
         conn.hello = hello.raw_bytes(wrap_in_record=False)
         conn.alpn_offers = tuple(hello.alpn_protocols)

@@ -201,16 +201,13 @@ class Conversation:
         self._kept = keep(self._flow.messages, message, self._kept)
         if (wait := gate(self._handler, "udp_message", self._flow, dst)) is not None:
             await wait
+        content = message.content
+        if content is not data and not isinstance(content, bytes | bytearray | memoryview):
+            logger.error("udp_message: content is %s, not bytes; the datagram is dropped", type(content).__name__)
+            message.content = content = b""
         if self._talk is not None:
             self._talk.say(message)
-        content = message.content
-        if content is data:
-            return data
-        if not isinstance(content, bytes | bytearray | memoryview):
-            logger.error("udp_message: content is %s, not bytes; the datagram is dropped", type(content).__name__)
-            message.content = b""
-            return None
-        return bytes(content) or None
+        return data if content is data else bytes(content) or None
 
     def _unreachable(self) -> bool:
         server = self._server

@@ -162,11 +162,11 @@ class Upstreams:
             raise
         try:
             server.error = None  # of an earlier attempt
-            server.timestamp_start = time.time()
             if hooks.table["server_connect"]:
                 await handler.fire("server_connect", data)
             if server.error:
                 raise CannotConnect(f"Connection killed: {server.error}", "killed")
+            server.timestamp_start = time.time()
             try:
                 # What an add-on has set; not what the kernel chose for an earlier connection.
                 asked = server.sockname[0] if server.sockname and not server.peername else None

@@ -40,7 +40,7 @@ FLUSH_SECONDS: Final = 0.05
 BATCH: Final = 128
 FLUSH_BYTES: Final = 1 << 20
 """A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
-TOGETHER: Final = 24
+TOGETHER: Final = 48
 """Flows that are encoded in a row: one at a time costs half as much again, and more at a time leave the processor's
 cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2

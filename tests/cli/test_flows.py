@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -392,7 +393,8 @@ def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
             sys.executable, "-m", "appliance.cli", "flows", "tail", "--json", "~d a.example",
             "--set", f"confdir={tmp_path}",
         ],
-        stdout=subprocess.PIPE, env={"HOME": str(tmp_path), "PATH": ""}, cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"HOME": str(tmp_path), "PATH": ""},
+        cwd=Path(__file__).parents[2],
     ) as tail:  # fmt: skip
         try:
             assert tail.stdout is not None
@@ -404,6 +406,22 @@ def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
             put(recorder, flowkit.http("http://b.example/"))
             recorder.flush()
             assert json.loads(tail.stdout.readline())["n"] == 2
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(10) == 130 and tail.stderr is not None and tail.stderr.read() == b""
         finally:
             tail.kill()
     recorder.close()
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """`| head`: no complaint."""
+    fill(tmp_path / "flows", [flowkit.http(f"http://a.example/{'x' * 500}/{n}") for n in range(1000)])
+    for words in (["list", "-n", "0"], ["list", "-n", "0", "--json"], ["export", "raw"], ["show", "1", "2"]):
+        with subprocess.Popen(
+            [sys.executable, "-m", "appliance.cli", "flows", *words, "--set", f"confdir={tmp_path}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+        ) as reader:  # fmt: skip
+            assert reader.stdout is not None and reader.stderr is not None
+            assert reader.stdout.read(10)
+            reader.stdout.close()
+            assert reader.stderr.read() == b"" and reader.wait(10) in (0, 1)

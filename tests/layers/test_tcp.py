@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.exceptions import ControlException
 from appliance.layers import kept
+from appliance.store.recorder import Recorder
+from appliance.store.store import Store
 from appliance.tcp import TCPFlow
 from tests.harness import Events, Make, Peer, Rig, echo, until
 
@@ -297,3 +300,35 @@ async def test_messages_kept_are_bounded(rigs: Make, monkeypatch: pytest.MonkeyP
         await client.say(b"\x00%02d" % i)
         await client.exactly(3)
     assert len(events.of("tcp_start")[0].messages) <= 20
+
+
+@pytest.mark.parametrize("content", ["text", None])
+async def test_what_cannot_be_sent_ends_it_as_an_error(rigs: Make, tmp_path: Path, content: Any) -> None:
+    """For hooks, in the store, and for both sides."""
+
+    def spoil(flow: TCPFlow) -> None:
+        flow.messages[-1].content = content
+
+    events = all_events(tcp_message=spoil)
+    rig = await rigs(events)
+    rig.worker.recorder = recorder = Recorder(tmp_path / "flows", loop=asyncio.get_running_loop())
+    recorder.start()
+    seen: list[bytes] = []
+
+    async def serve(peer: Peer) -> None:
+        seen.append(await peer.rest())
+
+    client = await pair(rig, serve)
+    await client.say(GREETING)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await events.wait("client_disconnected")
+    await until(lambda: rig.worker.totals.errors == 1)
+    assert events.names == ["tcp_start", "tcp_message", "tcp_error", "client_disconnected"]
+    assert not any(seen)
+    recorder.close()
+    with Store(tmp_path / "flows") as store:
+        (row,) = store.rows()
+        assert row.error == "fault in the gateway"
+        assert not row.going_on
+        assert [flow.messages for flow in store.flows()] == [[]]  # type: ignore[attr-defined]
