@@ -22,7 +22,7 @@ from modes.inside import DNS_PORT, Inside
 from modes.netns import Namespace
 from modes.wireguard import kernel, tunnel
 from modes.wireguard.book import FILE, Book, recorded, stamp_of
-from modes.wireguard.config import PORT, ServerConfig, encode_key
+from modes.wireguard.config import PORT, ServerConfig, decode_key, encode_key
 from modes.wireguard.device import Device
 from modes.wireguard.kernel import KernelDevice, Unavailable
 from modes.wireguard.noise import Rejected
@@ -90,7 +90,7 @@ class WireGuard(Inside):
             raise Unavailable(f"the kernel's WireGuard listens on every address, not on {self.listen_host} alone")
         kernel.check()
         namespace = await Namespace.open(INTERFACE)
-        device = KernelDevice(config.private, self._stamps(config))
+        device = KernelDevice(config.private, self._stamps())
         try:
             await device.open(INTERFACE, namespace.netlink(), config.mtu)
             self._begin(device, config)
@@ -113,7 +113,7 @@ class WireGuard(Inside):
 
     async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
         """:raises ModeError: it cannot be, and what helps."""
-        device = Device(config.private, accepted=self._note, stamps=self._stamps(config))
+        device = Device(config.private, accepted=self._note, stamps=self._stamps())
         device.unallowed = self._unallowed
         self._begin(device, config)
         port = self._port(config)
@@ -162,8 +162,13 @@ class WireGuard(Inside):
             return self._explicit_port
         return config.port if config.port is not None else PORT
 
-    def _stamps(self, config: ServerConfig) -> dict[bytes, bytes]:
-        return {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
+    def _stamps(self) -> dict[bytes, bytes]:
+        """Also of peers that are not there, and may come again."""
+        found: dict[bytes, bytes] = {}
+        for key, one in self._remembered.items():
+            with contextlib.suppress(ValueError):
+                found[decode_key(key)] = stamp_of(one)
+        return found
 
     def _begin(self, device: Device | KernelDevice, config: ServerConfig) -> None:
         self._device = device

@@ -44,7 +44,7 @@ class Run:
         self.mode = mode = WireGuard(ModeSpec.parse("wireguard"), Gateway(folder), "", None)
         mode._remembered = mode.book.recall()
         config = ServerConfig(SERVER, peers=peers)
-        self.device = Device(SERVER, accepted=mode._note, stamps=mode._stamps(config))
+        self.device = Device(SERVER, accepted=mode._note, stamps=mode._stamps())
         mode._begin(self.device, config)
 
     def use(self, *peers: PeerConfig) -> None:
@@ -65,8 +65,9 @@ def captured() -> bytes:
     return client.out[0][0]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("how", ["removed", "expired"])
-async def test_what_was_captured_of_a_peer_that_is_gone(tmp_path: Path, how: str) -> None:
+async def test_what_was_captured_of_a_peer_that_is_gone(tmp_path: Path, how: str, restarted: bool) -> None:
     """It opens nothing when the peer is there again, whatever was restarted in between."""
     initiation = captured()
     run = Run(tmp_path, PHONE)
@@ -80,7 +81,11 @@ async def test_what_was_captured_of_a_peer_that_is_gone(tmp_path: Path, how: str
     run.mode._remember()
     without = Run(tmp_path)
     without.mode._remember()
-    again = Run(tmp_path, PHONE)
+    again = Run(tmp_path)
+    if restarted:
+        again = Run(tmp_path, PHONE)
+    else:
+        again.use(PHONE)
     assert not again.takes(initiation) and again.device.counted["replayed"] == 1
     assert again.takes(captured())
 
