@@ -214,6 +214,13 @@ class OptionTable:
         "kernel if it can be had.",
         choices=("auto", "kernel", "userspace"),
     )
+    wireguard_host_ports: Sequence[str] = option(
+        (),
+        "Port of this machine's own addresses (not of its loopback) that WireGuard peers may reach, TCP and UDP. "
+        "Repeatable.",
+        check=_single_ports,
+        example="8000",
+    )
     exec_host_ports: Sequence[str] = option(
         (),
         "Port of this machine's loopback that a program under `lockgate exec` finds at its own. Repeatable.",
