@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -88,12 +89,37 @@ def compress_one(folder: Path, db: sqlite3.Connection, between: Callable[[], obj
             continue
         try:
             size = segment.compress(folder, number, between)
-        except Damaged as error:
-            recovery.aside(folder, db, number, str(error))
+        except Damaged as error:  # what is whole in it can be read as it is
+            logger.warning("%s; its segment is not compressed", error)
+            db.execute("UPDATE segment SET sealed = 2 WHERE number = ?", (number,))
             return int(number)
         db.execute("UPDATE segment SET bytes = ?, sealed = 2 WHERE number = ?", (size, number))
         return int(number)
     return None
+
+
+class Disk:
+    """What of the segments has reached the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sizes: dict[str, int] = {}
+
+    def sync(self) -> None:
+        """Wait until all that is in the segments now has. Raises OSError."""
+        sizes: dict[str, int] = {}
+        for path in self._folder.glob("*.seg"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                size = sizes[path.name] = os.fstat(fd).st_size
+                if size != self._sizes.get(path.name):
+                    os.fdatasync(fd)
+            finally:
+                os.close(fd)
+        self._sizes = sizes
 
 
 class Upkeep(threading.Thread):
@@ -111,6 +137,7 @@ class Upkeep(threading.Thread):
         self._counted = 0
         self._recovered = False
         self._stop_now = threading.Event()
+        self._disk = Disk(folder)
         self._told = RateLimited(logger, per_minute=1)
 
     def stop(self) -> None:
@@ -145,6 +172,7 @@ class Upkeep(threading.Thread):
         with contextlib.suppress(FileNotFoundError):
             log = (self.folder / f"{ix.FILE}-wal").stat().st_size
             if last or log > CHECKPOINT_BYTES:
+                self._disk.sync()  # first: after a power cut the index must not know of what is not there
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             if log > RESTART_BYTES:
                 db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()

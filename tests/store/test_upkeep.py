@@ -294,8 +294,9 @@ def test_a_damaged_index_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureF
     assert [path.name.split(".")[0] for path in (tmp_path / "damaged").iterdir()] == ["index"]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("harm", ["head", "gone", "short"])
+@pytest.mark.parametrize(
+    ("harm", "packed"), [("head", False), ("gone", False), ("head", True), ("gone", True), ("short", True)]
+)
 def test_a_damaged_segment_does_not_harm_the_rest(
     tmp_path: Path, harm: str, packed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
