@@ -34,6 +34,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 INSERT_AT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES (?, {', '.join('?' * len(COLUMNS))})"
+INSERT_NAME: Final = "INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)"
 UPDATE: Final = f"UPDATE flow SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE n = ?"
 
 _SCHEMA: Final = """
@@ -117,6 +118,13 @@ def _known(path: Path, version: int) -> None:
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+_REFUSED: Final = (
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What is raised for a value that cannot be in a row: a number of 65 bits, no time."""
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
@@ -190,11 +198,60 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names) + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
 
-    def insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
+    def commit(
+        self, db: sqlite3.Connection, number: int, indexed: int, size: int, begun: float, last: float,
+        *, dropped: int = 0, sealed: bool = False,
+    ) -> int:  # fmt: skip
+        """All of it, and `note_segment`, in one transaction. Returns how many flows SQLite refused: they are left out,
+        and counted as dropped. Raises sqlite3.Error, then nothing has been done.
+        """
+        refused = 0
+        while True:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                between = self._insert(db)
+                note_segment(db, number, indexed, size, len(self.rows) + len(self.opened), begun, last,
+                             between=between, dropped=dropped + refused, sealed=sealed)  # fmt: skip
+                db.execute("COMMIT")
+                return refused
+            except BaseException as error:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                before = len(self)
+                if isinstance(error, _REFUSED):
+                    refused += self._sift()
+                if len(self) == before:
+                    raise
+
+    def _sift(self) -> int:
+        """Leave out what an empty index refuses too: how many flows."""
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            _make(db)
+
+            def takes(statement: str, values: Sequence[Any]) -> bool:
+                try:
+                    db.execute(statement, values)
+                except _REFUSED:
+                    return False
+                return True
+
+            flows = len(self.rows) + len(self.opened)
+            self.names = [name for name in self.names if takes(INSERT_NAME, name)]
+            self.rows = [row for row in self.rows if takes(INSERT, row)]
+            for talk, _ in self.opened:
+                talk.n = 0  # no flow has it: what is said of one that is refused goes nowhere
+            self.opened = [(talk, row) for talk, row in self.opened if takes(INSERT, row)]
+            self.changed = [(talk, row) for talk, row in self.changed if takes(INSERT, row)]
+            return flows - len(self.rows) - len(self.opened)
+        finally:
+            db.close()
+
+    def _insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
         """Within a transaction. Returns the first and last number of the new flows."""
         first = last = 0
         if self.names:
-            db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)", self.names)
+            db.executemany(INSERT_NAME, self.names)
         if self.rows or self.opened:
             last = db.execute("SELECT max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0))").fetchone()[0]
             first = last + 1

@@ -123,7 +123,6 @@ class Recorder:
         self._names = rows.Names(0)
         self._certificates: dict[bytes, int] = {}
         self._batch = ix.Batch()
-        self._added = 0  # flows since the last commit
         self._gathered = 0  # flows since the last flush
         self._talks: list[Talk] = []
         self._begun = time.time()
@@ -221,7 +220,6 @@ class Recorder:
                     if made is not None:
                         self._frame(made[0])
                         self._batch.rows.append(made[1])
-                        self._added += 1
                         self.flows += 1
                         continue
                 spoken = flow.websocket if isinstance(flow, HTTPFlow) else None
@@ -327,7 +325,6 @@ class Recorder:
             self._batch.changed.append((talk, row))
         else:
             self._batch.opened.append((talk, row))
-            self._added += 1
             self.flows += 1
         talk.segment, talk.offset = self.number, offset
 
@@ -339,7 +336,6 @@ class Recorder:
         self._batch.rows.append(
             rows.row(flow, self.number, offset, size, facts, name, self._names, count, bits, self.body_limit)
         )
-        self._added += 1
         self.flows += 1
 
     def _client(self, client: Client) -> Any:
@@ -459,19 +455,16 @@ class Recorder:
         """Raises sqlite3.Error; then the batch is still there."""
         db = self._index()
         dropped = self.dropped
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            between = self._batch.insert(db)
-            ix.note_segment(db, self.number, self._written, self._written, self._added, self._begun, time.time(),
-                            between=between, dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+        refused = self._batch.commit(db, self.number, self._written, self._written, self._begun, time.time(),
+                                     dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
         self._tried_dropped = dropped
         self._batch = ix.Batch()
-        self._added = 0
+        if refused:
+            self.flows -= refused
+            self.dropped += refused
+            self._tried_dropped += refused
+            self._odd.log(logging.ERROR, "refused", "%d flows could not be recorded: the index does not take them",
+                          refused)  # fmt: skip
 
     def _roll(self) -> None:
         """Seal this segment; the next record opens another."""

@@ -183,7 +183,6 @@ class Reindex:
         self._open: dict[str, _Open] = {}
         self._last = 0.0
         self._begun = 0.0
-        self._added = 0
 
     def back(self, source: Segment, indexed: int) -> int:
         """After a power cut the index may know more than has reached the file: from where on it has to go on.
@@ -270,12 +269,16 @@ class Reindex:
         name = rows.server_name(flow.server_conn, self._names)
         count = tuple(extra["count"]) if "count" in extra else None
         bits = extra.get("bits", 0) & ~ix.OPEN
-        return flow, rows.row(flow, number, offset, size, facts, name, self._names, count, bits)
+        try:
+            return flow, rows.row(flow, number, offset, size, facts, name, self._names, count, bits)
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            raise Damaged(f"segment {number}: the record at {offset} makes no row: {error!r}") from None
 
     def _flow(self, offset: int, record: Any, size: int) -> None:
         flow, row = self._row(self._number, offset, record, size)
-        self._last = max(self._last, ended(flow, row))
-        self._begun = min(self._begun or row[4], row[4])
+        if row[4] is not None:
+            self._last = max(self._last, ended(flow, row))
+            self._begun = min(self._begun or row[4], row[4])
         if not record[7].get("bits", 0) & ix.IN_PARTS:
             self._batch.rows.append(row)
         elif (talk := self._talk(flow.id)) is not None:
@@ -289,7 +292,6 @@ class Reindex:
             talk.segment, talk.offset = self._number, offset
             self._batch.opened.append((talk, row))
         self.count += 1
-        self._added += 1
 
     def _talk(self, id: str) -> _Open | None:
         """A conversation whose head was seen; in this segment, or in an earlier one."""
@@ -303,26 +305,19 @@ class Reindex:
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
         self._batch.names += self._names.fresh
         self._names.fresh = []
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            between = self._batch.insert(self._db)
-            now = self._last or time.time()
-            ix.note_segment(self._db, self._number, indexed, size, self._added, self._begun or now, now,
-                            between=between, sealed=sealed)  # fmt: skip
-            if sealed:
-                self._db.execute(
-                    f"UPDATE flow SET flags = flags & ~{ix.OPEN} WHERE seg = ? AND flags & {ix.OPEN} AND n >= "
-                    "coalesce((SELECT first_n FROM segment WHERE number = ?), 0)", (self._number, self._number)
-                )  # fmt: skip
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        now = self._last or time.time()
+        refused = self._batch.commit(self._db, self._number, indexed, size, self._begun or now, now, sealed=sealed)
         self._batch = ix.Batch()
-        self._added = 0
+        if refused:
+            self.count -= refused
+            logger.warning("%s: %d flows are left out: the index does not take them",
+                           self._shelf.segment(self._number).path, refused)  # fmt: skip
 
     def finish(self, indexed: int, size: int) -> None:
+        self._db.execute(
+            f"UPDATE flow SET flags = flags & ~{ix.OPEN} WHERE seg = ? AND flags & {ix.OPEN} AND n >= "
+            "coalesce((SELECT first_n FROM segment WHERE number = ?), 0)", (self._number, self._number)
+        )  # fmt: skip
         self._commit(indexed, size, sealed=True)
         self._shelf.close()
 
