@@ -26,7 +26,10 @@ STEP: Final = 200
 def delete(folder: Path, rows: Iterable[Row]) -> int:
     """Delete these flows; how many. :raises StoreError: it cannot be done (now)."""
     try:
-        with recovery.locked(folder, wait=True), contextlib.closing(recovery.open_index(folder, busy_ms=5000)) as db:
+        with (
+            recovery.locked(folder, wait=True),
+            contextlib.closing(recovery.open_index(folder, busy_ms=5000, ours=True)) as db,
+        ):
             count = 0
             batch: list[Row] = []
             for row in rows:

@@ -77,14 +77,40 @@ class Newer(sqlite3.DatabaseError):
         super().__init__(f"it is of a newer lockgate (version {version}, this one knows {VERSION})")
 
 
-def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
+class Busy(sqlite3.OperationalError):
+    """As when SQLite finds it locked: another process is making it anew."""
+
+    sqlite_errorcode = sqlite3.SQLITE_BUSY
+
+
+class Index(sqlite3.Connection):
+    """An open index. file: what the system knows its file by. It may be set aside by others while it is open."""
+
+    path: Path
+    file: tuple[int, int]
+
+    def in_place(self) -> bool:
+        """Whether it still is the index of its store."""
+        try:
+            return _file(self.path) == self.file
+        except OSError:
+            return False
+
+
+def _file(path: Path) -> tuple[int, int]:
+    info = os.stat(path)
+    return info.st_dev, info.st_ino
+
+
+def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> Index:
     """An open index; made if there is none. Raises sqlite3.OperationalError (locked, full, ...), Unusable.
 
     sync: wait for the disk where SQLite asks to. The writer in the event loop never does; the checkpoints of `upkeep`
     do, and whatever a power cut leaves is made anew from the segments.
     """
-    db = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False, factory=Index)
     try:
+        db.path, db.file = path, _file(path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'NORMAL' if sync else 'OFF'}")
         db.execute("PRAGMA wal_autocheckpoint = 0")

@@ -47,18 +47,39 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
         os.close(fd)
 
 
-def open_index(folder: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
-    """The index of a store; one that is damaged is set aside and a new one begun. Raises sqlite3.Error, OSError."""
+def open_index(folder: Path, *, busy_ms: int = 0, sync: bool = False, ours: bool = False) -> ix.Index:
+    """The index of a store; one that is damaged is set aside and a new one begun. Raises sqlite3.Error, OSError.
+
+    ours: the caller holds `locked`.
+    """
     path = folder / ix.FILE
-    try:
-        return _mine(path, busy_ms, sync)
-    except ix.Unusable as error:
-        logger.error("%s; it is set aside in %s, and made anew from the segments", error, folder / DAMAGED)
-        set_aside(folder, ix.FILE, f"{ix.FILE}-wal", f"{ix.FILE}-shm")
-        return _mine(path, busy_ms, sync)
+    if path.exists():
+        with contextlib.suppress(ix.Unusable):
+            return ix.connect(path, busy_ms=busy_ms, sync=sync)
+    with contextlib.nullcontext(True) if ours else locked(folder) as free:
+        if not free:
+            raise ix.Busy("another process is at work in the store")
+        try:
+            return _mine(path, busy_ms, sync)
+        except ix.Unusable as error:
+            _renounce(folder, error)
+            return _mine(path, busy_ms, sync)
 
 
-def _mine(path: Path, busy_ms: int, sync: bool) -> sqlite3.Connection:
+def renounce(folder: Path, db: ix.Index, error: sqlite3.Error) -> None:
+    """Damage was found in an index that was open; if nobody was faster, it is set aside. Raises OSError."""
+    with locked(folder) as ours:
+        if ours and db.in_place():
+            _renounce(folder, error)
+
+
+def _renounce(folder: Path, error: Exception) -> None:
+    logger.error("%s: the index: %s; it is set aside in %s, and made anew from the segments",
+                 folder, error, folder / DAMAGED)  # fmt: skip
+    set_aside(folder, ix.FILE, f"{ix.FILE}-wal", f"{ix.FILE}-shm")
+
+
+def _mine(path: Path, busy_ms: int, sync: bool) -> ix.Index:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         give(path, path.parent)
@@ -282,6 +303,9 @@ class Reindex:
         if not record[7].get("bits", 0) & ix.IN_PARTS:
             self._batch.rows.append(row)
         elif (talk := self._talk(flow.id)) is not None:
+            if (talk.segment, talk.offset) > (self._number, offset):  # it went on before this segment was indexed
+                self._batch.parts.append((self._number, offset, talk))
+                return
             if talk.segment:
                 self._batch.parts.append((talk.segment, talk.offset, talk))
             talk.segment, talk.offset = self._number, offset

@@ -135,7 +135,7 @@ class Upkeep(threading.Thread):
         self.deleted = 0
         self._flows = flows
         self._counted = 0
-        self._recovered = False
+        self._recovered: tuple[int, int] | None = None  # the index that was brought up to date
         self._stop_now = threading.Event()
         self._disk = Disk(folder)
         self._told = RateLimited(logger, per_minute=1)
@@ -146,21 +146,28 @@ class Upkeep(threading.Thread):
             self.join(10.0)
 
     def run(self) -> None:
-        db: sqlite3.Connection | None = None
+        db: ix.Index | None = None
+        pause = 0.0
         while True:
-            last = self._stop_now.wait(0.0 if db is None and not self._recovered else TICK)
+            last = self._stop_now.wait(pause)
+            pause = TICK
             try:
-                if db is None and (self.folder / ix.FILE).exists():
-                    db = ix.connect(self.folder / ix.FILE, busy_ms=200, sync=True)
+                old = db
+                if (db is None or not db.in_place()) and self.folder.exists():
+                    db = recovery.open_index(self.folder, busy_ms=200, sync=True)
+                    if old is not None:  # only now, or the new file could get the old one's number
+                        old.close()
                 if db is not None:
                     self._tick(db, last)
             except (OSError, sqlite3.Error, ix.Unusable) as error:
                 if not last:
                     self._told.log(logging.INFO, str(error), "%s: upkeep has to wait: %s", self.folder, error)
+                if db is not None and isinstance(error, sqlite3.Error) and ix.is_damage(error):
+                    with contextlib.suppress(OSError):
+                        recovery.renounce(self.folder, db, error)
                 if db is not None and (not isinstance(error, sqlite3.Error) or ix.is_damage(error)):
                     db.close()
                     db = None
-                self._recovered = self._recovered or db is None
             except Exception:
                 logger.exception("%s: fault in the upkeep of the flow store", self.folder)
             if last:
@@ -168,7 +175,7 @@ class Upkeep(threading.Thread):
                     db.close()
                 return
 
-    def _tick(self, db: sqlite3.Connection, last: bool) -> None:
+    def _tick(self, db: ix.Index, last: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             log = (self.folder / f"{ix.FILE}-wal").stat().st_size
             if last or log > CHECKPOINT_BYTES:
@@ -181,9 +188,9 @@ class Upkeep(threading.Thread):
         with recovery.locked(self.folder) as ours:
             if not ours:
                 return
-            if not self._recovered:
+            if self._recovered != db.file:
                 count = recovery.recover(self.folder, db)
-                self._recovered = True
+                self._recovered = db.file
                 if count:
                     logger.info("%s: %d flows of an earlier run were put into the index", self.folder, count)
             if gone := keep_budget(self.folder, db, self.max_bytes, self.max_age):

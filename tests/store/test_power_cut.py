@@ -94,6 +94,8 @@ def test_segments_reach_the_disk_before_the_index(tmp_path: Path, monkeypatch: p
     with closing(recovery.open_index(tmp_path, busy_ms=1000)) as db:
 
         class Db:
+            file = (0, 0)
+
             def execute(self, sql: str, *params: object) -> sqlite3.Cursor:
                 if "checkpoint" in sql:
                     done.append("checkpoint")

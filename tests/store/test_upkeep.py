@@ -76,6 +76,8 @@ def test_the_log_begins_anew_while_a_writer_never_rests(tmp_path: Path, monkeypa
             recorder.end(flowkit.http())
 
     class Db:
+        file = (0, 0)
+
         def __init__(self, db: sqlite3.Connection) -> None:
             self._db = db
 
