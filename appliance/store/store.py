@@ -131,7 +131,7 @@ class Store:
         try:
             with recovery.locked(self.folder) as ours:
                 if ours:
-                    with contextlib.closing(recovery.open_index(self.folder, busy_ms=500)) as db:
+                    with contextlib.closing(recovery.open_index(self.folder, busy_ms=500, ours=True)) as db:
                         recovery.recover(self.folder, db)
         except (OSError, sqlite3.Error) as error:
             logger.debug("%s: not recovered: %s", self.folder, error)
