@@ -14,6 +14,7 @@ from appliance.dns import DNSError, DNSMessage, response_codes
 from appliance.layers.base import Context, Layer
 from appliance.layers.dns_query import Query
 from appliance.log import RateLimited
+from appliance.net.clients import network
 from appliance.net.datagrams import Datagrams
 from appliance.net.dns import wire as dns_wire
 from appliance.net.reasons import Gone
@@ -55,6 +56,7 @@ class DNSLayer(Layer):
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: Stream | Datagrams
         self._ip = ""
+        self.network = ""  # of the client, never empty while it runs
         self.ending = ""  # why nothing more is begun
         self._room: asyncio.Future[None] | None = None
         self._lasting = 0.0
@@ -63,6 +65,7 @@ class DNSLayer(Layer):
         handler = self.context.handler
         self._client = client
         self._ip = handler.client.peername[0] if handler.client.peername else ""
+        self.network = network(self._ip) or "unknown"
         self.context.server.transport_protocol = "udp"
         if handler.client.verdict is None:
             handler.decide(Verdict("decrypt", "DNS", at="accept"))
