@@ -111,7 +111,8 @@ class NameServers:
     """See the module.
 
     dropped: answers that were late, double, forged or not to the question. pending: questions under way.
-    clients: questions under way by the client's address, counted by the layer. own, strangers: the sockets.
+    clients: questions under way by the client's address, and by /64 of IPv6, counted by the layer.
+    own, strangers: the sockets, to the servers of the `dns` mode and to those that clients choose.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, guard: LoopGuard) -> None:

@@ -308,6 +308,13 @@ async def test_ids_never_meet_and_clients_are_bounded(
     await asyncio.sleep(0.05)
     assert len(origin.heard) == heard + 3
     assert rig.worker.dns.clients == {"192.0.2.200": 3}
+    monkeypatch.setattr(dns, "MAX_PER_NETWORK", 5)
+    for number in range(8):
+        arrive(rig, origin.address, f"2001:db8::{number:x}")[0].send([query(number)])
+    await until(lambda: len(origin.heard) == heard + 8)
+    await asyncio.sleep(0.05)
+    assert len(origin.heard) == heard + 8
+    assert rig.worker.dns.clients["2001:db8::/64"] == 5
 
 
 async def test_tcp_pipelined_truncated_and_half_closed(rigs: Make, origin: Origin) -> None:
