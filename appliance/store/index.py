@@ -168,6 +168,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names) + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
 
+    def split(self, most: int) -> tuple[Batch, Batch | None]:
+        """Two to be inserted one after the other, when there are more than `most` rows and nothing but rows."""
+        if len(self.rows) <= most or self.opened or self.parts or self.changed:
+            return self, None
+        first, rest = Batch(), Batch()
+        first.names, first.rows, rest.rows = self.names, self.rows[:most], self.rows[most:]
+        return first, rest
+
     def insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
         """Within a transaction. Returns the first and last number of the new flows."""
         first = last = 0

@@ -46,6 +46,8 @@ cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2
 """So late the index follows when batches are not full: a transaction has a price of its own, and what it lacks is
 found again in the segment."""
+MOST_ROWS: Final = 1024
+"""Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
@@ -444,10 +446,13 @@ class Recorder:
         """Raises sqlite3.Error; then the batch is still there."""
         db = self._index()
         dropped = self.dropped
+        batch, rest = (self._batch, None) if sealed else self._batch.split(MOST_ROWS)
+        indexed = self._written if rest is None else rest.rows[0][1]
+        added = self._added - (0 if rest is None else len(rest.rows))
         db.execute("BEGIN IMMEDIATE")
         try:
-            between = self._batch.insert(db)
-            ix.note_segment(db, self.number, self._written, self._written, self._added, self._begun, time.time(),
+            between = batch.insert(db)
+            ix.note_segment(db, self.number, indexed, self._written, added, self._begun, time.time(),
                             between=between, dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
             db.execute("COMMIT")
         except BaseException:
@@ -455,8 +460,8 @@ class Recorder:
                 db.execute("ROLLBACK")
             raise
         self._tried_dropped = dropped
-        self._batch = ix.Batch()
-        self._added = 0
+        self._batch = rest or ix.Batch()
+        self._added -= added
 
     def _roll(self) -> None:
         """Seal this segment; the next record opens another."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import os
-import queue
 import sqlite3
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 CHUNK: Final = 50_000
 """Flows that one query looks at: between two, others see what was found, and the writer's log may be cut."""
-READERS: Final = min(4, os.cpu_count() or 1)
-"""Chunks that are looked at at a time, once the first did not have enough. SQLite works without the interpreter."""
 NAMES: Final = 20_000
 _SELECT: Final = f"n, {', '.join(ix.COLUMNS)}"
 
@@ -195,7 +189,7 @@ class Store:
         progress: Progress | None,
     ) -> Iterator[tuple[Row, Flow | None]]:
         flt = flowfilter.parse(filter) if isinstance(filter, str) else filter
-        condition, translator = self._condition(flt)
+        condition = self._condition(flt)
         where = condition.may
         first, last = self._ask("SELECT (SELECT min(n) FROM flow), (SELECT max(n) FROM flow)")[0]
         if first is None:
@@ -203,12 +197,10 @@ class Store:
         low = first if after is None else max(first, after + 1)
         high = last if before is None else min(last, before - 1)
         total, found = high - low + 1, 0
-        sql = f"SELECT {_SELECT} FROM flow WHERE n BETWEEN ? AND ? AND {where.text} ORDER BY n {'DESC' if newest else ''} LIMIT ?"  # noqa: E501
-        most = -1 if limit is None or not condition.exact else limit
-        chunks = _chunks(low, high, newest)
-        answers = self._answers(sql, ((start, end, *where.params, most) for start, end in chunks), translator)
-        for (start, end), answer in zip(_chunks(low, high, newest), answers, strict=True):
-            for row in self._rows(answer, progress, low, high, newest):
+        for start, end in _chunks(low, high, newest):
+            rest = -1 if limit is None or not condition.exact else limit - found
+            sql = f"SELECT {_SELECT} FROM flow WHERE n BETWEEN ? AND ? AND {where.text} ORDER BY n {'DESC' if newest else ''} LIMIT ?"  # noqa: E501
+            for row in self._rows(self._ask(sql, (start, end, *where.params, rest)), progress, low, high, newest):
                 flow = None
                 if flt is not None and not condition.exact:
                     try:
@@ -237,59 +229,15 @@ class Store:
             for values in part:
                 yield self._row(values)
 
-    def _condition(self, flt: TFilter | None) -> tuple[Condition, Translator]:
-        translator = Translator(self._db)
+    def _condition(self, flt: TFilter | None) -> Condition:
         if flt is None:
-            return Condition(Sql("1"), Sql("1")), translator
+            return Condition(Sql("1"), Sql("1"))
         if not isinstance(flt, FlowFilter):
-            return Condition(Sql("1"), Sql("0")), translator
+            return Condition(Sql("1"), Sql("0"))
         try:
-            return translator.condition(flt.tree), translator
+            return Translator(self._db).condition(flt.tree)
         except sqlite3.Error as error:
             raise StoreError(f"{self.folder}: {error}") from None
-
-    def _answers(self, sql: str, questions: Iterator[Sequence[Any]], translator: Translator) -> Iterator[list[Any]]:
-        """The answers in order. When the first question was not enough the others are asked several at a time, unless
-        they are answered by functions of ours, of which only one can run.
-        """
-        for first in itertools.islice(questions, 1):
-            yield self._ask(sql, first)
-        if translator.calling or READERS < 2:
-            for params in questions:
-                yield self._ask(sql, params)
-            return
-        others: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        pool = ThreadPoolExecutor(READERS, "lockgate store")
-        opened: list[sqlite3.Connection] = []
-        waiting: deque[Future[list[Any]]] = deque()
-
-        def ask(params: Sequence[Any]) -> list[Any]:
-            db = others.get()
-            try:
-                return db.execute(sql, params).fetchall()
-            finally:
-                others.put(db)
-
-        try:
-            for params in questions:
-                if len(opened) < READERS:
-                    opened.append(db := ix.read_only(self.folder / ix.FILE))
-                    for name, columns, function in translator.functions:
-                        db.create_function(name, columns, function, deterministic=True)
-                    others.put(db)
-                waiting.append(pool.submit(ask, params))
-                if len(waiting) >= 2 * READERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except (sqlite3.Error, ix.Unusable) as error:
-            raise StoreError(f"{self.folder / ix.FILE}: {error}") from None
-        finally:
-            for db in opened:
-                db.interrupt()
-            pool.shutdown(cancel_futures=True)
-            for db in opened:
-                db.close()
 
     def _ask(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         try:
