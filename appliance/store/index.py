@@ -224,6 +224,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names) + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
 
+    def split(self, most: int) -> tuple[Batch, Batch | None]:
+        """Two to be inserted one after the other, when there are more than `most` rows and nothing but rows."""
+        if len(self.rows) <= most or self.opened or self.parts or self.changed:
+            return self, None
+        first, rest = Batch(), Batch()
+        first.names, first.rows, rest.rows = self.names, self.rows[:most], self.rows[most:]
+        return first, rest
+
     def commit(
         self, db: sqlite3.Connection, number: int, indexed: int, size: int, begun: float, last: float,
         *, dropped: int = 0, sealed: bool = False,

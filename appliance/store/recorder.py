@@ -47,6 +47,8 @@ cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2
 """So late the index follows when batches are not full: a transaction has a price of its own, and what it lacks is
 found again in the segment."""
+MOST_ROWS: Final = 1024
+"""Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
@@ -471,11 +473,13 @@ class Recorder:
             self._leave()
             return False
         dropped = self.dropped
-        refused = self._batch.commit(db, self.number, self._written, self._written, self._begun, time.time(),
-                                     dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
+        batch, rest = (self._batch, None) if sealed else self._batch.split(MOST_ROWS)
+        indexed = self._written if rest is None else rest.rows[0][1]
+        refused = batch.commit(db, self.number, indexed, self._written, self._begun, time.time(),
+                               dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
         self._file = db.file
         self._tried_dropped = dropped
-        self._batch = ix.Batch()
+        self._batch = rest or ix.Batch()
         if refused:
             self.flows -= refused
             self.dropped += refused
