@@ -282,7 +282,7 @@ class Batch:
             db.close()
 
     def _insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
-        """Within a transaction. Returns the first and last number of the new flows."""
+        """Within a transaction. Returns the lowest and the highest number of the flows whose rows it has written."""
         first = last = 0
         if self.names:
             db.executemany(INSERT_NAME, self.names)
@@ -301,6 +301,9 @@ class Batch:
                            [(segment, offset, talk.n) for segment, offset, talk in self.parts])  # fmt: skip
         if self.changed:
             db.executemany(UPDATE, [(*row, talk.n) for talk, row in self.changed])
+            written = [talk.n for talk, _ in self.changed if talk.n]  # from earlier segments, it may be
+            if written:
+                return min(first or written[0], *written), max(last, *written)
         return (first, last) if last else None
 
 
@@ -313,8 +316,9 @@ def note_segment(
     db.execute(
         "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
         "indexed = excluded.indexed, bytes = excluded.bytes, sealed = max(sealed, excluded.sealed), "
-        "flows = flows + excluded.flows, first_n = coalesce(first_n, excluded.first_n), "
-        "last_n = coalesce(excluded.last_n, last_n), last = max(last, excluded.last), "
+        "flows = flows + excluded.flows, "
+        "first_n = coalesce(min(first_n, excluded.first_n), first_n, excluded.first_n), "
+        "last_n = coalesce(max(last_n, excluded.last_n), last_n, excluded.last_n), last = max(last, excluded.last), "
         "dropped = dropped + excluded.dropped",
         (number, indexed, size, sealed, flows, first_n, last_n, begun, last, dropped),
     )

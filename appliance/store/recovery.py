@@ -102,34 +102,29 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
 
     The caller holds `locked`. Raises sqlite3.Error, OSError.
     """
-    known = {
-        number: (indexed, size, sealed)
-        for number, indexed, size, sealed in db.execute("SELECT number, indexed, bytes, sealed FROM segment")
-    }
+    known = {number for (number,) in db.execute("SELECT number FROM segment")}
     found = 0
     there = segment.numbers(folder)
     for number in there:
-        indexed, size, sealed = known.get(number, (segment.HEAD.size, 0, 0))
-        try:
-            if sealed and _whole(folder, number, size):
-                continue
-        except Damaged as error:
-            aside(folder, db, number, str(error))
-            continue
         plain, packed = segment.plain_path(folder, number), segment.packed_path(folder, number)
         fd = segment.lock_abandoned(plain) if plain.exists() else None
         if fd is None and plain.exists():
             continue  # its writer lives
-        if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
-            plain.unlink()
         try:
+            indexed, size, sealed = db.execute(  # now that nobody writes to it
+                "SELECT indexed, bytes, sealed FROM segment WHERE number = ?", (number,)
+            ).fetchone() or (segment.HEAD.size, 0, 0)
+            if sealed and _whole(folder, number, size):
+                continue
+            if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
+                plain.unlink()
             found += _index(folder, db, number, indexed, fd)
         except Damaged as error:
             aside(folder, db, number, str(error))
         finally:
             if fd is not None:
                 os.close(fd)
-    for number in known.keys() - set(there):
+    for number in known - set(there):
         for _ in ix.forget(db, number):
             pass
     return found

@@ -51,7 +51,7 @@ def test_only_what_is_not_in_the_file_is_lost(
         assert len(list(store.flows())) == 40 and store.unreadable == 0
 
 
-@pytest.mark.parametrize("elsewhere", [False])
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_conversation_keeps_what_was_said_before(tmp_path: Path, elsewhere: bool) -> None:
     """Its last head is lost; the one before stands in this segment, or in one that was sealed since."""
     flow = flowkit.tcp()

@@ -240,6 +240,27 @@ def test_the_tail_is_indexed(tmp_path: Path) -> None:
             )  # fmt: skip
 
 
+def test_a_writer_that_ends_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has put into the index itself is not put there again."""
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    flows = many(4)
+    put(recorder, flows[0])
+    recorder.sync()
+    lock = segment.lock_abandoned
+
+    def late(path: Path) -> int | None:
+        for flow in flows[1:]:
+            put(recorder, flow)
+        recorder.close()
+        return lock(path)
+
+    monkeypatch.setattr(segment, "lock_abandoned", late)
+    assert recover(tmp_path) == 0
+    monkeypatch.undo()
+    assert ids(tmp_path) == [flow.id for flow in flows]
+
+
 def test_half_a_record_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     flows = many(12)
     crashed(tmp_path, flows, 4)
