@@ -70,6 +70,10 @@ async def test_one_for_all_with_its_chain_and_resumed(rigs: Make, pki: TestPki, 
     assert await ask(rig, proxy, origin[1]) == b"200 the gateway False"
     assert await ask(rig, proxy, origin[1]) == b"200 the gateway True"
     assert len(rig.worker.tls._servers) == 2  # the one without a certificate is made at the start
+    write(tmp_path / "me.pem", "renewed", MIDDLE)
+    assert await ask(rig, proxy, origin[1]) == b"200 renewed False"
+    (tmp_path / "me.pem").unlink()
+    assert b"There is no" in await ask(rig, proxy, origin[1])
 
 
 async def test_one_a_host(rigs: Make, pki: TestPki, tmp_path: Path) -> None:
@@ -201,7 +205,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 def test_options_that_cannot_work(tmp_path: Path) -> None:
     write(tmp_path / "bad.pem", "no key", key=False)
-    for path, told in ((tmp_path / "nosuch", "No such file"), (tmp_path / "bad.pem", "There is no private key in")):
+    for path, told in ((tmp_path / "nosuch", "There is no "), (tmp_path / "bad.pem", "There is no private key in")):
         with pytest.raises(OptionsError, match=rf"client_certs: .*{told}"):
             TlsContexts(Options(client_certs=str(path)))
     with pytest.raises(OptionsError, match="needs upstream_cert"):
