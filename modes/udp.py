@@ -141,6 +141,10 @@ class UdpListener(FlowListener):
                 here and here[0],
             )
             return None
+        if why := self.refuses(wanted):
+            self._warn.log(logging.WARNING, (peer[0], "refused"), "%s: %s", peer[0], why)
+            self._unreachable.tell(peer, wanted)
+            return None
         source = peer
         if nat is not None:  # it gives another port where two destinations of one port meet in ours
             source = (*nat.source, peer[2], peer[3]) if len(peer) == 4 else nat.source
@@ -163,6 +167,10 @@ class UdpListener(FlowListener):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return flow
+
+    def refuses(self, wanted: Address) -> str:
+        """Why nothing is carried there; "": it is."""
+        return ""
 
     def arrival(self, client: Client, flow: SharedDatagrams, wanted: Address) -> Arrival:
         """What is handed over."""

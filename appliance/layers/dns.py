@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from appliance.dns import DNSError, DNSMessage, response_codes
@@ -50,8 +50,12 @@ def is_query(data: bytes | bytearray) -> bool:
 class DNSLayer(Layer):
     """Queries of one client. Without a server address in the context (mode dns) we are the server they were sent to."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, routed: Callable[[str], bool] | None = None) -> None:
+        """routed: whether an address can be reached; answers are without those that cannot. For clients that come by a
+        network of ours: their connections succeed with us, so they would not try the other IP version.
+        """
         super().__init__(context)
+        self.routed = routed
         self.queries: set[Query] = set()
         self.own = context.server.address is None
         self.udp = True

@@ -125,7 +125,7 @@ class Store:
         try:
             with recovery.locked(self.folder) as ours:
                 if ours:
-                    with contextlib.closing(recovery.open_index(self.folder, busy_ms=500)) as db:
+                    with contextlib.closing(recovery.open_index(self.folder, busy_ms=500, ours=True)) as db:
                         recovery.recover(self.folder, db)
         except (OSError, sqlite3.Error) as error:
             logger.debug("%s: not recovered: %s", self.folder, error)
@@ -380,23 +380,8 @@ class Store:
 
 
 _AT: Final = {name: at + 1 for at, name in enumerate(ix.COLUMNS)}
-_NAMED: Final = [
-    _AT[name]
-    for name in (
-        "client",
-        "device",
-        "server",
-        "reason",
-        "site",
-        "host",
-        "method",
-        "type",
-        "qtype",
-        "tls",
-        "sni",
-        "error",
-    )
-]
+_TEXTS: Final = "client device server reason site host method type qtype tls sni error"
+_NAMED: Final = [_AT[name] for name in _TEXTS.split()]
 
 
 def _chunks(low: int, high: int, newest: bool) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -345,6 +346,28 @@ def test_redact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(kept, HTTPFlow) and kept.request.headers["x-mine"] == "m1ne"
 
 
+@pytest.mark.parametrize("format", ["pcapng", "har", "raw", "bodies"])
+def test_what_a_script_has_left_in_a_flow_hinders_nothing(tmp_path: Path, format: str) -> None:
+    flow = flowkit.websocket()
+    assert flow.websocket is not None
+    flow.websocket.messages[0].content = "text"  # type: ignore[assignment]
+    fill(tmp_path / "flows", [flow, flowkit.http()])
+    target = tmp_path / "out"
+    assert main(["flows", "export", format, "-o", str(target), "--set", f"confdir={tmp_path}"]) == 0
+    assert main(["flows", "show", "1", "--set", f"confdir={tmp_path}"]) == 0
+
+
+def test_a_flow_that_cannot_be_packets_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "flows", [flowkit.tcp(), flowkit.http()])
+    monkeypatch.setattr("appliance.io.pcapng.render.conversation", lambda flow: iter([1 // 0]))
+    target = tmp_path / "out.pcapng"
+    assert main(["flows", "export", "pcapng", "-o", str(target), "--set", f"confdir={tmp_path}"]) == 0
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert b"HTTP/1.1 200" in target.read_bytes()
+
+
 # -- delete
 
 
@@ -392,7 +415,8 @@ def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
             sys.executable, "-m", "appliance.cli", "flows", "tail", "--json", "~d a.example",
             "--set", f"confdir={tmp_path}",
         ],
-        stdout=subprocess.PIPE, env={"HOME": str(tmp_path), "PATH": ""}, cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"HOME": str(tmp_path), "PATH": ""},
+        cwd=Path(__file__).parents[2],
     ) as tail:  # fmt: skip
         try:
             assert tail.stdout is not None
@@ -404,6 +428,22 @@ def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
             put(recorder, flowkit.http("http://b.example/"))
             recorder.flush()
             assert json.loads(tail.stdout.readline())["n"] == 2
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(10) == 130 and tail.stderr is not None and tail.stderr.read() == b""
         finally:
             tail.kill()
     recorder.close()
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """`| head`: no complaint."""
+    fill(tmp_path / "flows", [flowkit.http(f"http://a.example/{'x' * 500}/{n}") for n in range(1000)])
+    for words in (["list", "-n", "0"], ["list", "-n", "0", "--json"], ["export", "raw"], ["show", "1", "2"]):
+        with subprocess.Popen(
+            [sys.executable, "-m", "appliance.cli", "flows", *words, "--set", f"confdir={tmp_path}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+        ) as reader:  # fmt: skip
+            assert reader.stdout is not None and reader.stderr is not None
+            assert reader.stdout.read(10)
+            reader.stdout.close()
+            assert reader.stderr.read() == b"" and reader.wait(10) in (0, 1)

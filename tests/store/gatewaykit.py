@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from appliance.control.client import Client
 from appliance.exceptions import LockgateError
 from tests.harness import until
@@ -35,10 +37,18 @@ class Running:
 
         return await asyncio.to_thread(once)
 
-    async def up(self) -> bool:
-        with contextlib.suppress(LockgateError):
-            self.port = (await self.call("status"))["modes"][0]["addresses"][0][1]
-        return self.port > 0
+    async def up(self) -> None:
+        """Until it listens."""
+        why: Exception = TimeoutError()
+        for _ in range(500):
+            assert self.process.returncode is None, self.log.read_text()
+            try:
+                self.port = (await self.call("status"))["modes"][0]["addresses"][0][1]
+                return
+            except (LockgateError, LookupError) as error:
+                why = error
+            await asyncio.sleep(0.02)
+        pytest.fail(f"it does not answer: {why!r}\n{self.log.read_text()}")
 
     def kill(self) -> float:
         """SIGKILL; when that was."""
@@ -72,11 +82,7 @@ async def gateway(confdir: Path, **options: Any) -> AsyncIterator[Running]:
         )  # fmt: skip
     made = Running(confdir, log, process)
     try:
-        for _ in range(2000):
-            assert process.returncode is None, log.read_text()
-            if await made.up():
-                break
-            await asyncio.sleep(0.01)
+        await made.up()
         yield made
         await made.stop()
     finally:
