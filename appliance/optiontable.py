@@ -285,7 +285,7 @@ class OptionTable:
         check=_not_negative,
     )
     allow_metadata_addresses: bool = option(
-        False, "Let clients reach link-local metadata addresses such as 169.254.169.254."
+        False, "Let clients reach link-local IPv4 and the metadata addresses of clouds, such as 169.254.169.254."
     )
 
     # -- certificates and TLS

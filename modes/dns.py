@@ -17,6 +17,8 @@ from appliance.connection import Client, ConnectionState
 from appliance.exceptions import ModeError
 from appliance.layers.dns import DNSLayer
 from appliance.net.datagrams import SharedDatagrams
+from appliance.net.dns import DNSError
+from appliance.net.dns import wire as dns_wire
 from appliance.net.guard import unmapped
 from modes.base import TcpMode
 from modes.flowlistener import FlowListener, Key
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FLOWS = 8192
-"""Ports of clients at once; datagrams of further ones are dropped."""
+"""Ports of clients at once; see FlowListener for who has room then."""
 RECEIVE_BUFFER = 4 << 20
 _IP_PKTINFO = 8
 _SO_RCVBUFFORCE = 33
@@ -98,11 +100,25 @@ class DnsListener(FlowListener):
             raise
         host.net.loop.add_reader(sock.fileno(), self._readable)
 
+    def _most(self) -> int:
+        return MAX_FLOWS
+
+    def _first(self, key: Key, data: bytes) -> SharedDatagrams | None:
+        """What is no query takes no place in the table."""
+        try:
+            dns_wire.scan(data)
+        except DNSError as e:
+            self._warn.log(logging.WARNING, "malformed", "%s: a malformed DNS query: %s", key[0][0], e)
+            if reply := dns_wire.not_understood(data):
+                with contextlib.suppress(OSError):
+                    self._sock.sendmsg((reply,), self._from(key[1]), 0, key[0])
+            return None
+        return self._begin(key)
+
     def _begin(self, key: Key) -> SharedDatagrams | None:
         peer, told = key
-        if len(self.flows) >= MAX_FLOWS or self._host.full():
+        if not self._room(peer[0]):
             self.refused += 1
-            self._warn.log(logging.WARNING, "full", "%d DNS clients wait, no more are taken", len(self.flows))
             return None
         client = Client(
             peername=(unmapped(peer[0]), *peer[1:]) if "." in peer[0] and ":" in peer[0] else peer,
@@ -113,24 +129,25 @@ class DnsListener(FlowListener):
         client.state = ConnectionState.OPEN
         client.proxy_mode = self._spec
         loop = self._host.net.loop
-        # Of an IPv4 answer the interface is left to the routes; an IPv6 one may be link-local.
-        source = told if len(told) == 20 else bytes(4) + told[4:8] + bytes(4)
-        ancillary = [(*self._told, source)] if told else []
-        sendmsg = self._sock.sendmsg
-        flow = self.flows[key] = SharedDatagrams(
+        ancillary, sendmsg = self._from(told), self._sock.sendmsg
+        flow = SharedDatagrams(
             loop,
             client,
             reply=lambda data: sendmsg((data,), ancillary, 0, peer),
             refuse=lambda: None,
-            over=lambda why: self._over(key),
+            over=lambda why: self._forget(key),
         )
+        self._began(key, flow)
         task = loop.create_task(self._run(Arrival(client, flow, None, self._spec.full_spec, Dns.top)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return flow
 
-    def _over(self, key: Key) -> None:
-        self.flows.pop(key, None)
+    def _from(self, told: bytes) -> list[tuple[int, int, bytes]]:
+        """With what a datagram leaves from the address that was asked."""
+        # Of an IPv4 answer the interface is left to the routes; an IPv6 one may be link-local.
+        source = told if len(told) == 20 else bytes(4) + told[4:8] + bytes(4)
+        return [(*self._told, source)] if told else []
 
     async def _run(self, arrival: Arrival) -> None:
         await self._arrive(arrival)

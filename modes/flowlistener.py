@@ -68,13 +68,17 @@ class FlowListener:
             for _ in range(READS_AT_ONCE):
                 data, ancillary, _, peer = recvmsg(LARGEST, self.ancillary)
                 key: Key = peer, ancillary[0][2] if ancillary else b""
-                flow = flows.get(key) or self._begin(key)
+                flow = flows.get(key) or self._first(key, data)
                 if flow is not None:
                     flow.arrived(data)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as e:
             self._warn.log(logging.WARNING, e.errno, "%s: UDP: %s", self._spec.full_spec, e.strerror)
+
+    def _first(self, key: Key, data: bytes) -> SharedDatagrams | None:
+        """A flow for a datagram that belongs to none."""
+        return self._begin(key)
 
     def _begin(self, key: Key) -> SharedDatagrams | None:
         """A flow for its first datagram; None: it is not to be served."""

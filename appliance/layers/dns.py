@@ -190,8 +190,8 @@ class DNSLayer(Layer):
 
     def _malformed(self, data: bytes, why: str) -> None:
         _warn.log(logging.WARNING, ("malformed", self._ip), "%s: a malformed DNS query: %s", self._ip, why)
-        if len(data) >= dns_wire.HEADER and not data[2] & 0x80:  # never answer an answer
-            self.reply(dns_wire.refusal(data, dns_wire.HEADER, response_codes.FORMERR))
+        if reply := dns_wire.not_understood(data):
+            self.reply(reply)
 
     def reply(self, wire: bytes) -> None:
         client = self._client

@@ -1,4 +1,4 @@
-"""The proxy never dials itself, nor link-local metadata addresses."""
+"""The proxy never dials itself, nor where clouds tell a machine its secrets: their metadata addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from appliance.connection import Address
 
-METADATA = frozenset({"169.254.169.254", "fd00:ec2::254"})
+METADATA = frozenset(
+    (
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe"),  # AWS, its EKS, Google, OpenStack
+        *("100.100.100.200", "192.0.0.192", "168.63.129.16"),  # Alibaba, Oracle, Azure
+    )
+)
+LINK_LOCAL = "169.254."
+"""All other metadata services of IPv4 are there, and nothing that is to be reached through a gateway (RFC 3927 §7)."""
+_DNS = 53
+"""Here clouds have their resolvers, at some of the same addresses, and no metadata."""
+_NAT64 = bytes.fromhex("0064ff9b0000000000000000")  # RFC 6052
+_NAT64_LOCAL = bytes.fromhex("0064ff9b0001")  # RFC 8215, if it is used as a /96
+_6TO4 = bytes.fromhex("2002")  # RFC 3056
 _RTN_LOCAL, _RTN_ANYCAST = 2, 4
 _RTM_NEWROUTE, _RTM_GETROUTE, _REQUEST = 24, 26, 1
 _RTA_DST, _RTA_OIF = 1, 4
@@ -35,25 +47,41 @@ class LoopGuard:
     def refuse(self, ip: str, port: int) -> str | None:
         """Why this resolved address must not be dialled, None when it may."""
         hosts = self._ports.get(port)
-        if not hosts and "254" not in ip and ":" not in ip:
+        if not hosts and ip[:8] != LINK_LOCAL and ":" not in ip and ip not in METADATA:
             return None
-        given, ip = ip, unmapped(ip)
-        if ip in METADATA and not self.allow_metadata:
-            return f"{ip} is a link-local metadata address (option allow_metadata_addresses)"
-        if hosts and (ip in hosts or (hosts & _WILDCARDS and is_local(given)) or ip in _WILDCARDS):
+        given, ip = ip, reached(ip)
+        if (ip[:8] == LINK_LOCAL or ip in METADATA) and port != _DNS and not self.allow_metadata:
+            return f"{ip} is a link-local or metadata address (option allow_metadata_addresses)"
+        local = ip if "." in ip else given  # with its scope
+        if hosts and (ip in hosts or (hosts & _WILDCARDS and is_local(local)) or ip in _WILDCARDS):
             return f"{ip} port {port} is this gateway itself"
         return None
+
+
+def reached(ip: str) -> str:
+    """The IPv4 address that a translator (NAT64) or relay (6to4) sends on to, or that of `unmapped`."""
+    ip = unmapped(ip)
+    if ip[:2] not in ("64", "20"):
+        return ip
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, ip)
+    except OSError:
+        return ip
+    if packed.startswith((_NAT64, _NAT64_LOCAL)):
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET, packed[2:6]) if packed.startswith(_6TO4) else ip
 
 
 def unmapped(ip: str) -> str:
     """The IPv4 address in an IPv4-mapped IPv6 one; any other as it is, without a scope."""
     ip = ip.partition("%")[0]
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
+    if ":" not in ip:
         return ip
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+    try:
+        plain = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, ip))
+    except OSError:
+        return ip
+    return plain[7:] if plain.startswith("::ffff:") and "." in plain else plain
 
 
 def is_local(ip: str) -> bool:

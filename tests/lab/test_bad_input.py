@@ -299,7 +299,7 @@ def test_client_redirected_to_the_metadata_address(lab: Lab, running: Running) -
     with lab.connect("169.254.169.254", 80, family=None) as sock:
         sock.sendall(get("/latest/meta-data/"))
         assert status(read_response(sock)[0]) == 502
-    running[0].wait_output("169.254.169.254 is a link-local metadata address")
+    running[0].wait_output("169.254.169.254 is a link-local or metadata address")
 
 
 def test_allowed_metadata_address_is_only_unreachable(lab: Lab) -> None:

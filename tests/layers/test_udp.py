@@ -282,7 +282,7 @@ async def test_cannot_connect_and_refusal_by_a_hook(rigs: Make, origin: Origin) 
         data.server.error = "not today"
 
     for on, wanted, text in (
-        ({}, ("169.254.169.254", 53), "metadata"),
+        ({}, ("169.254.169.254", 80), "metadata"),
         ({"server_connect": forbid}, origin.address, "not today"),
     ):
         events = Events("udp_start", "udp_end", "udp_error", "server_connect_error", "server_disconnected", **on)

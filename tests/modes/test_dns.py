@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
@@ -102,6 +103,62 @@ async def test_full(rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.sendto(query("x.test"), mode.addresses[0])
     await until(lambda: listener.refused == 1)
+
+
+async def test_what_is_no_query_takes_no_place(rigs: Make, hosts: Path) -> None:
+    events = Events("client_connected")
+    rig = await rigs(events)
+    rig.worker.system = System(hosts=hosts)
+    for spec, family, host in (
+        ("dns@127.0.0.1:0", socket.AF_INET, "127.0.0.5"),
+        ("dns@[::1]:0", socket.AF_INET6, "::1"),
+    ):
+        mode = await listening(rig, spec)
+        assert isinstance(mode, modes.Dns)
+        address = (host if family == socket.AF_INET6 else "127.0.0.1", mode.addresses[0][1])
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
+            udp.connect(address)
+            for bad in (b"", b"x", b"\0\1\x81\x80" + bytes(8), query("host")[:-1]):
+                udp.send(bad)
+            loop = asyncio.get_running_loop()
+            assert await asyncio.wait_for(loop.sock_recv(udp, 512), 5) == b"\0\7\x81\x81" + bytes(8)
+            assert mode.datagrams[0].flows == {}
+            udp.send(query("host"))
+            assert len(await asyncio.wait_for(loop.sock_recv(udp, 512), 5)) > 20
+            assert len(mode.datagrams[0].flows) == 1
+    assert len(events.of("client_connected")) == 2
+
+
+async def test_one_address_has_a_share_and_silence_gives_way(
+    rigs: Make, hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modes.dns.MAX_FLOWS", 40)
+    monkeypatch.setattr("modes.flowlistener.YOUNG_SECONDS", 0.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, contextlib.ExitStack() as stack:
+        silent.bind(("127.0.0.1", 0))
+        rig = await rigs(dns_name_servers=[f"127.0.0.1:{silent.getsockname()[1]}"])
+        rig.worker.system = System(hosts=hosts)
+        mode = await listening(rig, "dns@127.0.0.1:0")
+        assert isinstance(mode, modes.Dns)
+        listener = mode.datagrams[0]
+
+        def ask(source: str, name: str) -> socket.socket:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+            sock.bind((source, 0))
+            sock.connect(mode.addresses[0])
+            sock.send(query(name))
+            return sock
+
+        for _ in range(15):
+            ask("127.0.0.66", "x.test")
+        await until(lambda: listener.refused == 5)
+        for number in range(50):
+            ask(f"127.0.1.{number + 1}", "x.test")
+        loop = asyncio.get_running_loop()
+        assert await asyncio.wait_for(loop.sock_recv(ask("127.0.0.7", "host"), 512), 3)
+        assert len(listener.flows) == 40
+        assert listener.refused == 5
+    await mode.stop()
 
 
 def test_defaults_and_grammar() -> None:

@@ -249,7 +249,7 @@ async def test_dial_faults() -> None:
     with pytest.raises(Refused, match="gateway itself"):
         await dial_udp(loop, ("127.0.0.1", 8080), guard, 5)
     with pytest.raises(Refused, match="metadata"):
-        await dial_udp(loop, ("169.254.169.254", 53), guard, 5)
+        await dial_udp(loop, ("169.254.169.254", 80), guard, 5)
     with pytest.raises(DialError, match="cannot be resolved"):
         await dial_udp(loop, ("nowhere.invalid", 53), guard, 5)
     with pytest.raises(DialError, match=r"127\.0\.0\.1:9: "):

@@ -38,6 +38,8 @@ def own_address() -> str:
         ("0.0.0.0", own_address()),
         ("0.0.0.0", f"::ffff:{own_address()}"),
         ("fe80::1%lo", "fe80::1"),
+        ("0.0.0.0", "64:ff9b::7f00:1"),
+        ("127.0.0.1", "64:ff9b::127.0.0.1"),
     ],
 )
 def test_own_listeners(listens: str, dialled: str) -> None:
@@ -68,6 +70,22 @@ def test_others_on_the_same_port(dialled: str) -> None:
         "fd00:ec2::254",
         "fd00:0ec2:0:0:0:0:0:0254",
         "fd00:ec2::254%lo",
+        "169.254.170.2",
+        "169.254.170.23",
+        "169.254.0.1",
+        "::ffff:169.254.170.2",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fe80::a9fe:a9fe%lo",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::100.100.100.200",
+        "0064:ff9b:0::a9fe:aa02",
+        "64:ff9b:1::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
     ],
 )
 def test_metadata_addresses(address: str) -> None:
@@ -75,9 +93,22 @@ def test_metadata_addresses(address: str) -> None:
     assert why is not None
     assert "allow_metadata_addresses" in why
     assert LoopGuard(allow_metadata=True).refuse(address, 80) is None
+    assert LoopGuard().refuse(address, 53) is None, "a resolver of the cloud"
 
 
-@pytest.mark.parametrize("address", ["192.0.2.254", "169.254.169.253", "fe80::254", "::1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("192.0.2.254", "169.25.4.1", "16.169.254.1", "100.100.100.20", "fe80::254", "::1", "64:ff9b::c000:201"),
+        *(
+            "64:ff9b:2::a9fe:a9fe",
+            "64:ff9b:0:1::a9fe:a9fe",
+            "2002:c000:201:a9fe:a9fe::",
+            "2001:db8::a9fe:a9fe",
+            "20::1",
+        ),
+    ],
+)
 def test_what_only_looks_like_it(address: str) -> None:
     assert LoopGuard().refuse(address, 80) is None
 

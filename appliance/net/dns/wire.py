@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from appliance.net.dns import DNSError, names, op_codes, types
+from appliance.net.dns import DNSError, names, op_codes, response_codes, types
 
 PORT = 53
 HEADER = 12
@@ -127,6 +127,11 @@ def refusal(query: bytes, end: int, code: int) -> bytes:
     not understood."""
     flags = bytes((0x80 | query[2] & 0x79, 0x80 | code))
     return query[:2] + flags + (query[4:6] if end > HEADER else b"\0\0") + bytes(6) + query[HEADER:end]
+
+
+def not_understood(data: bytes) -> bytes | None:
+    """FORMERR, for a message that is malformed; None: too short for a reply, or an answer, which never gets one."""
+    return refusal(data, HEADER, response_codes.FORMERR) if len(data) >= HEADER and not data[2] & 0x80 else None
 
 
 def truncated(response: bytes, query: bytes, end: int) -> bytes:
