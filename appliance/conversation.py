@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from .connection import Client, Server, State
 from .exceptions import ControlException
 from .flow import Flow, Live
-from .serializable import Serializable
+from .serializable import Serializable, as_bytes
 
 
 class ContentMessage(Serializable):
@@ -27,7 +27,7 @@ class ContentMessage(Serializable):
         return f"{'->' if self.from_client else '<-'} {self.content!r}"
 
     def get_state(self) -> tuple[bool, bytes, float]:
-        return self.from_client, self.content, self.timestamp
+        return self.from_client, as_bytes(self.content), self.timestamp
 
     @classmethod
     def from_state(cls, state: Iterable[Any]) -> Self:

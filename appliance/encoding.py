@@ -13,7 +13,13 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 
 DECODED_LIMIT = 128 << 20  # bytes; a longer result is taken for a decompression bomb
+MEMBERS = 10_000
+"""gzip members, or frames of zstd, of one content: each costs a decoder. (Of 64 kB each, as bgzip makes them, they come
+to far more than the limit above.)"""
+BLOCKS = 1 << 18
+"""Blocks of zstd."""
 _STEP = 1 << 20
+_SLICE = 1 << 16
 _MAX_CODINGS = 8
 
 
@@ -60,19 +66,25 @@ def _check(coding: str) -> None:
 def _inflate(content: bytes, limit: int, wbits: int) -> bytes:
     """A zlib stream, or gzip members on end. Raises EOFError when it is truncated."""
     out: list[bytes] = []
-    room = limit
+    room, at, members = limit, 0, 0
     while True:
         stream = zlib.decompressobj(wbits)
-        piece = stream.decompress(content, room + 1)
-        room -= len(piece)
-        if room < 0:
-            raise DecodedTooLong(f"decoded content is over {limit} bytes")
-        if not stream.eof:
-            raise EOFError("truncated")
-        out.append(piece)
-        content = stream.unused_data
-        if wbits < 16 or not content.startswith(b"\x1f\x8b"):  # what is no further gzip member is padding
+        while not stream.eof:
+            # It copies what it leaves of its input, so it never gets much.
+            given = content[at : at + _SLICE]
+            if not given:
+                raise EOFError("truncated")
+            piece = stream.decompress(given, room + 1)
+            room -= len(piece)
+            if room < 0:
+                raise DecodedTooLong(f"decoded content is over {limit} bytes")
+            out.append(piece)
+            at += len(given) - len(stream.unused_data)
+        if wbits < 16 or not content.startswith(b"\x1f\x8b", at):  # what is no further gzip member is padding
             return out[0] if len(out) == 1 else b"".join(out)
+        members += 1
+        if members == MEMBERS:
+            raise ValueError(f"content has over {MEMBERS} members")
 
 
 def _gunzip(content: bytes, limit: int) -> bytes:
@@ -104,6 +116,8 @@ def _unbrotli(content: bytes, limit: int) -> bytes:
 
 
 def _unzstd(content: bytes, limit: int) -> bytes:
+    if not _zstd_whole(content):
+        raise EOFError("truncated")
     # RFC 8878 §3.1.1.1.2, RFC 9659: a coding "zstd" needs no window above 8 MB.
     stream = zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(content, read_across_frames=True)
     out, size = [], 0
@@ -112,15 +126,18 @@ def _unzstd(content: bytes, limit: int) -> bytes:
         if size > limit:
             raise DecodedTooLong(f"decoded content is over {limit} bytes")
         out.append(piece)
-    if not _zstd_whole(content):
-        raise EOFError("truncated")
     return b"".join(out)
 
 
 def _zstd_whole(content: bytes) -> bool:
-    """Whether the last frame (RFC 8878 §3.1) is complete, which the reader above does not tell."""
-    at = 0
+    """Whether the last frame (RFC 8878 §3.1) is complete, which the reader above does not tell. Raises ValueError for
+    too many frames or blocks.
+    """
+    at = frames = blocks = 0
     while at < len(content):
+        frames += 1
+        if frames > MEMBERS:
+            raise ValueError(f"content has over {MEMBERS} frames")
         head = content[at : at + 18]
         if head[1:4] == b"\x2a\x4d\x18":  # skippable frame
             at += 8 + int.from_bytes(head[4:8], "little")
@@ -134,6 +151,9 @@ def _zstd_whole(content: bytes) -> bool:
             block = int.from_bytes(content[at : at + 3], "little")
             last, kind, size = block & 1, block >> 1 & 3, block >> 3
             at += 3 + (1 if kind == 1 else size)
+            blocks += 1
+            if blocks > BLOCKS:
+                raise ValueError(f"content has over {BLOCKS} blocks")
         at += checksum
     return at == len(content)
 

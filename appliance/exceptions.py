@@ -15,6 +15,16 @@ class OptionsError(LockgateError):
     """An option is unknown, ill-typed or has a value that cannot work; `configure` hooks raise it to refuse one."""
 
 
+class UnknownOption(OptionsError, KeyError):
+    """There is no option of this name. Scripts catch it as the KeyError that it is in mitmproxy."""
+
+    __str__ = Exception.__str__  # a KeyError's would be quoted
+
+
+class IllTypedOption(OptionsError, TypeError):
+    """A value is of another type than its option. Scripts catch it as the TypeError that it is in mitmproxy."""
+
+
 class AddonManagerError(LockgateError):
     """An add-on cannot be added, found or removed."""
 

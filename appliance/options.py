@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from appliance import __version__
-from appliance.exceptions import OptionsError
+from appliance.exceptions import IllTypedOption, OptionsError, UnknownOption
 from appliance.notyet import NOT_YET
 from appliance.optiontable import BUILTIN, Option, OptionTable, parse_size
 from appliance.typespec import Typespec
@@ -96,7 +96,7 @@ class Options(OptionTable):
         try:
             return self._table[name]
         except KeyError:
-            raise OptionsError(self._unknown(name)) from None
+            raise UnknownOption(self._unknown(name)) from None
 
     def default(self, name: str) -> Any:
         return self.entry(name).default
@@ -277,12 +277,12 @@ class Options(OptionTable):
     def refuse_not_yet(self, name: str, source: Source) -> None:
         """Raises OptionsError for a name that mitmproxy has and this release has not."""
         if name in NOT_YET and name not in self._table:
-            raise OptionsError(_at(source) + self._unknown(name))
+            raise UnknownOption(_at(source) + self._unknown(name))
 
     def refuse_unknown(self, name: str, source: Source) -> None:
         """Raises OptionsError for a name that nobody has registered, with the nearest one."""
         if name not in self._table:
-            raise OptionsError(_at(source) + self._unknown(name))
+            raise UnknownOption(_at(source) + self._unknown(name))
 
     # -- inside
 
@@ -355,12 +355,12 @@ class Options(OptionTable):
             raise OptionsError(f"{_at(source)}{entry.name}: {error}") from None
         return value
 
-    def _ill_typed(self, entry: Option, value: Any, source: Source) -> OptionsError:
+    def _ill_typed(self, entry: Option, value: Any, source: Source) -> IllTypedOption:
         example = entry.example or (entry.choices[0] if entry.choices else "")
         if not example and entry.default not in (None, True, False, "", ()):
             example = str(entry.default)
         got = "but got no value" if value is None else f"not {value!r}"
-        return OptionsError(f"{_at(source)}{entry.name}: expected {self._types[entry.name].expected(example)}, {got}")
+        return IllTypedOption(f"{_at(source)}{entry.name}: expected {self._types[entry.name].expected(example)}, {got}")
 
     def _unknown(self, name: str) -> str:
         if name in NOT_YET:

@@ -27,3 +27,12 @@ class Serializable:
 
     def copy(self) -> Self:
         return type(self).from_state(self.get_state())
+
+
+def as_bytes(content: Any) -> bytes:
+    """What a script has left as a message's content, for a state: whoever reads it counts on bytes."""
+    if type(content) is bytes:
+        return content
+    if isinstance(content, str):
+        return content.encode("utf-8", "surrogateescape")
+    return bytes(content) if isinstance(content, bytearray | memoryview) else b""

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, Self
 
 from .connection import State
-from .serializable import Serializable
+from .serializable import Serializable, as_bytes
 
 
 class Opcode(IntEnum):
@@ -78,7 +78,8 @@ class WebSocketMessage(Serializable):
         self.drop()
 
     def get_state(self) -> tuple[int, bool, bytes, float, bool, bool]:
-        return int(self.type), self.from_client, self.content, self.timestamp, self.dropped, self.injected
+        content = as_bytes(self.content)
+        return int(self.type), self.from_client, content, self.timestamp, self.dropped, self.injected
 
     @classmethod
     def from_state(cls, state: Iterable[Any]) -> Self:

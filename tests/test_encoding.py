@@ -70,6 +70,33 @@ def test_bounded(coding: str) -> None:
         encoding.decode(exact, coding, limit=999)
 
 
+@pytest.mark.parametrize(
+    ("coding", "head", "part", "end", "most"),
+    [
+        ("gzip", b"", gzip.compress(b"", mtime=0), b"", encoding.MEMBERS),
+        ("zstd", b"", zstandard.compress(b""), b"", encoding.MEMBERS),
+        ("zstd", b"", b"\x50\x2a\x4d\x18\0\0\0\0", b"", encoding.MEMBERS),
+        ("zstd", b"\x28\xb5\x2f\xfd\x00\x40", b"\0\0\0", b"\1\0\0", encoding.BLOCKS - 1),
+    ],
+)
+def test_parts_that_decode_to_nothing_are_counted(coding: str, head: bytes, part: bytes, end: bytes, most: int) -> None:
+    assert encoding.decode(head + part * most + end, coding) == b""
+    with pytest.raises(ValueError, match="content has over"):
+        encoding.decode(head + part * (most + 1) + end, coding)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_what_is_longer_than_a_slice(coding: str) -> None:
+    content = bytes(range(256)) * 2000
+    stored = zlib.compressobj(0, wbits=31 if coding == "gzip" else 15)
+    whole = stored.compress(content) + stored.flush()
+    assert encoding.decode(whole, coding) == content
+    with pytest.raises(ValueError, match="truncated"):
+        encoding.decode(whole[:-1], coding)
+    if coding == "gzip":
+        assert encoding.decode(whole * 3 + b"\0", coding) == content * 3
+
+
 def test_what_servers_send() -> None:
     members = gzip.compress(b"one ") + gzip.compress(b"two")
     assert encoding.decode(members, "gzip") == b"one two"

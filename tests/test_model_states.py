@@ -23,6 +23,7 @@ from appliance.proxy import mode_specs
 from appliance.tcp import TCPMessage
 from appliance.test import taddons, tflow, tutils
 from appliance.tls import ClientHello, starts_like_dtls_record, starts_like_tls_record
+from appliance.websocket import WebSocketMessage
 from tests.hellos import alpn, body, signatures, versions
 
 # -- flows
@@ -108,6 +109,19 @@ def test_messages_and_injection() -> None:
 
 
 # -- HTTP
+
+
+@pytest.mark.parametrize(("left", "kept"), [
+    (b"a", b"a"), ("g\xfc", b"g\xc3\xbc"), ("\udcff", b"\xff"), (bytearray(b"b"), b"b"), (memoryview(b"c"), b"c"),
+    (None, b""), (7, b""),
+])  # fmt: skip
+def test_a_messages_state_has_bytes(left: Any, kept: bytes) -> None:
+    """Whatever a script has put there."""
+    for message in (TCPMessage(True, b"x"), WebSocketMessage(1, True, b"x")):
+        message.content = left
+        state = message.get_state()
+        assert [type(value) for value in state if value == kept and type(value) is not bool] == [bytes]
+        assert type(message).from_state(state).content == kept
 
 
 @given(st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=5)), max_size=6))

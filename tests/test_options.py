@@ -174,6 +174,7 @@ class TestSet:
             ("tcp_timeout=", "expected a whole number"),
             ("tcp_timeout=0", "write 1 or more"),
             ("rawtcp=maybe", "expected true or false, such as true, not 'maybe'"),
+            ("key_size=1024", "1024 bits: write 2048 .* to 8192"),
             ("listen_port=70000", "70000 is not a port"),
             ("body_size_limit=big", "'big' is not a size"),
             ("connection_strategy=eagre", "is not one of eager, lazy; did you mean eager"),
@@ -205,6 +206,23 @@ class TestSet:
             _ = options.tcp_timout
         with pytest.raises(AttributeError, match="not yet in lockgate"):
             _ = options.http3
+
+    def test_scripts_catch_what_mitmproxy_raises(self) -> None:
+        options = Options()
+        for wrong in (
+            lambda: setattr(options, "nosuch", 1),
+            lambda: options.update(nosuch=1),
+            lambda: options.default("nosuch"),
+            lambda: options.has_changed("nosuch"),
+        ):
+            with pytest.raises(KeyError) as caught:
+                wrong()
+            assert isinstance(caught.value, OptionsError)
+            assert str(caught.value) == "unknown option 'nosuch'; `lockgate options` lists all"
+        with pytest.raises(TypeError, match="listen_port: expected"):
+            options.listen_port = "x"  # type: ignore[assignment]
+        assert getattr(options, "nosuch", 5) == 5
+        assert not hasattr(options, "nosuch")
 
 
 class TestSubscribers:

@@ -6,6 +6,7 @@ gives back its exact bytes.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def curl_command(flow: Flow) -> str:
     elif request.method != "GET" or request.raw_content:
         words += ["-X", quoted(request.method)]
     for name, value in _sent(request.headers):
+        if name.startswith("@"):
+            raise CommandError(f"curl would take the header {name} for a file to read: export it as raw")
         words += ["-H", quoted(f"{name}: {value}" if value else f"{name};")]
     if request.raw_content and "content-type" not in request.headers:
         words += ["-H", "'content-type:'"]  # without the form's type, that -d would set
@@ -100,7 +103,7 @@ def curl_command(flow: Flow) -> str:
         words.append("--path-as-is")
     if any(char in request.pretty_url for char in "[]{}"):
         words.append("--globoff")
-    words.append(quoted(request.pretty_url))
+    words.append(_plain_word(request.pretty_url))
     body = request.raw_content
     if not body:
         return " ".join(words)
@@ -113,15 +116,29 @@ def httpie_command(flow: Flow) -> str:
     """A command line of HTTPie. Raises CommandError."""
     request = request_of(flow)
     words = ["http"] if request.raw_content else ["http", "--ignore-stdin"]
-    words += [quoted(request.method), quoted(request.pretty_url)]
-    for name, value in _sent(request.headers):
-        words.append(quoted(f"{_escaped(name)}:{value}" if value else f"{_escaped(name)};"))
-    command = " ".join(words)
+    words += [_plain_word(request.method), _plain_word(request.pretty_url)]
+    fields = [_item(name, value) for name, value in _sent(request.headers)]
+    if any(field.startswith("-") for field in fields):
+        words.append("--")  # or they would be options
+    command = " ".join([*words, *map(quoted, fields)])
     return f"{_printf(request.raw_content)} | {command}" if request.raw_content else command
 
 
-def _escaped(name: str) -> str:
-    return name.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=").replace("@", "\\@")
+def _item(name: str, value: str) -> str:
+    """A header field for HTTPie, which reads NAME:@VALUE from a file, and NAME:=VALUE as JSON. Raises CommandError for
+    what it has no words for: it takes away a backslash before ``:;=@``, but none before a backslash.
+    """
+    if "\\" in name or re.search(r"(?<!\\)(\\\\)*\\[:;=@]", value):
+        raise CommandError(f"HTTPie would change the header {name}: export it as raw")
+    name = re.sub("([:;=@])", r"\\\1", name)
+    return f"{name}:\\{value}" if value.startswith(("@", "=")) else f"{name}:{value}" if value else f"{name};"
+
+
+def _plain_word(word: str) -> str:
+    """Where an option could stand as well. Raises CommandError for what would be one."""
+    if word.startswith("-"):
+        raise CommandError(f"{word} would be taken for an option: export it as raw")
+    return quoted(word)
 
 
 def python_code(flow: Flow) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import mimetypes
+import os.path
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,7 +23,8 @@ from appliance.url import unquote
 
 LARGEST: Final = 64 << 20
 """Bytes of a file: it is held in memory while it is sent."""
-_told = RateLimited(logging.getLogger(__name__), per_minute=6)
+logger = logging.getLogger(__name__)
+_told = RateLimited(logger, per_minute=6)
 _ODD = re.compile(r"[^0-9A-Za-z\-_.=(),/]")
 
 
@@ -82,7 +84,11 @@ class FromFiles:
             if not rule.filter(flow) or (found := rule.pattern.search(url)) is None:
                 continue
             matched = True
-            response = await asyncio.to_thread(_answer, list(candidates(url, found, rule.path)))
+            try:
+                response = await asyncio.to_thread(_answer, candidates(url, found, rule.path))
+            except Exception:  # whatever it is, the request is not for the server
+                logger.exception("map_local: %s", url)
+                response = Response.make(500, "map_local failed", {"Server": f"lockgate {__version__}"})
             if response is not None:
                 flow.response = response
                 return
@@ -91,9 +97,9 @@ class FromFiles:
             flow.response = Response.make(404, headers={"Server": f"lockgate {__version__}"})
 
 
-def _answer(paths: list[Path]) -> Response | None:
+def _answer(paths: Iterable[Path]) -> Response | None:
     for path in paths:
-        if not path.is_file():
+        if not _is_file(path):
             continue
         headers = {"Server": f"lockgate {__version__}"}
         if kind := mimetypes.guess_type(path.name)[0]:
@@ -117,7 +123,7 @@ def candidates(url: str, found: re.Match[str], path: Path) -> Iterator[Path]:
     `path` is a file: that one. A folder: what follows the match (or the first group, if there is one) is looked up
     below it, as it is and with index.html, then with odd characters replaced by "_".
     """
-    if path.is_file():
+    if _is_file(path):
         yield path
         return
     rest = (found[1] or "") if found.re.groups else url[found.end() :]
@@ -133,3 +139,8 @@ def candidates(url: str, found: re.Match[str], path: Path) -> Iterator[Path]:
             continue
         if full.is_relative_to(path):
             yield full
+
+
+def _is_file(path: Path) -> bool:
+    """False also where `Path.is_file` raises: too long a name, a folder that is closed to us."""
+    return os.path.isfile(path)

@@ -25,10 +25,12 @@ from appliance.addons.scriptfile import (
     stamp_of,
 )
 from appliance.exceptions import CommandError, LockgateError, OptionsError
+from appliance.log import RateLimited
 
 __all__ = ["Script", "ScriptLoader", "read_script", "release", "script_path", "stamp_of"]
 
 logger = logging.getLogger(__name__)
+_told = RateLimited(logger, per_minute=2)
 
 _INTERVAL = 1.0
 
@@ -144,7 +146,11 @@ class ScriptLoader:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_INTERVAL)
-            self.look_around()
+            try:
+                self.look_around()
+            except Exception as exc:  # it must not end with that
+                info = (type(exc), exc, exc.__traceback__)
+                _told.log(logging.ERROR, "look", "fault while looking after scripts", exc_info=info)
 
     def look_around(self) -> None:
         """Look at everything that was read, and into the folders. Raises nothing."""

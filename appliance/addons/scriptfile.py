@@ -7,6 +7,7 @@ its own name, unless there is one of that name already. Its folder is on sys.pat
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import traceback
 from contextlib import suppress
@@ -50,12 +51,12 @@ def script_path(text: str) -> Path:
 
 
 def is_package(path: Path) -> bool:
-    return (path / "__init__.py").is_file()
+    return os.path.isfile(path / "__init__.py")  # which, unlike Path.is_file, never raises
 
 
 def is_folder(path: Path) -> bool:
     """A directory of add-ons: not itself a package."""
-    return path.is_dir() and not is_package(path)
+    return os.path.isdir(path) and not is_package(path)
 
 
 def expand(path: Path) -> list[Path]:

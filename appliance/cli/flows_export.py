@@ -124,13 +124,10 @@ def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
 def _pcapng(flows: Flows, args: argparse.Namespace) -> int:
     from appliance.io import pcapng
 
-    count = 0
     with _output(args) as file:
-        file.write(pcapng.header())
-        for _, flow in flows:
-            for block in pcapng.packets(flow):
-                file.write(block)
-            count += 1
+        count, faults = pcapng.write((flow for _, flow in flows), file)
+    for fault in faults:
+        print(f"lockgate: {fault}", file=sys.stderr)
     return count
 
 

@@ -119,6 +119,7 @@ class Query:
         if layer.own and worker.settings.use_hosts_file:
             name = self.data[dns_wire.HEADER : self.end - 4]
             if (request.changed or worker.system.knows(name)) and (found := from_hosts(request, worker.system)):
+                self._only_routed(found.answers)
                 return found
         if (
             not layer.udp
@@ -189,8 +190,9 @@ class Query:
             )
             return
         servers: Sequence[Address] = (address,)
+        client = self.layer.network
         if self.layer.own and (all_of := worker.name_servers()) and address == all_of[0][:2]:
-            servers = all_of
+            servers, client = all_of, ""
         wire, end = self.data, self.end
         request = flow.request
         try:
@@ -203,7 +205,9 @@ class Query:
         source = server.sockname[0] if server.sockname else worker.settings.connect_addr
         self._at = "server"
         server.timestamp_start = server.timestamp_start or time.time()
-        ask = worker.dns.ask(servers, wire, end, self._answered, by_tcp=not self.layer.udp, source=source)
+        ask = worker.dns.ask(
+            servers, wire, end, self._answered, by_tcp=not self.layer.udp, source=source, client=client
+        )
         if self._at == "server":
             self._ask = ask
 
@@ -222,10 +226,14 @@ class Query:
             self.fail(why)
             return
         response = DNSMessage.over_wire(self.data[:2] + wire[2:])
-        strips = worker.settings.strip_ech and dns_wire.question_type(self.data, self.end) in HTTPS_TYPES
-        if strips or worker.hooks.heard["dns_response"]:
+        kind = dns_wire.question_type(self.data, self.end)
+        strips = worker.settings.strip_ech and kind in HTTPS_TYPES
+        routed = self.layer.routed is not None and kind in (types.A, types.AAAA)
+        if strips or routed or worker.hooks.heard["dns_response"]:
             try:
                 response.parse()
+                if routed:
+                    self._only_routed(response.answers)
                 if strips:
                     for part in (response.answers, response.authorities, response.additionals):
                         strip_https(part)
@@ -234,6 +242,17 @@ class Query:
                 return
         flow.response = response
         self._respond()
+
+    def _only_routed(self, answers: list[ResourceRecord]) -> None:
+        """Take out addresses to which there is no route, and say so."""
+        routed = self.layer.routed
+        for record in [one for one in answers if one.type in (types.A, types.AAAA)] if routed else ():
+            address = record.ipv4_address if record.type == types.A else record.ipv6_address
+            if routed and not routed(str(address)):
+                answers.remove(record)
+                version = 4 if record.type == types.A else 6
+                text = "%s is answered without %s and the like: no route for IPv%d leads there from this machine"
+                _warn.log(logging.WARNING, ("route", version), text, record.name, address, version)
 
     def _respond(self) -> None:
         handler = self.layer.context.handler

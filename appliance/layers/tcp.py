@@ -109,6 +109,11 @@ class Conversation:
             else:
                 await self._error(e.reason.text)
             self._abort(e.reason)
+        except Exception:  # what an add-on made of a message cannot be sent
+            logger.exception("fault in a TCP flow; it is closed")
+            why = Reason("protocol", "fault in the gateway")
+            await self._error(why.text)
+            self._abort(why)
         finally:
             flow._live = None
             if self._talk is not None and recorder is not None:
@@ -145,9 +150,10 @@ class Conversation:
             # As _say, but inline: this is the hot path.
             if (wait := gate(self._handler, "tcp_message", flow, dst)) is not None:
                 await wait
+            room = not message.content or dst.write(message.content)
             if talk is not None:
                 talk.say(message)
-            if message.content and not dst.write(message.content):
+            if not room:
                 await dst.drain()
         while injected:
             await self._say(injected.popleft(), dst)
@@ -159,9 +165,10 @@ class Conversation:
         self._kept = keep(self._flow.messages, message, self._kept)
         if (wait := gate(self._handler, "tcp_message", self._flow, dst)) is not None:
             await wait
+        room = not message.content or dst.write(message.content)
         if self._talk is not None:
             self._talk.say(message)
-        if message.content and not dst.write(message.content):
+        if not room:
             await dst.drain()
 
     def inject(self, to_client: bool, message: TCPMessage) -> None:

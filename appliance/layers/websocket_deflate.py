@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from appliance.layers.websocket_frames import BAD_DATA, Violation
 
 NAME = "permessage-deflate"
+FINAL_BLOCKS = 64
+"""Of one message. After each a window is set up anew, so that a message of nothing else would be costly."""
+_STEP = 65536
 _TAIL = b"\x00\x00\xff\xff"  # §7.2.1: taken off each message, and put back
 _ITEM = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"?([!#$%&\'*+.^_`|~0-9A-Za-z-]*)"?))?\s*')
 
@@ -67,13 +70,15 @@ def agreed(header: str | None) -> Deflate | None:
 class Inflate:
     """One direction's messages, decompressed. more: there is output left that `some` was not asked for."""
 
-    __slots__ = ("_fin", "_object", "_rest", "_takeover", "more")
+    __slots__ = ("_at", "_fin", "_finals", "_object", "_rest", "_takeover", "more")
 
     def __init__(self, way: Way) -> None:
         self._takeover = way.takeover
         self._object: zlib._Decompress | None = None
-        self._rest = b""
+        self._rest = b""  # what has come of the message,
+        self._at = 0  # and how much of it is inflated
         self._fin = False
+        self._finals = 0  # final blocks in this message
         self.more = False
 
     def some(self, data: bytes, fin: bool, most: int) -> bytes:
@@ -82,36 +87,52 @@ class Inflate:
 
         While `more` is set it is to be called again, with b"".
 
-        :raises Violation: this is not DEFLATE.
+        :raises Violation: this is not DEFLATE, or `FINAL_BLOCKS` are exceeded.
         """
-        source = self._rest + data + _TAIL if fin and not self._fin else self._rest + data
+        source, at = self._rest, self._at
+        if fin and not self._fin:
+            source, at = source[at:] + data + _TAIL, 0
+        elif data:
+            source, at = source[at:] + data, 0
         self._fin = fin
-        most = max(most, 0) + 1
-        out = b""
+        room = max(most, 0) + 1
+        out: list[bytes] = []
         while True:
             machine = self._object
             if machine is None:
+                if fin and len(source) - at == len(_TAIL):  # which ends nothing
+                    at = len(source)
+                    break
                 # Whatever was agreed to, a window of 32 kB understands it; allocated when needed.
                 machine = self._object = zlib.decompressobj(-15)
+            # It copies what it leaves of its input, so it never gets much.
+            given = source[at : at + _STEP]
             try:
-                out += machine.decompress(source, most - len(out))
+                piece = machine.decompress(given, room)
             except zlib.error as e:
                 raise Violation(BAD_DATA, f"a compressed message cannot be read: {e}") from None
-            if not machine.eof:
-                self._rest = machine.unconsumed_tail
+            out.append(piece)
+            room -= len(piece)
+            if machine.eof:
+                # §7.2.3.4: a block with BFINAL set is allowed, and what follows begins anew.
+                self._finals += 1
+                if self._finals > FINAL_BLOCKS:
+                    raise Violation(BAD_DATA, f"a compressed message has more than {FINAL_BLOCKS} final blocks")
+                self._object = None
+                at += len(given) - len(machine.unused_data)
+            else:
+                at += len(given) - len(machine.unconsumed_tail)
+            if at == len(source) or not room:
                 break
-            # §7.2.3.4: a block with BFINAL set is allowed, and what follows begins anew.
-            self._object, source = None, machine.unused_data
-            self._rest = b"" if source == _TAIL else source
-            if not self._rest or len(out) == most:
-                break
+        done = at == len(source)
+        self._rest, self._at = (b"", 0) if done else (source, at)
         # What filled its room may have more behind it, even with no input left.
-        self.more = bool(self._rest) or len(out) == most
+        self.more = not done or not room
         if fin and not self.more:
-            self._fin = False
+            self._fin, self._finals = False, 0
             if not self._takeover:
                 self._object = None
-        return out
+        return out[0] if len(out) == 1 else b"".join(out)
 
 
 class Compress:

@@ -93,7 +93,7 @@ class Reader:
 
     __slots__ = (
         "_at", "_begun", "_buf", "_compressed", "_content", "_fin", "_frames", "_held", "_inflate", "_key", "_left",
-        "_length", "_masked", "_most", "_offset", "_opcode", "_raw", "_sizes", "_tail", "hold", "streaming",
+        "_length", "_masked", "_most", "_offset", "_opcode", "_raw", "_sizes", "_tail", "_weight", "hold", "streaming",
     )  # fmt: skip
 
     def __init__(self, masked: bool, inflate: Inflate | None, hold: int, most: int | None = None) -> None:
@@ -109,7 +109,8 @@ class Reader:
         self._compressed = False
         self._begun = False  # a piece of it has gone
         self._frames = 0
-        self._held = 0  # bytes in _content
+        self._held = 0  # bytes in _content,
+        self._weight = 0  # and in _raw, if it is compressed: it may inflate to nothing
         self._length = 0  # of all there has been of it, as the limit counts it
         self._content: list[bytes] = []
         self._sizes: list[int] = []
@@ -179,7 +180,8 @@ class Reader:
                 self._opcode, self._compressed = opcode, bool(first & _RSV1)
             fin = bool(first & _FIN)
             self._frames += 1
-            if self.streaming or self._held + length > self.hold or self._frames > MAX_FRAGMENTS:
+            held = max(self._held, self._weight)
+            if self.streaming or held + length > self.hold or self._frames > MAX_FRAGMENTS:
                 self._raw.append(bytes(buf[at : at + head]))
                 self._key = self._raw[-1][-4:] if self._masked else b""
                 self._offset, self._left, self._fin, self._at = 0, length, fin, at + head
@@ -247,6 +249,8 @@ class Reader:
             self._raw.append(raw)
             self._sizes.append(len(payload))
             self._held += len(payload)
+            if self._compressed:
+                self._weight += len(raw)
             if not fin:
                 return None
             opcode, compressed, sizes = self._opcode, self._compressed, self._sizes
@@ -292,7 +296,8 @@ class Reader:
             raise Violation(TOO_BIG, f"a message is over {self._most} bytes")
         content = b"".join([*self._content, payload]) if self._content else payload
         raw = self._raw[0] if len(self._raw) == 1 else b"".join(self._raw)
-        self._raw, self._content, self._sizes, self._held = [], [], [], 0
+        self._raw, self._content, self._sizes = [], [], []
+        self._held = self._weight = 0
         first, opcode, compressed, whole = not self._begun, self._opcode, self._compressed, not self._left
         self._begun = True
         last = whole and not self._tail and self._fin
@@ -301,7 +306,7 @@ class Reader:
         return Piece(opcode, content, raw, compressed, first, last, whole)
 
     def _reset(self) -> None:
-        self._opcode = self._frames = self._held = self._length = 0
+        self._opcode = self._frames = self._held = self._weight = self._length = 0
         self._content, self._sizes, self._raw = [], [], []
         self.streaming = self._tail = self._begun = False
 

@@ -109,6 +109,17 @@ def _too_late(where: str, seconds: float, attempt: Attempt | None) -> DialError:
     return DialError(f"{where}: no connection within {seconds:g} s (option connect_timeout)")
 
 
+def has_route(address: str) -> bool:
+    """Whether this machine knows a way to an IP address. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, 9))
+    except OSError as error:
+        return error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    return True
+
+
 def literal_family(host: str) -> socket.AddressFamily | None:
     """The family of an IP literal, None for a name."""
     if ":" in host:

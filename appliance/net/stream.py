@@ -23,23 +23,30 @@ if TYPE_CHECKING:
     from appliance.connection import Connection
 
 
+TLS_DEPTH = 8
+"""Layers of TLS in each other. Each costs the event loop buffers of its own, and Python's stack."""
+
+
 class Net:
     """What the streams of one event loop share: its fixed buffers and its pipes."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.scratch = Scratch()
-        self._tls = TlsScratch()
-        self._tls_inside: TlsScratch | None = None
+        self._tls = [TlsScratch()]
         self.pipes = Pipes(loop)
 
     def tls_scratch(self, below: Transport) -> TlsScratch:
-        """The buffers for TLS over `below`: over TLS others, for what comes up and goes down lies in the first ones."""
-        if not isinstance(below, TlsTransport):
-            return self._tls
-        if self._tls_inside is None:
-            self._tls_inside = TlsScratch()
-        return self._tls_inside
+        """The buffers for TLS over `below`: over TLS others, for what comes up and goes down lies in those.
+
+        :raises TlsFailed: that would be over `TLS_DEPTH` layers.
+        """
+        depth = below.depth if isinstance(below, TlsTransport) else 0
+        if depth == TLS_DEPTH:
+            raise Reason("tls", f"TLS in TLS in TLS, {depth} layers deep").error()
+        if depth == len(self._tls):
+            self._tls.append(TlsScratch())
+        return self._tls[depth]
 
 
 class Stream:

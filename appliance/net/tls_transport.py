@@ -30,6 +30,9 @@ from appliance.net.transport import Above, Buffer, Transport
 SLICE = 64 * 1024
 """Ciphertext and plaintext are fed through OpenSSL's memory BIOs in slices of this size, because these never shrink."""
 
+UNHEARD_MOST = 64 * 1024
+"""Bytes that TLS itself answers to a peer that reads nothing: it may ask for key updates (RFC 8446 §4.6.3) for ever."""
+
 
 class TlsScratch:
     """The fixed plaintext and ciphertext buffers of one event loop."""
@@ -62,10 +65,12 @@ class TlsTransport:
         "_into",
         "_scratch",
         "_ssl",
+        "_unheard",
         "above",
         "arrived",
         "clean_eof",
         "conn",
+        "depth",
     )
 
     def __init__(self, conn: SSL.Connection, scratch: TlsScratch, below: Transport, above: Above) -> None:
@@ -74,12 +79,15 @@ class TlsTransport:
         self.above = above
         self.clean_eof = False
         """Whether the peer said close_notify (RFC 8446 §6.1); without it the data may have been cut short."""
+        self.depth: int = below.depth + 1 if isinstance(below, TlsTransport) else 1
+        """Layers of TLS up to this one."""
         self._scratch = scratch
         self._below = below
         self._done: asyncio.Future[None] | None = None
         self._closed = False
         self._accepting = False
         self._held = False
+        self._unheard = 0  # bytes of answers that were queued since there was room for them
         self.arrived: Callable[[], None] | None = None
         """Called once, when the first data has been read: TLS 1.3 tickets have come before it."""
         below.above = self
@@ -146,8 +154,13 @@ class TlsTransport:
                 self.above.received(scratch.plain_view[:have])
                 have = 0
         error = SSL_get_error(ssl, n)
-        if not self._held and BIO_pending(self._from):
-            self._flush()  # a key update's answer, an alert
+        if not self._held and (answer := BIO_pending(self._from)):  # of a key update, or an alert
+            self._unheard = 0 if self._flush() else self._unheard + answer
+            if self._unheard > UNHEARD_MOST:
+                reason = Reason("protocol", "the peer does not read what it asks for")
+                self._below.abort(reason)
+                self.lost(reason)
+                return
         if have:
             if self.arrived is not None:
                 arrived, self.arrived = self.arrived, None

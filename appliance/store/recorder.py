@@ -41,12 +41,14 @@ FLUSH_SECONDS: Final = 0.05
 BATCH: Final = 128
 FLUSH_BYTES: Final = 1 << 20
 """A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
-TOGETHER: Final = 24
+TOGETHER: Final = 48
 """Flows that are encoded in a row: one at a time costs half as much again, and more at a time leave the processor's
 cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2
 """So late the index follows when batches are not full: a transaction has a price of its own, and what it lacks is
 found again in the segment."""
+MOST_ROWS: Final = 1024
+"""Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
@@ -480,11 +482,13 @@ class Recorder:
             self._leave()
             return False
         dropped = self.dropped
-        refused = self._batch.commit(db, self.number, self._written, self._written, self._begun, time.time(),
-                                     dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
+        batch, rest = (self._batch, None) if sealed else self._batch.split(MOST_ROWS)
+        indexed = self._written if rest is None else rest.rows[0][1]
+        refused = batch.commit(db, self.number, indexed, self._written, self._begun, time.time(),
+                               dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
         self._file = db.file
         self._tried_dropped = dropped
-        self._batch = ix.Batch()
+        self._batch = rest or ix.Batch()
         self._held = 0
         if refused:
             self.flows -= refused

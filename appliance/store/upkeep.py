@@ -182,7 +182,8 @@ class Upkeep(threading.Thread):
                 self._disk.sync()  # first: after a power cut the index must not know of what is not there
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             if log > RESTART_BYTES:
-                db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                for how in ("PASSIVE", "RESTART"):  # little is left for the second, less for the third
+                    db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         if last:
             return
         with recovery.locked(self.folder) as ours:

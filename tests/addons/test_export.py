@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import socket
 import subprocess
@@ -114,6 +115,41 @@ def test_httpie_words() -> None:
         "printf 'it\\047s' | http POST 'http://pretty.example/foo?q=1' Host:pretty.example X-One:quux"
     )
     assert httpie_command(http()).startswith("http --ignore-stdin GET ")
+
+
+ODD_FIELDS = {"X-A": "@/etc/hostname", "X-B": "=[1]", "X-C": "\\\\@a:=b;\\", "X-D": "a@b=c;d", "X-E": "", "-F": "g",
+              "--h": "@i", "X-J": "\\n"}  # fmt: skip
+
+
+def test_httpie_is_told_what_is_no_file_no_json_and_no_option() -> None:
+    *_, dashes, a, b, c, d, e, f, h, j = shlex.split(httpie_command(asked(80, "GET", "/z", **ODD_FIELDS)))
+    assert dashes == "--"
+    assert [a, b, d, e, f, h] == ["X-A:\\@/etc/hostname", "X-B:\\=[1]", "X-D:a@b=c;d", "X-E;", "-F:g", "--h:\\@i"]
+    assert [c, j] == ["X-C:" + ODD_FIELDS["X-C"], "X-J:\\n"]
+    for value in ("\\@a", "x\\\\\\=", "y\\;"):
+        with pytest.raises(CommandError, match="would change the header X-K"):
+            httpie_command(asked(80, "GET", "/", **{"X-K": value}))
+
+
+@pytest.mark.skipif(shutil.which("http") is None, reason="HTTPie is not installed")
+def test_httpie_sends_odd_fields(origin: Origin) -> None:
+    _, headers, _ = sent(origin, "/bin/sh", "-c", httpie_command(asked(origin.port, "GET", "/z", **ODD_FIELDS)))
+    assert {name: headers[name.lower()] for name in ODD_FIELDS} == ODD_FIELDS
+
+
+def test_curl_sends_odd_fields(origin: Origin) -> None:
+    _, headers, _ = sent(origin, "/bin/sh", "-c", curl_command(asked(origin.port, "GET", "/z", **ODD_FIELDS)))
+    assert {name: headers[name.lower()] for name in ODD_FIELDS} == ODD_FIELDS
+
+
+def test_what_would_be_an_option_or_a_file_is_refused() -> None:
+    flow = asked(80, "-oX")
+    with pytest.raises(CommandError, match="-OX would be taken for an option"):
+        httpie_command(flow)
+    flow = asked(80, "GET", "/", **{"@/etc/passwd": "x"})
+    with pytest.raises(CommandError, match="header @/etc/passwd for a file"):
+        curl_command(flow)
+    assert shlex.split(httpie_command(flow))[-1] == "\\@/etc/passwd:x"
 
 
 @pytest.mark.parametrize("body", BODIES[2:7])

@@ -236,12 +236,25 @@ async def test_map_local(tmp_path: Path) -> None:
         "static//etc/passwd",
         "static/none",
         "static/%00",
+        "static/" + "a" * 300,
+        "static/" + "a/" * 3000,
     ):
         assert (await get(outside))[0] == 404, outside
     assert (await get("one.txt"))[:2] == (200, b"secret")
     other = http("http://pretty.example/else", live=True, status=None)
     await chain.fire_all(other, "request")
     assert other.response is None
+
+
+async def test_where_map_local_fails_nothing_goes_to_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(MapLocal(), map_local=[f"|/static|{tmp_path}"])
+    (tmp_path / "a").write_text("local")
+    monkeypatch.setattr("mimetypes.guess_type", lambda name: 1 // 0)
+    flow = http("http://pretty.example/static/a", live=True, status=None)
+    await chain.fire_all(flow, "requestheaders", "request")
+    assert flow.response is not None and flow.response.status_code == 500
 
 
 # -- sticky

@@ -367,6 +367,30 @@ async def test_the_file_is_watched(
     assert fired(manager) == ["before", "b", "after"]
 
 
+async def test_a_fault_does_not_end_the_watch(
+    manager: AddonManager,
+    loader: ScriptLoader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(script_module, "_INTERVAL", 0.01)
+    path = write(tmp_path / "a.py", LIFE.format("a"))
+    await start(manager, path)
+    # What it leaves in sys.modules is asked for its file.
+    odd = "import sys\nclass Odd:\n    @property\n    def __file__(self): raise RuntimeError('odd')\n"
+    write(path, odd + "sys.modules['lgtest_odd'] = Odd()\n" + LIFE.format("b"))
+    async with asyncio.timeout(5):
+        while "fault while looking after scripts" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    sys.modules.pop("lgtest_odd")
+    write(path, LIFE.format("c"))
+    async with asyncio.timeout(5):
+        while fired(manager) != ["before", "c", "after"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await manager.done()
+
+
 async def test_one_script_that_raises_hides_nothing_from_the_next(manager: AddonManager, tmp_path: Path) -> None:
     a = write(tmp_path / "a.py", "def request(flow): raise ValueError('oops')\n")
     b = write(tmp_path / "b.py", LIFE.format("b"))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,6 +179,29 @@ async def test_a_folder(
     loader.look_around()
     assert fired(manager) == ["again", "aa", "b", "good", "pack", "last"]
     await manager.done()
+
+
+async def test_what_is_closed_to_us_in_a_folder(
+    manager: AddonManager, loader: ScriptLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as lost+found."""
+    write(tmp_path / "a.py", SAY.format("a"))
+    closed = tmp_path / "closed"
+    closed.mkdir()
+
+    def looked(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if closed in Path(path).parents:
+            raise PermissionError(13, "closed")
+        return stat(path, *args, **kwargs)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", looked)
+    await start(manager, tmp_path)
+    loader.look_around()
+    assert fired(manager) == ["a"]
+    await manager.done()
+    with pytest.raises(OptionsError, match="closed"):
+        await start(manager, closed / "x")
 
 
 async def test_an_empty_folder_is_told(

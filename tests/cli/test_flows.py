@@ -346,6 +346,28 @@ def test_redact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(kept, HTTPFlow) and kept.request.headers["x-mine"] == "m1ne"
 
 
+@pytest.mark.parametrize("format", ["pcapng", "har", "raw", "bodies"])
+def test_what_a_script_has_left_in_a_flow_hinders_nothing(tmp_path: Path, format: str) -> None:
+    flow = flowkit.websocket()
+    assert flow.websocket is not None
+    flow.websocket.messages[0].content = "text"  # type: ignore[assignment]
+    fill(tmp_path / "flows", [flow, flowkit.http()])
+    target = tmp_path / "out"
+    assert main(["flows", "export", format, "-o", str(target), "--set", f"confdir={tmp_path}"]) == 0
+    assert main(["flows", "show", "1", "--set", f"confdir={tmp_path}"]) == 0
+
+
+def test_a_flow_that_cannot_be_packets_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "flows", [flowkit.tcp(), flowkit.http()])
+    monkeypatch.setattr("appliance.io.pcapng.render.conversation", lambda flow: iter([1 // 0]))
+    target = tmp_path / "out.pcapng"
+    assert main(["flows", "export", "pcapng", "-o", str(target), "--set", f"confdir={tmp_path}"]) == 0
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert b"HTTP/1.1 200" in target.read_bytes()
+
+
 # -- delete
 
 

@@ -214,6 +214,22 @@ def test_it_is_intercepted_for_as_long_as_it_runs(run: Runner) -> None:
     assert done.stdout.split() == ["10.61.2.3"] and "GET https://10.61.2.2:8001/" in done.stderr, done
 
 
+@pytest.mark.slow
+def test_ipv6_inside_and_none_upstream(run: Runner) -> None:
+    """A connection by IPv6 would be accepted here, and IPv4 not be tried: so names have no such address."""
+    six = ["ip", "-6", "route", "show", "fd61:2::/64"]
+    words = run.lab.gateway.run(six, check=True).stdout.split()
+    run.lab.gateway.run(["ip", "-6", "route", "del", *words], check=True)
+    try:
+        done = run(["sh", "-c", f"dig +short AAAA origin.test; curl -sS https://origin.test:{HTTPS}/ -o /dev/null"])
+        assert (done.returncode, done.stdout) == (0, ""), done
+        assert "origin.test is answered without fd61:2::2 and the like: no route for IPv6" in done.stderr
+        done = run(["curl", "-sS", "-m", "9", "http://[fd61:2::2]:8000/"])
+        assert "Network is unreachable" in done.stderr, done
+    finally:
+        run.lab.gateway.run(["ip", "-6", "route", "add", *words], check=True)
+
+
 def test_packets_and_what_opens_them(run: Runner) -> None:
     done = run(
         ["sh", "-c", f"dig +short alt.test; curl -sS --http1.1 -o /dev/null https://v4.origin.test:{HTTPS}/"],

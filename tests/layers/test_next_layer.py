@@ -132,6 +132,25 @@ async def test_an_addon_chooses_the_layer(rigs: Make) -> None:
     assert seen[-1][0].action == "decrypt"
 
 
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",), ("h2",)])
+async def test_addons_are_asked_when_there_are_bytes(rigs: Make, alpn: tuple[str, ...]) -> None:
+    def choose(nextlayer: Any) -> None:
+        seen.append(nextlayer.data_client()[:4])
+        if nextlayer.data_client()[:1] not in (b"\x16", b"C"):
+            nextlayer.layer = Own(nextlayer.context)
+
+    seen: list[bytes] = []
+    rig = await rigs(Events("next_layer", next_layer=choose))
+    origin = await rig.origin(answering(), tls=True, alpn=alpn)
+    client = await rig.tunnel(await rig.regular(), f"{ORIGIN}:{origin[1]}")
+    await client.start_tls(alpn=alpn)
+    await asyncio.sleep(0.1)
+    assert seen[0] == b"CONN"
+    assert [data[:1] for data in seen[1:]] == [b"\x16"]
+    await client.say(b"MINE")
+    assert await client.exactly(15) == b"own layer: MINE"
+
+
 async def test_an_addons_layer_is_under_no_deadline_of_ours(rigs: Make) -> None:
     def choose(nextlayer: Any) -> None:
         if nextlayer.data_client():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.exceptions import ControlException
 from appliance.layers import kept
+from appliance.store.recorder import Recorder
+from appliance.store.store import Store
 from appliance.tcp import TCPFlow
-from tests.harness import Events, Make, Peer, Rig, echo, until
+from tests.harness import Events, Make, Peer, Rig, answering, echo, until
 
 GREETING = b"\x00\x01 no protocol we know\n"
 
@@ -206,6 +209,34 @@ async def test_raw_bytes_inside_tls(rigs: Make) -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("rule", [r"^origin\.TEST$", r"^127\.0\.0\."])
+@pytest.mark.parametrize("tls", [True, False])
+async def test_tcp_hosts(rigs: Make, rule: str, tls: bool) -> None:
+    events = all_events()
+    rig = await rigs(events, tcp_hosts=[rule])
+    client = await rig.connect(await rig.transparent(await rig.origin(echo, tls=tls, alpn=("http/1.1",))))
+    if tls:
+        await client.start_tls(alpn=("http/1.1",))
+    elif "origin" in rule:
+        return  # nothing says its name
+    request = b"GET / HTTP/1.1\r\nHost: origin.test\r\n\r\n"
+    await client.say(request)
+    assert await client.exactly(len(request)) == request
+    assert events.names == ["tcp_start", "tcp_message", "tcp_message"]
+    if not tls:
+        assert next(iter(rig.worker.handlers)).client.verdict.rule == f"tcp_hosts {rule}"  # type: ignore[union-attr]
+    await client.close()
+
+
+async def test_tcp_hosts_of_others(rigs: Make) -> None:
+    events = all_events()
+    rig = await rigs(events, tcp_hosts=["elsewhere"])
+    client = await rig.connect(await rig.transparent(await rig.origin(answering())))
+    await client.say(b"GET / HTTP/1.1\r\nHost: origin.test\r\n\r\n")
+    assert (await client.head()).startswith(b"HTTP/1.1 200")
+    assert events.names == []
+
+
 async def test_rawtcp_off(rigs: Make) -> None:
     rig = await rigs(rawtcp=False)
     client = await pair(rig)
@@ -297,3 +328,35 @@ async def test_messages_kept_are_bounded(rigs: Make, monkeypatch: pytest.MonkeyP
         await client.say(b"\x00%02d" % i)
         await client.exactly(3)
     assert len(events.of("tcp_start")[0].messages) <= 20
+
+
+@pytest.mark.parametrize("content", ["text", None])
+async def test_what_cannot_be_sent_ends_it_as_an_error(rigs: Make, tmp_path: Path, content: Any) -> None:
+    """For hooks, in the store, and for both sides."""
+
+    def spoil(flow: TCPFlow) -> None:
+        flow.messages[-1].content = content
+
+    events = all_events(tcp_message=spoil)
+    rig = await rigs(events)
+    rig.worker.recorder = recorder = Recorder(tmp_path / "flows", loop=asyncio.get_running_loop())
+    recorder.start()
+    seen: list[bytes] = []
+
+    async def serve(peer: Peer) -> None:
+        seen.append(await peer.rest())
+
+    client = await pair(rig, serve)
+    await client.say(GREETING)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await events.wait("client_disconnected")
+    await until(lambda: rig.worker.totals.errors == 1)
+    assert events.names == ["tcp_start", "tcp_message", "tcp_error", "client_disconnected"]
+    assert not any(seen)
+    recorder.close()
+    with Store(tmp_path / "flows") as store:
+        (row,) = store.rows()
+        assert row.error == "fault in the gateway"
+        assert not row.going_on
+        assert [flow.messages for flow in store.flows()] == [[]]  # type: ignore[attr-defined]

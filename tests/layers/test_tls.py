@@ -341,6 +341,7 @@ async def test_no_client_hello(rigs: Make, garbage: bytes) -> None:
     await events.wait("client_disconnected")
     assert events.names == ["client_connected", "tls_failed_client", "client_disconnected"]
     assert events.of("tls_failed_client")[0].conn.error
+    assert events.of("tls_failed_client")[0].conn.tls  # it was to be
 
 
 @pytest.mark.parametrize("how", ["eof", "reset", "silence"])

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from appliance.layers.modes import TransparentProxy
 from appliance.layers.next_layer import NextLayer
 from appliance.net.datagrams import MAX_DATAGRAMS, MemoryDatagrams
 from appliance.net.reasons import Reset
+from appliance.store.recorder import Recorder
+from appliance.store.store import Store
 from appliance.udp import UDPFlow, UDPMessage
 from tests.harness import Events, Make, Rig, descriptors, until
 
@@ -106,6 +109,20 @@ async def test_events_and_order_of_messages(rigs: Make, origin: Origin) -> None:
     assert str(flow.client_conn.verdict) == "decrypt (UDP)"
 
 
+async def test_udp_hosts(rigs: Make, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp.dns, "PORT", origin.address[1])
+    query = bytes.fromhex("000101000001000000000000") + b"\1a\4test\0\0\1\0\1"
+    for rules, first in (([], "dns_request"), (["^127"], "udp_start"), (["^192"], "dns_request")):
+        events = Events()
+        rig = await rigs(events, udp_hosts=rules)
+        client, task = arrive(rig, origin.address)
+        client.send([query])
+        await events.wait(first)
+        assert ("udp_start" in events.names) == (first == "udp_start")
+        client.close()
+        await task
+
+
 async def test_nobody_listens_to_messages(rigs: Make, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any) -> None:
         raise AssertionError("a UDPMessage was made")
@@ -139,6 +156,27 @@ async def test_content_is_edited_both_ways(rigs: Make, origin: Origin, slow: boo
     assert origin.heard == [b"up one", b"up two"]
     client.close()
     await rig.idle()
+
+
+async def test_what_cannot_be_sent_is_not_recorded(rigs: Make, origin: Origin, tmp_path: Path) -> None:
+    def spoil(flow: UDPFlow, message: UDPMessage) -> None:
+        if message.content == b"nothing":
+            message.content = None  # type: ignore[assignment]
+
+    events = messages(spoil)
+    rig = await rigs(events)
+    rig.worker.recorder = recorder = Recorder(tmp_path / "flows", loop=asyncio.get_running_loop())
+    recorder.start()
+    client, task = arrive(rig, origin.address)
+    client.send([b"nothing", b"one"])
+    assert await receive(client) == [b"one"]
+    client.close()
+    await task
+    assert events.names[-1] == "udp_end"
+    recorder.close()
+    with Store(tmp_path / "flows") as store:
+        (flow,) = store.flows()
+    assert [message.content for message in flow.messages] == [b"", b"one", b"one"]  # type: ignore[attr-defined]
 
 
 async def test_kill_in_message(rigs: Make, origin: Origin) -> None:

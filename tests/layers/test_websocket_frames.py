@@ -14,7 +14,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
 from appliance.layers import websocket_frames as ws
-from appliance.layers.websocket_deflate import Compress, Deflate, Inflate, Unknown, Way, agreed
+from appliance.layers.websocket_deflate import FINAL_BLOCKS, Compress, Deflate, Inflate, Unknown, Way, agreed
 from appliance.layers.websocket_follow import Follower
 from appliance.layers.websocket_frames import Control, Message, Piece, Reader, Violation
 
@@ -187,6 +187,25 @@ def test_a_final_deflate_block() -> None:
     assert (plain(found), code) == ([(1, b"hello"), (1, b"hello")], 0)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_final_blocks_without_what_should_follow_them(parts: int) -> None:
+    """In each fragment, the last one empty."""
+    machine = zlib.compressobj(wbits=-15)
+    payload = machine.compress(b"hello") + machine.flush(zlib.Z_FINISH)
+    frames = [ws.frame(0 if number else 1, payload, True, False, not number) for number in range(parts)]
+    stream = b"".join([*frames, ws.frame(0, b"", True)])
+    found, code = read(stream * 2, inflate=Inflate(Way()))
+    assert (plain(found), code) == ([(1, b"hello" * parts)] * 2, 0)
+
+
+@pytest.mark.parametrize("hold", [10, HOLD])
+def test_final_blocks_are_counted(hold: int) -> None:
+    """Each makes the inflater anew."""
+    few, many = (ws.frame(2, b"\x03\x00" * count, True, rsv1=True) for count in (FINAL_BLOCKS, FINAL_BLOCKS + 1))
+    assert read(few * 3, hold=hold, inflate=Inflate(Way()))[1] == 0
+    assert read(many, hold=hold, inflate=Inflate(Way()))[1] == ws.BAD_DATA
+
+
 def test_examples_of_rfc_7692() -> None:
     """§7.2.3."""
     inflate = Inflate(Way())
@@ -279,6 +298,32 @@ def test_many_empty_fragments() -> None:
     found, code = read(stream)
     assert code == 0
     assert 0 < len(found) < 20
+
+
+def test_fragments_that_are_just_held() -> None:
+    stream = ws.frame(2, bytes(500), True, False) + ws.frame(0, bytes(500), True)
+    assert [type(one) for one in read(stream, hold=1000)[0]] == [Message]
+    assert {type(one) for one in read(stream, hold=999)[0]} == {Piece}
+
+
+def test_fragments_that_inflate_to_nothing() -> None:
+    """They are not held without an end either."""
+    nothing = b"\x00\x00\x00\xff\xff" * 2000
+    reader = Reader(False, Inflate(Way()), HOLD)
+    waiting = most = passed = 0
+    for number in range(300):
+        one = ws.frame(0 if number else 2, nothing, False, False, not number)
+        waiting += len(one)
+        reader.feed(one)
+        while (found := reader.next()) is not None:
+            waiting -= len(found.raw)
+            passed += 1
+        most = max(most, waiting)
+    assert passed
+    assert most <= HOLD + len(nothing)
+    reader.feed(ws.frame(0, Compress(Way()).some(b"at last", True), False))
+    found = reader.next()
+    assert isinstance(found, Piece) and found.last and found.content == b"at last"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import ctypes.util
 import os
 import socket
 import ssl
@@ -16,12 +18,13 @@ from OpenSSL import SSL
 from appliance.connection import Server
 from appliance.net.certs import CertificateAuthority, LeafSpec, Minter
 from appliance.net.reasons import Gone, Reset, TimedOut, TlsFailed
-from appliance.net.stream import Net, Stream
+from appliance.net.stream import TLS_DEPTH, Net, Stream
 from appliance.net.tls_context import TlsContexts
 from appliance.options import Options
 from tests.harness import recv_all, rst, tcp_pair, until
 
 NAME = "inside.test"
+LIBSSL = ctypes.util.find_library("ssl")
 
 
 class Kit(NamedTuple):
@@ -150,10 +153,12 @@ async def test_big_writes_arrive_whole(kit: Kit, size: int) -> None:
     server.abort()
 
 
-async def test_tls_in_tls_with_big_writes_both_ways(kit: Kit) -> None:
-    """What goes through two layers at once must not overwrite itself in shared buffers."""
+@pytest.mark.parametrize("depth", [2, 3, 4])
+async def test_tls_in_tls_with_big_writes_both_ways(kit: Kit, depth: int) -> None:
+    """What goes through several layers at once must not overwrite itself in shared buffers."""
     client, server = kit.streams()
-    await kit.both(client, server, "proxy.test")
+    for level in range(1, depth):
+        await kit.both(client, server, f"proxy{level}.test")
     await kit.both(client, server, NAME)
     data = os.urandom(5 << 20)
 
@@ -173,6 +178,16 @@ async def test_tls_in_tls_with_big_writes_both_ways(kit: Kit) -> None:
     assert down == data
     client.close()
     server.close()
+
+
+async def test_tls_in_tls_without_end(kit: Kit) -> None:
+    client, server = kit.streams()
+    for _ in range(TLS_DEPTH):
+        await kit.both(client, server)
+    with pytest.raises(TlsFailed, match="layers deep"):
+        await server.start_tls(await kit.accepting())
+    client.abort()
+    server.abort()
 
 
 async def test_tls_in_tls_under_back_pressure(kit: Kit) -> None:
@@ -420,3 +435,36 @@ async def test_an_unusable_connection(kit: Kit) -> None:
     assert await stream.read() == b"still plain"
     stream.abort()
     far.close()
+
+
+def ask_for_key_updates(sock: socket.socket, library: str) -> None:
+    """Of TLS 1.3, until the other side has had enough; nothing is read. (Python's ssl cannot.)"""
+    sock.setblocking(True)
+    lib = ctypes.CDLL(library)
+    for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
+        getattr(lib, name).restype = ctypes.c_void_p
+    context = ctypes.c_void_p(lib.SSL_CTX_new(ctypes.c_void_p(lib.TLS_client_method())))
+    connection = ctypes.c_void_p(lib.SSL_new(context))
+    lib.SSL_set_fd(connection, sock.fileno())
+    assert lib.SSL_connect(connection) == 1
+    while lib.SSL_key_update(connection, 1) == 1 and lib.SSL_do_handshake(connection) == 1:
+        pass
+    lib.SSL_free(connection)
+    lib.SSL_CTX_free(context)
+
+
+@pytest.mark.skipif(LIBSSL is None, reason="there is no libssl")
+async def test_key_updates_without_end(kit: Kit) -> None:
+    near, far = tcp_pair()
+    stream = Stream.over_socket(kit.net, near)
+    assert LIBSSL is not None
+    asking = asyncio.ensure_future(asyncio.to_thread(ask_for_key_updates, far, LIBSSL))
+    await stream.start_tls(await kit.accepting())
+    stream.write(bytes(8 << 20))  # nobody reads this
+    try:
+        with pytest.raises(Gone, match="does not read what it asks for"):
+            await asyncio.wait_for(stream.read(), 10)
+    finally:
+        stream.abort()
+        await asking
+        far.close()

@@ -52,7 +52,7 @@ async def _lives(confdir: Path, count: int, capsys: pytest.CaptureFixture[str]) 
     assert not (confdir / "flows" / "damaged").exists()
     if count > 5:
         with capsys.disabled():
-            print(f"\n  {count} times killed, {total} flows, {lost} of the last {PROMISED} s are lost")
+            print(f"\n  {count} times killed, {total} flows kept, {lost} lost, all of the last {PROMISED} s")
 
 
 @pytest.mark.timeout(120)

@@ -96,7 +96,7 @@ def test_the_log_begins_anew_while_a_writer_never_rests(tmp_path: Path, monkeypa
             upkeep._tick(Db(db), False)  # type: ignore[arg-type]
         _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     recorder.close()
-    assert recorder.dropped == 0 and len(ids(tmp_path)) == 13 * 256
+    assert recorder.dropped == 0 and len(ids(tmp_path)) == recorder.flows >= 13 * 256
     assert frames * 4096 < 200 << 10, "what two of them write is about 100 kB, what all do 600"
 
 

@@ -269,4 +269,4 @@ class H1Outbound:
     @property
     def untouched(self) -> bool:
         """Not a byte of a response has come: the server may never have seen the request (RFC 9112 §9.3.1)."""
-        return self._response is None and not self._stream.buf
+        return self._response is None and self._client.usable and not self._stream.buf

@@ -78,21 +78,21 @@ class Encoder:
         self._made = 0
         self._size = 0
         self._limit = TABLE
-        self._say: list[int] = []
+        self._say: list[int] = []  # the least size, and the last, since a block was encoded
 
     def resize(self, size: int) -> None:
         """The peer's SETTINGS_HEADER_TABLE_SIZE."""
         size = min(size, TABLE)
         if size != self._limit:
             self._limit = size
-            self._say.append(size)
+            self._say = [min(self._say[0], size), size] if self._say else [size]
             self._evict(0)
 
     def encode(self, fields: Iterable[Field]) -> bytes:
         out = bytearray()
         if self._say:
             # The smallest on the way has emptied the peer's table too (§4.2).
-            for size in {min(self._say): None, self._say[-1]: None}:
+            for size in dict.fromkeys(self._say):
                 out += _integer(0x20, 5, size)
             self._say.clear()
         places = self._places

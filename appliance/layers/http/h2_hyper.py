@@ -154,6 +154,9 @@ class HyperSession(Sending):
                 raise Fault(Code.PROTOCOL_ERROR, f"ENABLE_CONNECT_PROTOCOL {takes}")
             self.takes_protocols = bool(takes)
             core._receive_frame(frame)
+            sizes = core.encoder.table_size_changes  # which h2 gathers until there is a head to send
+            if len(sizes) > 2:
+                sizes[:] = min(sizes), sizes[-1]
             if "ACK" not in frame.flags:
                 self.peer_streams = min(core.remote_settings.max_concurrent_streams, MAX_STREAMS)
                 self._listener.settled()
@@ -167,11 +170,11 @@ class HyperSession(Sending):
         except StreamFault as e:
             self._listener.failed(e.stream, e.code, e.text)
             self.reset(e.stream, e.code)
-            if not self._client and not self.patience.spend(5):  # CVE-2025-8671: rapid reset, and we do it
-                raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams") from None
-            return
+            frames = []
         if frames:
             core._prepare_for_sending(frames)
+        if self.patience.left < 0 and not self.patience.spend(0):
+            raise Fault(Code.ENHANCE_YOUR_CALM, "too many faulty streams")
 
     def _headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
         core, number = self._core, frame.stream_id

@@ -10,7 +10,7 @@ from hpack import Encoder
 
 from appliance.layers.http.h2_frames import END_HEADERS, END_STREAM, HEADER
 from appliance.layers.http.h2_hyper_core import Core
-from appliance.layers.http.h2_session import Clock, Field, Patience
+from appliance.layers.http.h2_session import THEIR_FAULT, Clock, Field, Patience
 
 
 class Sending:
@@ -127,6 +127,8 @@ class Sending:
         core._data_to_send += HEADER.pack(0, 4, 8, 0, stream) + count.to_bytes(4, "big")
 
     def reset(self, stream: int, code: int) -> None:
+        if code in THEIR_FAULT and not self._client:
+            self.patience.left -= 5  # CVE-2025-8671: rapid reset, and we are made to do it
         found = self._core.streams.get(stream)
         if found is None or found.state_machine.state is StreamState.CLOSED:  # such as by the head that is at fault
             return

@@ -20,12 +20,11 @@ from appliance.layers.http.h2_frames import (
     StreamState,
 )
 from appliance.layers.http.h2_hpack import Encoder
-from appliance.layers.http.h2_session import CONNECTION_WINDOW, Clock, Code, Field, Patience
+from appliance.layers.http.h2_session import CONNECTION_WINDOW, THEIR_FAULT, Clock, Field, Patience
 
 REMEMBERED = 256
 """Closed streams whose end is known, to tell what is late from what is wrong (§5.1)."""
 RESET_BY_US, RESET_BY_PEER, ENDED = range(3)
-_THEIR_FAULT = frozenset({Code.PROTOCOL_ERROR, Code.FLOW_CONTROL_ERROR, Code.STREAM_CLOSED})
 
 
 class Sending:
@@ -129,7 +128,7 @@ class Sending:
         if found is not None:
             self._rst(stream, code)
             self._close(found, RESET_BY_US)
-            if code in _THEIR_FAULT and not self._client:
+            if code in THEIR_FAULT and not self._client:
                 self._patience.left -= 5  # CVE-2025-8671: rapid reset, and we are made to do it
 
     def ping(self) -> None:

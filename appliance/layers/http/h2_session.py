@@ -43,6 +43,10 @@ class Code(IntEnum):
     HTTP_1_1_REQUIRED = 13
 
 
+THEIR_FAULT = frozenset({Code.PROTOCOL_ERROR, Code.FLOW_CONTROL_ERROR, Code.STREAM_CLOSED})
+"""Of the codes we reset streams with, those that a peer makes us use."""
+
+
 def code_name(code: int) -> str:
     return Code(code).name if code in Code._value2member_map_ else f"error code {code}"
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PIECE = 64 * 1024
 """Bytes a stream may put into the connection at a time, so that its neighbours get their turn."""
+SMALL = 512
+"""Bytes under which what waits to be read gets what follows it: an object of its own for each octet costs far more."""
 RESET = "h2:"
 """Prefix of Reason.detail: the error code of a stream that was reset, to be carried to the other side."""
 NOT_PROCESSED = f"{RESET}{int(Code.REFUSED_STREAM)}"
@@ -100,7 +102,11 @@ class H2Stream:
                 self.malformed("the body is not as long as content-length says")
                 return
         if size:
-            self._parts.append(data)
+            parts = self._parts
+            if parts and len(parts[-1]) < SMALL:
+                parts[-1] += data
+            else:
+                parts.append(data)
         self.ended = end
         self._wake()
 

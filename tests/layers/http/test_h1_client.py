@@ -54,7 +54,9 @@ async def test_what_may_have_had_an_effect_is_not(rigs: Make, method: str) -> No
     assert s.endings() == ["response", "error", "response"]
 
 
-@pytest.mark.parametrize("first", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+@pytest.mark.parametrize(
+    "first", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"garbage\r\n\r\n"]
+)
 async def test_nor_what_was_answered_in_part(rigs: Make, first: bytes) -> None:
     s = await setting(rigs, once_then(first, end="fin"))  # type: ignore[arg-type]
     assert (await s.ask()).status == 200

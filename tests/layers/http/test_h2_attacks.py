@@ -156,7 +156,7 @@ def many(count: int, part: bytes, first: bytes = b"") -> Callable[[], Iterator[b
 ATTACKS = [
     Attack("rapid reset", rapid_reset, True),
     Attack("made to reset", made_to_reset, True, (CALM, Code.PROTOCOL_ERROR)),
-    Attack("malformed requests", malformed, False),
+    Attack("malformed requests", malformed, True),
     Attack("CONTINUATION without end", continuations(16000, 2000), True, (CALM, Code.PROTOCOL_ERROR)),
     Attack("CONTINUATION of 10 octets", continuations(10, 100000), True, (CALM, Code.PROTOCOL_ERROR)),
     Attack("empty CONTINUATION", continuations(0, 100000), True, (CALM, Code.PROTOCOL_ERROR)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,3 +129,18 @@ def test_patience_is_spent_and_comes_back() -> None:
     for _ in range(5000):
         patience.earn(4)
     assert patience.left <= Patience.EARNED + 4
+
+
+@pytest.mark.parametrize("cls", [LeanSession, HyperSession])
+def test_sizes_of_the_table_are_not_gathered(cls: Any) -> None:
+    """Until there is a head to send: a client need never ask for anything."""
+    now = [0.0]
+    session: Any = cls(False, Heard(), 65536, lambda: now[0])
+    session.start()
+    session.receive(f.PREFACE)
+    for turn in range(300):
+        now[0] += 0.1
+        session.receive(f.settings(*[(f.S.HEADER_TABLE_SIZE, size) for size in (turn, 4000, 300 + turn)]))
+        session.output()
+    held = session._encoder._say if cls is LeanSession else session._core.encoder.table_size_changes
+    assert (len(held), held[-1]) == (2, 599)

@@ -32,6 +32,20 @@ def test_what_we_encode_is_read_as_it_was(blocks: list[list[tuple[bytes, bytes]]
         assert sum([len(n) + len(v) + 32 for (n, v), _ in ours._entries]) == ours._size <= ours._limit
 
 
+@given(st.lists(st.integers(0, 5000), min_size=1))
+def test_of_many_sizes_the_least_and_the_last_are_said(sizes: list[int]) -> None:
+    """RFC 7541 §4.2; and no more are remembered, however many come."""
+    ours, theirs = Encoder(), hpack.Decoder()
+    theirs.decode(ours.encode([(b"x-one", b"in the table")]))
+    for size in sizes:
+        ours.resize(size)
+    assert len(ours._say) <= 2
+    theirs.max_allowed_table_size = max(sizes)
+    assert theirs.decode(ours.encode([(b"x-one", b"in the table")]), raw=True) == [(b"x-one", b"in the table")]
+    assert theirs.header_table.maxsize == min(sizes[-1], TABLE)
+    assert len(theirs.header_table.dynamic_entries) == len(ours._entries)
+
+
 @given(BLOCKS, st.booleans(), st.lists(st.sampled_from([0, 64, 500, 4096]), max_size=8))
 def test_what_they_encode_we_read_as_it_was(
     blocks: list[list[tuple[bytes, bytes]]], huffman: bool, sizes: list[int]

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.http import HTTPFlow
 from appliance.layers.http.h2_session import CONNECTION_WINDOW, MAX_STREAMS, STREAM_WINDOW, STREAM_WINDOW_MOST
+from appliance.layers.http.h2_stream import H2Stream
 from tests.harness import Events, Make, Peer, until
 from tests.layers.http.h2_frames import Code, S, T, data, get, goaway, headers, post, rst, settings, window
 from tests.layers.http.h2_kit import Origin, pattern, setting
@@ -297,3 +298,15 @@ async def test_an_early_answer_lets_the_upload_end(rigs: Make, codec: str) -> No
     await until(lambda: bodies)
     assert bodies == [b"part two"]
     assert (await client.response(3)).ended and not s.events.of("error")
+
+
+def test_what_waits_in_tiny_frames_is_not_an_object_each() -> None:
+    class Conn:
+        def consumed(self, count: int) -> None: ...
+
+    stream = H2Stream(Conn(), 1)  # type: ignore[arg-type]
+    sent = [bytes([n & 255, n >> 8 & 255]) for n in range(STREAM_WINDOW // 2)]
+    for part in sent:
+        stream.feed(part, 2, False)
+    assert len(stream._parts) * 256 <= STREAM_WINDOW
+    assert stream._take() == b"".join(sent)
