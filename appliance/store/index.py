@@ -212,9 +212,10 @@ class Talking(Protocol):
 class Batch:
     """What one transaction brings into the index. Kept and tried again while the index is locked."""
 
-    __slots__ = ("changed", "names", "opened", "parts", "rows")
+    __slots__ = ("changed", "names", "opened", "parts", "refused", "rows")
 
     def __init__(self) -> None:
+        self.refused = 0  # flows that were left out of it
         self.names: list[tuple[int, int, str, str | None]] = []
         self.rows: list[Sequence[Any]] = []
         self.opened: list[tuple[Talking, Sequence[Any]]] = []
@@ -239,21 +240,20 @@ class Batch:
         """All of it, and `note_segment`, in one transaction. Returns how many flows SQLite refused: they are left out,
         and counted as dropped. Raises sqlite3.Error, then nothing has been done.
         """
-        refused = 0
         while True:
             db.execute("BEGIN IMMEDIATE")
             try:
                 between = self._insert(db)
                 note_segment(db, number, indexed, size, len(self.rows) + len(self.opened), begun, last,
-                             between=between, dropped=dropped + refused, sealed=sealed)  # fmt: skip
+                             between=between, dropped=dropped + self.refused, sealed=sealed)  # fmt: skip
                 db.execute("COMMIT")
-                return refused
+                return self.refused
             except BaseException as error:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 before = len(self)
                 if isinstance(error, _REFUSED):
-                    refused += self._sift()
+                    self.refused += self._sift()
                 if len(self) == before:
                     raise
 

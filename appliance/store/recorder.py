@@ -54,7 +54,11 @@ PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 ROW_COST: Final = 640
-"""Bytes of memory that a row is reckoned at, while it waits."""
+PART_COST: Final = 128
+NAME_COST: Final = 256
+TALK_COST: Final = 4096
+"""Bytes of memory that a row is reckoned at while it waits, messages of a conversation, a name, and the conversation
+that a row belongs to: it is not let go of before its row is written."""
 CERTIFICATES: Final = 512
 """Certificates of a segment that are remembered; others are written again."""
 
@@ -128,6 +132,7 @@ class Recorder:
         self._names = rows.Names(0)
         self._certificates: dict[bytes, int] = {}
         self._batch = ix.Batch()
+        self._held = 0  # bytes that all in it is reckoned at, but for its `rows`
         self._gathered = 0  # flows since the last flush
         self._talks: list[Talk] = []
         self._begun = time.time()
@@ -298,6 +303,7 @@ class Recorder:
                 self._head(talk, ix.OPEN)
             offset, _ = self._put(("m", talk.flow.id, messages))
             self._batch.parts.append((self.number, offset, talk))
+            self._held += PART_COST
         except Exception as error:
             self._broken(error, talk.flow)
 
@@ -334,9 +340,11 @@ class Recorder:
         if talk.segment >= max(self._oldest, 1):
             self._batch.parts.append((talk.segment, talk.offset, talk))  # what was said of it before is still its own
             self._batch.changed.append((talk, row))
+            self._held += PART_COST
         else:
             self._batch.opened.append((talk, row))
             self.flows += 1
+        self._held += ROW_COST + TALK_COST
         talk.segment, talk.offset = self.number, offset
 
     def _write(
@@ -401,7 +409,7 @@ class Recorder:
 
     def _waiting(self) -> int:
         """Bytes in memory that are to be written."""
-        return len(self._buffer) + self._heavy + (len(self._batch.rows) + len(self._ended)) * ROW_COST
+        return len(self._buffer) + self._heavy + self._held + (len(self._batch.rows) + len(self._ended)) * ROW_COST
 
     def _arm(self, seconds: float) -> None:
         if self._loop is not None and not self._closed:
@@ -436,6 +444,7 @@ class Recorder:
                 self._buffer = bytearray()
             if self._names.fresh:
                 self._batch.names += self._names.fresh
+                self._held += len(self._names.fresh) * NAME_COST
                 self._names.fresh = []
             now = time.monotonic()
             if len(self._batch) and (
@@ -480,6 +489,7 @@ class Recorder:
         self._file = db.file
         self._tried_dropped = dropped
         self._batch = rest or ix.Batch()
+        self._held = 0
         if refused:
             self.flows -= refused
             self.dropped += refused

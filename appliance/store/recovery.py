@@ -102,6 +102,11 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
 
     The caller holds `locked`. Raises sqlite3.Error, OSError.
     """
+    with contextlib.closing(Talks(db)) as talks:
+        return _recover(folder, db, talks)
+
+
+def _recover(folder: Path, db: sqlite3.Connection, talks: Talks) -> int:
     known = {number for (number,) in db.execute("SELECT number FROM segment")}
     found = 0
     there = segment.numbers(folder)
@@ -118,7 +123,7 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
                 continue
             if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
                 plain.unlink()
-            found += _index(folder, db, number, indexed, fd)
+            found += _index(folder, db, talks, number, indexed, fd)
         except Damaged as error:
             aside(folder, db, number, str(error))
         finally:
@@ -148,11 +153,11 @@ def aside(folder: Path, db: sqlite3.Connection, number: int, why: str) -> None:
         pass
 
 
-def _index(folder: Path, db: sqlite3.Connection, number: int, indexed: int, fd: int | None) -> int:
+def _index(folder: Path, db: sqlite3.Connection, talks: Talks, number: int, indexed: int, fd: int | None) -> int:
     """Index what is missing, seal. fd: of the plain file, locked; None: it is compressed. Raises Damaged."""
     source = Segment(folder, number)
     try:
-        work = Reindex(folder, db, number)
+        work = Reindex(folder, db, talks, number)
         if fd is not None:
             indexed = work.back(source, indexed)
             if source.size == segment.HEAD.size:
@@ -182,12 +187,43 @@ def _index(folder: Path, db: sqlite3.Connection, number: int, indexed: int, fd: 
         source.close()
 
 
+class Talks:
+    """Conversations that the index has, by their flow's id, which it has no index for: all of them are looked at once,
+    when the first is asked for. On disk if they are many."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._there = False
+
+    def find(self, id: str) -> tuple[int, int, int] | None:
+        """Its number, and the segment and offset of its head. Raises sqlite3.Error, ValueError."""
+        if not self._there:
+            self._there = True
+            for statement in (
+                "CREATE TEMP TABLE talk (uid TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
+                f"CREATE TEMP TRIGGER opened AFTER INSERT ON main.flow WHEN NEW.flags & {ix.IN_PARTS} "
+                "BEGIN INSERT OR REPLACE INTO talk VALUES (NEW.uid, NEW.n); END",
+                f"INSERT OR REPLACE INTO talk SELECT uid, n FROM flow WHERE flags & {ix.IN_PARTS}",
+            ):
+                self._db.execute(statement)
+        found: tuple[int, int, int] | None = self._db.execute(
+            "SELECT n, seg, off FROM talk JOIN flow USING (n) WHERE talk.uid = ?", (id,)
+        ).fetchone()
+        return found
+
+    def close(self) -> None:
+        if self._there:
+            self._db.execute("DROP TRIGGER IF EXISTS temp.opened")
+            self._db.execute("DROP TABLE IF EXISTS temp.talk")
+
+
 class Reindex:
     """Rows for the records of one segment, as its writer would have made them."""
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, number: int) -> None:
+    def __init__(self, folder: Path, db: sqlite3.Connection, talks: Talks, number: int) -> None:
         self.count = 0
         self._db = db
+        self._talks = talks
         self._number = number
         self._shelf = Shelf(folder)
         self._names = rows.Names(number)
@@ -196,7 +232,7 @@ class Reindex:
                                (low, low + (1 << ix.SHIFT) - 1)):  # fmt: skip
             self._names.known(*name)
         self._batch = ix.Batch()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _Open | None] = {}
         self._last = 0.0
         self._begun = 0.0
 
@@ -267,13 +303,13 @@ class Reindex:
         try:
             record = records.decode(payload)
             kind = record[0]
+            if kind == "m":
+                if (talk := self._talk(record[1])) is not None:
+                    self._batch.parts.append((self._number, offset, talk))
+            elif kind == "f":
+                self._flow(offset, record, len(payload))
         except (ValueError, TypeError, IndexError) as error:
             raise Damaged(f"{self._shelf.segment(self._number).path}: the record at {offset}: {error}") from None
-        if kind == "m":
-            if (talk := self._talk(record[1])) is not None:
-                self._batch.parts.append((self._number, offset, talk))
-        elif kind == "f":
-            self._flow(offset, record, len(payload))
         if len(self._batch) >= STEP:
             end = offset + segment.FRAME.size + len(payload)
             self._commit(end, end, sealed=False)
@@ -314,12 +350,14 @@ class Reindex:
 
     def _talk(self, id: str) -> _Open | None:
         """A conversation whose head was seen; in this segment, or in an earlier one."""
-        if (talk := self._open.get(id)) is None:
-            found = self._db.execute("SELECT n, seg, off FROM flow WHERE uid = ?", (id,)).fetchone()
+        if id not in self._open:
+            found = self._talks.find(id)
+            talk = None
             if found is not None:
-                talk = self._open[id] = _Open()
+                talk = _Open()
                 talk.n, talk.segment, talk.offset = found
-        return talk
+            self._open[id] = talk
+        return self._open[id]
 
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
         self._batch.names += self._names.fresh

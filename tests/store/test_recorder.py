@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +16,7 @@ from appliance.http import HTTPFlow
 from appliance.store import index as ix
 from appliance.store.recorder import BATCH, MOST_ROWS, TOGETHER, Recorder
 from appliance.store.store import Store
+from appliance.store.tee import Talk
 from tests import flowkit
 from tests.store.storekit import cut_off, put
 
@@ -117,6 +119,61 @@ def test_a_conversation_that_sqlite_refuses(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         (back,) = store.flows()
     assert back.id == flow.id and len(back.messages) == 2  # type: ignore[attr-defined]
+
+
+def heads(recorder: Recorder, number: int) -> None:
+    talk = recorder.talk(flow := flowkit.tcp())
+    talk.say(flow.messages[0])
+    recorder.flush()
+    recorder.over(talk)
+
+
+def ends(recorder: Recorder, number: int) -> None:
+    recorder.over(TALKS[number % len(TALKS)])
+
+
+def words(recorder: Recorder, number: int) -> None:
+    talk = TALKS[0]
+    talk.say(talk.flow.messages[0])  # type: ignore[attr-defined]
+    recorder.flush()
+
+
+def names(recorder: Recorder, number: int) -> None:
+    put(recorder, flowkit.http(f"http://host{number}.example/", answer=b""))
+
+
+TALKS: list[Talk] = []
+
+
+@pytest.mark.parametrize("more", [heads, ends, words, names])
+def test_what_waits_for_the_index_is_bounded(tmp_path: Path, more: Callable[[Recorder, int], None]) -> None:
+    """All that a batch holds is reckoned, and at no less than it takes."""
+    recorder = Recorder(tmp_path, queue_bytes=1 << 20)
+    recorder.start()
+    TALKS[:] = [recorder.talk(flowkit.tcp()) for _ in range(20)]
+    for talk in TALKS:
+        talk.say(talk.flow.messages[0])  # type: ignore[attr-defined]
+    recorder.sync()
+    with closing(sqlite3.connect(tmp_path / ix.FILE, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(10_000):
+                more(recorder, number)
+                if recorder.dropped:
+                    break
+            held = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        lock.execute("ROLLBACK")
+    assert recorder.dropped and recorder.status().waiting >= 1 << 20
+    assert held < 2 << 20
+    for _ in range(3):  # it comes in parts
+        recorder.sync()
+    assert recorder.status().waiting == 0
+    recorder.close()
+    TALKS.clear()
 
 
 def test_what_has_waited_for_the_index_comes_in_parts(tmp_path: Path) -> None:
