@@ -19,8 +19,9 @@ from appliance.control.server import ControlServer
 from appliance.exceptions import LockgateError, ModeError, OptionsError
 from appliance.hooks import Hooks
 from appliance.log import AddLog
-from appliance.net.ca_store import CERTIFICATE_FILE
+from appliance.net.ca_store import CERTIFICATE_FILE, RSA_BITS
 from appliance.net.certs import CertificateAuthority, Minter
+from appliance.net.leaf import RSA_BITS as LEAF_RSA_BITS
 from appliance.net.tls_context import TlsContexts
 from appliance.store.service import Service
 from appliance.worker import Worker
@@ -116,8 +117,16 @@ class Gateway:
         wished = self._wanted()
         self.control = ControlServer(self)
         self.control.claim()
-        ca = CertificateAuthority.open(self._confdir(), "ec" if options.ca_key == "ec" else "rsa")
-        minter = Minter(ca, options.leaf_cache_size, options.certs, passphrase=options.cert_passphrase)
+        ca = CertificateAuthority.open(
+            self._confdir(), "ec" if options.ca_key == "ec" else "rsa", options.key_size or RSA_BITS
+        )
+        minter = Minter(
+            ca,
+            options.leaf_cache_size,
+            options.certs,
+            passphrase=options.cert_passphrase,
+            rsa_bits=options.key_size or LEAF_RSA_BITS,
+        )
         tls = TlsContexts(options)
         self.worker = worker = Worker(options, self.hooks, ca, minter, tls, loop)
         self.live = LiveModes(worker, self._make, self._redirect)

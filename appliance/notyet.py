@@ -6,8 +6,6 @@ from __future__ import annotations
 
 NOT_YET: frozenset[str] = frozenset(
     (
-        "add_upstream_certs_to_client_chain",
-        "client_certs",
         "console_default_contentview",
         "console_eventlog_verbosity",
         "console_flowlist_layout",
@@ -22,14 +20,10 @@ NOT_YET: frozenset[str] = frozenset(
         "http3",
         "http_connect_send_host_header",
         "keep_host_header",
-        "key_size",
         "normalize_outbound_headers",
         "protobuf_definitions",
         "proxy_debug",
-        "request_client_cert",
         "store_streamed_bodies",
-        "tcp_hosts",
-        "udp_hosts",
         "web_columns",
         "web_debug",
         "web_host",
@@ -45,8 +39,6 @@ NOT_YET: frozenset[str] = frozenset(
 NOT_YET_FLAGS: tuple[tuple[str, ...], ...] = (
     ("--options",),
     ("--commands",),
-    ("--tcp-hosts",),
-    ("--udp-hosts",),
     ("--store-streamed-bodies", "--no-store-streamed-bodies"),
     ("--web-open-browser", "--no-web-open-browser"),
     ("--web-port",),

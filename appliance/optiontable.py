@@ -63,6 +63,11 @@ def _positive(value: int | None) -> None:
         raise ValueError(f"{value} is too small: write 1 or more")
 
 
+def _rsa_bits(value: int | None) -> None:
+    if value is not None and not 2048 <= value <= 8192:
+        raise ValueError(f"{value} bits: write 2048 (clients take no less) to 8192")
+
+
 def _not_negative(value: int | None) -> None:
     if value is not None and value < 0:
         raise ValueError(f"{value} is negative: write 0 or more")
@@ -209,6 +214,13 @@ class OptionTable:
         "kernel if it can be had.",
         choices=("auto", "kernel", "userspace"),
     )
+    wireguard_host_ports: Sequence[str] = option(
+        (),
+        "Port of this machine's own addresses (not of its loopback) that WireGuard peers may reach, TCP and UDP. "
+        "Repeatable.",
+        check=_single_ports,
+        example="8000",
+    )
     exec_host_ports: Sequence[str] = option(
         (),
         "Port of this machine's loopback that a program under `lockgate exec` finds at its own. Repeatable.",
@@ -251,6 +263,21 @@ class OptionTable:
         example=r"\.device\.example:443$",
     )
     show_ignored_hosts: bool = option(False, "Make flows of passed connections too.", flag="--show-ignored-hosts")
+    tcp_hosts: Sequence[str] = option(
+        (),
+        "Decrypt TLS, but relay as raw TCP what is inside, with hosts (address or SNI) that match this regular "
+        "expression. Repeatable.",
+        flag="--tcp-hosts",
+        check=_regexes,
+        example=r"^mqtt\.example$",
+    )
+    udp_hosts: Sequence[str] = option(
+        (),
+        "Relay as raw UDP what goes to addresses that match this regular expression, DNS too. Repeatable.",
+        flag="--udp-hosts",
+        check=_regexes,
+        example=r"^192\.0\.2\.",
+    )
     rawtcp: bool = option(True, "Relay what is neither TLS nor HTTP as raw TCP; off: close it.", flag="--rawtcp")
     server_greeting_wait_ms: int = option(
         200,
@@ -263,6 +290,13 @@ class OptionTable:
 
     # -- certificates and TLS
     ca_key: str = option("rsa", "Kind of key of a CA made at the first start.", choices=("rsa", "ec"))
+    key_size: int | None = option(
+        None,
+        "Bits of RSA keys made from the next start on: of a CA (unset: 3072), and of certificates for clients without "
+        "ECDSA (2048).",
+        check=_rsa_bits,
+        example="2048",
+    )
     certs: Sequence[str] = option(
         (),
         "[DOMAIN=]PATH of a PEM file with certificate, chain and key to show instead of a made one. Repeatable.",
@@ -276,6 +310,19 @@ class OptionTable:
         flag="--cert-passphrase",
     )
     upstream_cert: bool = option(True, "Look at the server's certificate first, to copy its names.")
+    add_upstream_certs_to_client_chain: bool = option(
+        False, "Send clients the server's certificates, too, behind our own (needs upstream_cert)."
+    )
+    client_certs: str | None = option(
+        None,
+        "Certificate that servers which ask for one are shown: a PEM file of certificate, chain and key, or a folder "
+        "with HOST.pem.",
+        kind="path",
+        example="client-certs",
+    )
+    request_client_cert: bool = option(
+        False, "Ask clients for a certificate; any is taken, none too (`client_conn.certificate_list`)."
+    )
     upstream_cert_invalid: str = option(
         "page",
         "What the client gets when the server's certificate does not verify: a page naming the fault, a certificate "

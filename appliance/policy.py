@@ -1,9 +1,12 @@
-"""Explicit rules on which connections are decrypted: `ignore_hosts` and `allow_hosts`."""
+"""Explicit rules: which connections are decrypted (`ignore_hosts`, `allow_hosts`), and in which no protocol is looked
+for (`tcp_hosts`, `udp_hosts`).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from appliance.verdict import Verdict, When
 
@@ -14,10 +17,21 @@ Candidate = tuple[str, When]
 class HostPolicy:
     """Regular expressions searched, ignoring case, in every `host:port` known of a connection."""
 
-    def __init__(self, ignore: Sequence[str], allow: Sequence[str]) -> None:
-        self._ignore = [(rule, re.compile(rule, re.IGNORECASE)) for rule in ignore]
-        self._allow = [(rule, re.compile(rule, re.IGNORECASE)) for rule in allow]
+    def __init__(
+        self, ignore: Sequence[str], allow: Sequence[str], tcp: Sequence[str] = (), udp: Sequence[str] = ()
+    ) -> None:
+        self._ignore = _compiled(ignore)
+        self._allow = _compiled(allow)
+        self._raw = {"tcp_hosts": _compiled(tcp), "udp_hosts": _compiled(udp)}
         self.active = bool(ignore or allow)
+
+    def raw(self, option: Literal["tcp_hosts", "udp_hosts"], *hosts: str | None) -> Verdict | None:
+        """The verdict when one of the hosts (names or addresses, no ports) matches a rule of this option."""
+        for rule, expression in self._raw[option]:
+            for host in hosts:
+                if host and expression.search(host):
+                    return Verdict("decrypt", f"{host} matches {option}", f"{option} {rule}")
+        return None
 
     def decide(self, candidates: Sequence[Candidate], complete: bool) -> Verdict | None:
         """The verdict of the rules, None when they say nothing (yet).
@@ -38,3 +52,7 @@ class HostPolicy:
             return None
         host, at = candidates[-1]
         return Verdict("pass", f"{host} is not in allow_hosts", "allow_hosts", at)
+
+
+def _compiled(rules: Iterable[str]) -> list[tuple[str, re.Pattern[str]]]:
+    return [(rule, re.compile(rule, re.IGNORECASE)) for rule in rules]

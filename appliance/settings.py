@@ -19,6 +19,7 @@ class Settings:
     """One snapshot of the options, in base units (bytes, seconds)."""
 
     __slots__ = (
+        "add_chain",
         "allow_metadata",
         "body_limit",
         "connect_addr",
@@ -66,6 +67,7 @@ class Settings:
         self.handshake_timeout = float(options.tls_handshake_timeout)
         self.greeting_wait = options.server_greeting_wait_ms / 1000
         self.eager = options.connection_strategy == "eager"
+        self.add_chain = options.add_upstream_certs_to_client_chain
         self.upstream_cert = options.upstream_cert
         self.insecure = options.ssl_insecure
         self.invalid = options.upstream_cert_invalid
@@ -75,7 +77,7 @@ class Settings:
         self.connect_addr = options.connect_addr
         self.spoof = options.spoof_source_address
         self.allow_metadata = options.allow_metadata_addresses
-        self.policy = HostPolicy(options.ignore_hosts, options.allow_hosts)
+        self.policy = HostPolicy(options.ignore_hosts, options.allow_hosts, options.tcp_hosts, options.udp_hosts)
         self.name_servers = tuple(parse_server(text) for text in options.dns_name_servers)
         self.strip_ech = options.strip_ech
         self.use_hosts_file = options.dns_use_hosts_file

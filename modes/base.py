@@ -70,7 +70,7 @@ class TcpMode(Mode):
         self._tasks: set[asyncio.Task[None]] = set()
         self._probing: set[tuple[str, int]] = set()  # whence probe() connects
         self._coming = 0  # accepted in this turn of the loop; their tasks have not begun
-        self._exhausted = RateLimited(logger, 2)
+        self._warn = RateLimited(logger, 2)
 
     @staticmethod
     @abstractmethod
@@ -162,7 +162,7 @@ class TcpMode(Mode):
                 return
             except OSError as e:
                 if e.errno in _OUT_OF:
-                    self._exhausted.log(
+                    self._warn.log(
                         logging.ERROR,
                         e.errno,
                         "cannot accept connections: %s; trying again every %g s (ulimit -n)",
@@ -191,7 +191,7 @@ class TcpMode(Mode):
         try:
             wanted = self.wanted(sock, peer)
         except Unwanted as e:
-            logger.warning("%s: %s", peer[0], e)
+            self._warn.log(logging.WARNING, (peer[0], "unwanted"), "%s: %s", peer[0], e)
             sock.close()
             return
         client = Client(peername=peer, sockname=wanted or sock.getsockname(), timestamp_start=time.time())

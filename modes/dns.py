@@ -19,7 +19,7 @@ from appliance.layers.dns import DNSLayer
 from appliance.net.datagrams import SharedDatagrams
 from appliance.net.guard import unmapped
 from modes.base import TcpMode
-from modes.udp import FlowListener, Key
+from modes.flowlistener import FlowListener, Key
 
 if TYPE_CHECKING:
     from appliance.connection import Address

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from appliance.arrival import Arrival
 from appliance.layers.dns import DNSLayer
 from appliance.layers.modes import TransparentProxy
 from appliance.net.dial import has_route
-from modes.base import TcpMode
+from modes.base import TcpMode, Unwanted
 from modes.udp import UdpListener
 
 if TYPE_CHECKING:
@@ -88,7 +89,20 @@ class Inside(TcpMode):
 
     def wanted(self, sock: socket.socket, peer: Address) -> Address | None:
         host, port, *_ = sock.getsockname()
+        if why := self.refuses((host, port)):
+            raise Unwanted(why)
         return host, port
+
+    def refuses(self, wanted: Address) -> str:
+        """Why no connection and no datagram is carried there; "": it is.
+
+        What is no packet's destination in the namespace may be this host's loopback for a socket of ours: so is
+        ::ffff:127.0.0.1, which the kernel takes for IPv6 when it comes, and for IPv4 when it is dialled.
+        """
+        address = ip_address(wanted[0].partition("%")[0])
+        if address.is_loopback or address.is_unspecified or getattr(address, "ipv4_mapped", None):
+            return f"{wanted[0]} is nobody's address on a network, and not served"
+        return ""
 
     def arrival(self, client: Client, stream: Stream | SharedDatagrams, wanted: Address | None) -> Arrival:
         client.device = self.device(client)
@@ -114,6 +128,9 @@ class InsideListener(UdpListener):
     def __init__(self, mode: Inside, arrive: Arrive, namespace: Namespace) -> None:
         super().__init__(mode.spec, mode.host, mode.top, arrive, namespace)
         self._mode = mode
+
+    def refuses(self, wanted: Address) -> str:
+        return self._mode.refuses(wanted)
 
     def arrival(self, client: Client, flow: SharedDatagrams, wanted: Address) -> Arrival:
         return self._mode.arrival(client, flow, wanted)

@@ -10,7 +10,6 @@ translate back.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import socket
 import struct
@@ -19,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.arrival import Arrival, Arrive, Host
 from appliance.connection import Client, ConnectionState
-from appliance.log import RateLimited
 from appliance.net.conntrack import CannotAsk, Conntrack
-from appliance.net.datagrams import LARGEST, READS_AT_ONCE, SharedDatagrams
+from appliance.net.datagrams import SharedDatagrams
 from appliance.net.guard import is_local
 from appliance.net.reasons import Reason
 from appliance.net.unreachable import IP_TRANSPARENT, IPV6_TRANSPARENT, Unreachable
+from modes.flowlistener import FlowListener, Key
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from appliance.connection import Address
@@ -40,10 +38,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FLOWS = 8192
 """At once on one listener (and three quarters of what the gateway may hold); further ones are dropped."""
-CLIENT_SHARE = 4
-"""One client address holds at most this part (1/n) of them, and eight at least: a flood of its own locks out itself."""
-YOUNG_SECONDS = 0.1
-"""When the table is full, a flow of this age and of one single datagram gives way to a new one (spoofed sources)."""
 ASK_AGAIN_SECONDS = 5.0
 """Connection tracking may have forgotten a redirected flow, and the client's port may by now mean another one."""
 DEAF_SECONDS = 10.0
@@ -51,9 +45,6 @@ DEAF_SECONDS = 10.0
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
-
-Key = tuple["Address", bytes]
-"""The client, and the original destination as the kernel tells it (sockaddr_in or sockaddr_in6)."""
 
 
 class Redirected(SharedDatagrams):
@@ -77,47 +68,6 @@ class Redirected(SharedDatagrams):
         super().arrived(data)
 
 
-class FlowListener:
-    """A socket whose datagrams are told apart by client and by what the kernel says of their destination."""
-
-    ancillary = socket.CMSG_SPACE(28)
-    _sock: socket.socket
-
-    def __init__(self, spec: ModeSpec, host: Host, arrive: Arrive) -> None:
-        self.flows: dict[Key, SharedDatagrams] = {}
-        self.refused = 0  # datagrams of flows there was no room for
-        self._spec = spec
-        self._host = host
-        self._arrive = arrive
-        self._port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._warn = RateLimited(logger, 2)
-
-    def close(self) -> None:
-        """Take no more datagrams; idempotent."""
-        if self._sock.fileno() >= 0:
-            self._host.net.loop.remove_reader(self._sock.fileno())
-            self._sock.close()
-
-    def _readable(self) -> None:
-        flows, recvmsg = self.flows, self._sock.recvmsg
-        try:
-            for _ in range(READS_AT_ONCE):
-                data, ancillary, _, peer = recvmsg(LARGEST, self.ancillary)
-                key: Key = peer, ancillary[0][2] if ancillary else b""
-                flow = flows.get(key) or self._begin(key)
-                if flow is not None:
-                    flow.arrived(data)
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as e:
-            self._warn.log(logging.WARNING, e.errno, "%s: UDP: %s", self._spec.full_spec, e.strerror)
-
-    def _begin(self, key: Key) -> SharedDatagrams | None:
-        """A flow for its first datagram; None: it is not to be served."""
-        raise NotImplementedError
-
-
 class UdpListener(FlowListener):
     """One family's socket. Each new pair of client and destination becomes an arrival."""
 
@@ -132,8 +82,6 @@ class UdpListener(FlowListener):
         """inside: the namespace that the sockets live in, None: ours. There nothing is local, and there is no NAT."""
         super().__init__(spec, host, arrive)
         self._inside = inside
-        self._held: dict[str, int] = {}  # flows, by client address
-        self._young: dict[Key, float] = {}  # the loop's time when it began, oldest first; some have ended or grown up
         self._top = top
         self._answering: dict[Address, tuple[socket.socket, set[Key]]] = {}
         self._unreachable = Unreachable(inside.raw if inside else None)
@@ -193,6 +141,10 @@ class UdpListener(FlowListener):
                 here and here[0],
             )
             return None
+        if why := self.refuses(wanted):
+            self._warn.log(logging.WARNING, (peer[0], "refused"), "%s: %s", peer[0], why)
+            self._unreachable.tell(peer, wanted)
+            return None
         source = peer
         if nat is not None:  # it gives another port where two destinations of one port meet in ours
             source = (*nat.source, peer[2], peer[3]) if len(peer) == 4 else nat.source
@@ -210,13 +162,15 @@ class UdpListener(FlowListener):
         )
         if isinstance(flow, Redirected):
             flow.moved = lambda data: self._moved(key, nat, data)
-        self.flows[key] = flow
-        self._held[peer[0]] = self._held.get(peer[0], 0) + 1
-        self._young[key] = loop.time()
+        self._began(key, flow)
         task = loop.create_task(self._run(self.arrival(client, flow, wanted)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return flow
+
+    def refuses(self, wanted: Address) -> str:
+        """Why nothing is carried there; "": it is."""
+        return ""
 
     def arrival(self, client: Client, flow: SharedDatagrams, wanted: Address) -> Arrival:
         """What is handed over."""
@@ -225,48 +179,8 @@ class UdpListener(FlowListener):
     async def _run(self, arrival: Arrival) -> None:
         await self._arrive(arrival)
 
-    # -- who is served
-
-    def _room(self, client: str) -> bool:
-        """Whether one more flow of this client's may begin; made, when there is none and somebody should give way."""
-        most = min(MAX_FLOWS, max(8, self._host.limit() * 3 // 4))
-        if self._held.get(client, 0) >= max(8, most // CLIENT_SHARE):
-            self._warn.log(
-                logging.WARNING,
-                client,
-                "%s has %d UDP flows open, no more are taken from it; other clients are served",
-                client,
-                self._held[client],
-            )
-            return False
-        if len(self.flows) < most and not self._host.full():
-            return True
-        self._give_way()
-        if len(self.flows) < most and not self._host.full():
-            return True
-        self._warn.log(logging.WARNING, "full", "%d UDP flows are open, no more are taken", len(self.flows))
-        return False
-
-    def _give_way(self) -> None:
-        """End the oldest flow that may be, or none."""
-        now = self._host.net.loop.time()
-        for key in list(itertools.islice(self._young, 64)):
-            if now - self._young[key] < YOUNG_SECONDS:
-                return
-            del self._young[key]
-            flow = self.flows.get(key)
-            if flow is not None and flow.why is None and flow.received == 1:
-                flow.close(why=Reason("closed", "gave way to a new flow, as the table is full"))
-                return
-
-    def _forget(self, key: Key) -> None:
-        if self.flows.pop(key, None) is not None:
-            self._young.pop(key, None)
-            left = self._held[key[0][0]] - 1
-            if left:
-                self._held[key[0][0]] = left
-            else:
-                del self._held[key[0][0]]
+    def _most(self) -> int:
+        return min(MAX_FLOWS, max(8, self._host.limit() * 3 // 4))
 
     # -- behind NAT
 

@@ -174,6 +174,7 @@ class TestSet:
             ("tcp_timeout=", "expected a whole number"),
             ("tcp_timeout=0", "write 1 or more"),
             ("rawtcp=maybe", "expected true or false, such as true, not 'maybe'"),
+            ("key_size=1024", "1024 bits: write 2048 .* to 8192"),
             ("listen_port=70000", "70000 is not a port"),
             ("body_size_limit=big", "'big' is not a size"),
             ("connection_strategy=eagre", "is not one of eager, lazy; did you mean eager"),

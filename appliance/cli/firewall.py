@@ -10,7 +10,7 @@ import modes
 from appliance import config
 from appliance.exceptions import ModeError
 from appliance.options import COMMAND_LINE, Options
-from modes.firewall import undo
+from modes.firewall import advertised, undo
 from modes.firewall.plan import FORWARDING, REDIRECTING, Method, Redirect, ports
 from modes.firewall.tools import made
 from modes.spec import DEFAULT_PORT
@@ -46,7 +46,8 @@ def plan(options: Options) -> int:
         )  # fmt: skip
         print(f"# {spec.full_spec}: {backend}, {method}")
         print(made(backend, want))
-        sysctls = (FORWARDING if want.masquerade else {}) | (REDIRECTING if method == "redirect" else {})
+        forwarding = advertised.kept(want.masquerade) | FORWARDING if want.masquerade else {}
+        sysctls = forwarding | (REDIRECTING if method == "redirect" else {})
         for name, value in sysctls.items():
             print(f"# sysctl -w {name}={value}")
     return 0

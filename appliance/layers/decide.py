@@ -39,7 +39,7 @@ class Facts:
 
     data: unread bytes from the client. final: no more will come before a decision is needed (end, silence, or a full
     buffer). proxy: nothing but an explicit-proxy mode lies below. addresses: `host:port` of the server, as dialled and
-    as asked for.
+    as asked for. host: as asked for, without the port.
     """
 
     data: bytes | bytearray
@@ -51,6 +51,7 @@ class Facts:
     alpn: bytes | None
     server_spoke: bool
     rawtcp: bool
+    host: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,10 @@ def decide(facts: Facts, policy: HostPolicy) -> Proposal | NeedMore:
         if not data and not facts.final:
             return NeedMore()
         return Proposal("http", Verdict("decrypt", "HTTP proxy request"))
+    if raw := policy.raw("tcp_hosts", facts.host, facts.sni):
+        # TLS, which is taken off, must have had its chance.
+        undecided = not (data or facts.server_spoke or facts.final)
+        return NeedMore() if undecided else Proposal("tcp", raw)
     if facts.alpn in HTTP_ALPNS:
         return Proposal("http", Verdict("decrypt", f"ALPN {facts.alpn.decode()}", at="hello"))
     if facts.server_spoke:

@@ -14,6 +14,7 @@ from appliance.dns import DNSError, DNSMessage, response_codes
 from appliance.layers.base import Context, Layer
 from appliance.layers.dns_query import Query
 from appliance.log import RateLimited
+from appliance.net.clients import network
 from appliance.net.datagrams import Datagrams
 from appliance.net.dns import wire as dns_wire
 from appliance.net.reasons import Gone
@@ -29,6 +30,8 @@ MAX_PER_CONNECTION = 128
 """Queries of one TCP connection at once; further ones are read when some are answered."""
 MAX_PER_CLIENT = 512
 """Queries of one address at once; further ones are dropped, over TCP refused."""
+MAX_PER_NETWORK = 4 * MAX_PER_CLIENT
+"""And of one /64 of IPv6: one host may use all its addresses, but a LAN shares it too."""
 UDP_PATIENCE = 2.0
 """Seconds without a query after which a client's port is forgotten: most stub resolvers use a new one each time."""
 TCP_PATIENCE = 30.0
@@ -59,6 +62,7 @@ class DNSLayer(Layer):
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: Stream | Datagrams
         self._ip = ""
+        self.network = ""  # of the client, never empty while it runs
         self.ending = ""  # why nothing more is begun
         self._room: asyncio.Future[None] | None = None
         self._lasting = 0.0
@@ -66,7 +70,8 @@ class DNSLayer(Layer):
     async def run(self, client: Stream | Datagrams) -> None:
         handler = self.context.handler
         self._client = client
-        self._ip = handler.client.peername[0] if handler.client.peername else ""
+        self._ip = handler.client.peername[0] if handler.client.peername else "unknown"
+        self.network = network(self._ip)
         self.context.server.transport_protocol = "udp"
         if handler.client.verdict is None:
             handler.decide(Verdict("decrypt", "DNS", at="accept"))
@@ -159,14 +164,11 @@ class DNSLayer(Layer):
         try:
             end, limit = dns_wire.scan(data)
             count = clients.get(self._ip, 0)
-            if count >= MAX_PER_CLIENT:
-                _warn.log(
-                    logging.WARNING,
-                    self._ip,
-                    "%s: %d DNS queries wait for an answer, more are refused",
-                    self._ip,
-                    count,
-                )
+            whose = self.network
+            if count >= MAX_PER_CLIENT or (whose != self._ip and clients.get(whose, 0) >= MAX_PER_NETWORK):
+                who = self._ip if count >= MAX_PER_CLIENT else whose
+                words = "%s: %d DNS queries wait for an answer, more are refused"
+                _warn.log(logging.WARNING, who, words, who, clients[who])
                 if not self.udp:
                     self.reply(dns_wire.refusal(data, end, response_codes.SERVFAIL))
                 return
@@ -180,6 +182,8 @@ class DNSLayer(Layer):
         if not self.queries:
             self.context.handler.patience = worker.settings.udp_timeout if self.udp else worker.settings.idle_timeout
         clients[self._ip] = count + 1
+        if whose != self._ip:
+            clients[whose] = clients.get(whose, 0) + 1
         query = Query(self, data, end, limit if self.udp else 0xFFFF, request)
         self.queries.add(query)
         query.begin()
@@ -201,11 +205,12 @@ class DNSLayer(Layer):
         worker = self.context.handler.worker
         self.queries.discard(query)
         clients = worker.dns.clients
-        left = clients[self._ip] - 1
-        if left:
-            clients[self._ip] = left
-        else:
-            del clients[self._ip]
+        for who in (self._ip,) if self.network == self._ip else (self._ip, self.network):
+            left = clients[who] - 1
+            if left:
+                clients[who] = left
+            else:
+                del clients[who]
         if self._room is not None:
             self._make_room()
         if not self.queries:

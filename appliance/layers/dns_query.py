@@ -190,8 +190,9 @@ class Query:
             )
             return
         servers: Sequence[Address] = (address,)
+        client = self.layer.network
         if self.layer.own and (all_of := worker.name_servers()) and address == all_of[0][:2]:
-            servers = all_of
+            servers, client = all_of, ""
         wire, end = self.data, self.end
         request = flow.request
         try:
@@ -204,7 +205,9 @@ class Query:
         source = server.sockname[0] if server.sockname else worker.settings.connect_addr
         self._at = "server"
         server.timestamp_start = server.timestamp_start or time.time()
-        ask = worker.dns.ask(servers, wire, end, self._answered, by_tcp=not self.layer.udp, source=source)
+        ask = worker.dns.ask(
+            servers, wire, end, self._answered, by_tcp=not self.layer.udp, source=source, client=client
+        )
         if self._at == "server":
             self._ask = ask
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from appliance.layers.decide import MAX_HEAD, SERVER_FIRST, Facts, Kind, Proposa
 from appliance.net import clienthello
 from appliance.net.datagrams import Datagrams
 from appliance.net.egress import CannotConnect
-from appliance.net.reasons import Gone, Reason, TimedOut
+from appliance.net.reasons import Gone, Reason, TimedOut, TlsFailed
 from appliance.net.stream import Stream
 from appliance.tls import ClientHello
 from appliance.verdict import NeedMore, Verdict
@@ -112,6 +113,10 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
         data = client.buf
         have = len(data)  # more than this is news, however long the hook or the dialling below takes
         server = _server(context)
+        if server is not None and server.why is not None and server.why.kind == "tls" and not server.buf:
+            # It wants a certificate of us, say, which TLS 1.3 lets it refuse us for when the handshake is over.
+            await handler.upstreams.refused(context.server, server.why)
+            server = None
         spoke = server is not None and not data and (bool(server.buf) or server.eof)
         facts = Facts(
             data=data,
@@ -123,6 +128,7 @@ async def _choose(context: Context, client: Stream) -> tuple[Kind | Layer, Verdi
             alpn=handler.client.alpn,
             server_spoke=spoke,
             rawtcp=settings.rawtcp,
+            host=context.server.address[0] if context.server.address else None,
         )
         proposal = decide(facts, settings.policy)
         empty = not (data or spoke or facts.final)
@@ -198,9 +204,9 @@ async def _race(context: Context, client: Stream, have: int, wait: float) -> boo
         if server is None:  # the client's first request will be told
             await client.peek(1)
             return True
-    sides = [asyncio.ensure_future(client.peek(have + 1))]
+    sides: list[asyncio.Future[object]] = [asyncio.ensure_future(client.peek(have + 1))]
     if not have:  # a server that speaks, or ends, after the client has begun decides nothing
-        sides.append(asyncio.ensure_future(server.peek(1)))
+        sides.append(asyncio.ensure_future(_heard(server)))
     try:
         done, _ = await asyncio.wait(sides, timeout=wait if have else None, return_when=asyncio.FIRST_COMPLETED)
         return any([side.result() is not None for side in done])  # a list: every lost side is to raise
@@ -208,6 +214,12 @@ async def _race(context: Context, client: Stream, have: int, wait: float) -> boo
         for side in sides:
             side.cancel()
         await asyncio.gather(*sides, return_exceptions=True)
+
+
+async def _heard(server: Stream) -> bool:
+    with contextlib.suppress(TlsFailed):  # whoever looks next finds out
+        await server.peek(1)
+    return True
 
 
 def _explicit(context: Context) -> bool:

@@ -179,7 +179,8 @@ class ClientTLSLayer(Layer):
                 if leaf is None:
                     spec = self._leaf(hello, asked)
                     leaf = worker.minter.cached(spec) or await worker.minter.leaf(spec)
-                data.ssl_conn = worker.tls.accept(leaf, hello, self._alpn(hello))
+                more = server.chain if worker.settings.add_chain and server.tls_established else ()
+                data.ssl_conn = worker.tls.accept(leaf, hello, self._alpn(hello), more)
             client.limit(worker.settings.handshake_timeout, "the client did not finish the TLS handshake in time")
             await client.start_tls(data.ssl_conn, accepting=True)
             client.deadline = 0.0

@@ -46,14 +46,15 @@ async def next_layer(context: Context, client: Datagrams) -> None:
     if settings.policy.active and address is not None:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         verdict = settings.policy.decide([(f"{host}:{address[1]}", "accept")], complete=True)
+    raw = None if verdict else settings.policy.raw("udp_hosts", address[0] if address else None)
     asked = bool(worker.hooks.table["next_layer"])
-    port_of_dns = verdict is None and address is not None and address[1] == dns.PORT
+    port_of_dns = verdict is None and raw is None and address is not None and address[1] == dns.PORT
     if (asked or port_of_dns) and not client.waiting:
         if not (first := await client.receive()):
             return
         client.unread(first)
     is_dns = port_of_dns and dns.is_query(client.waiting[0])
-    proposed = verdict or (Verdict("decrypt", "DNS") if is_dns else Verdict("decrypt", "UDP", at="accept"))
+    proposed = verdict or raw or (Verdict("decrypt", "DNS") if is_dns else Verdict("decrypt", "UDP", at="accept"))
     if asked:
         about = deciding.NextLayer(context, client, None, verdict=proposed)
         await handler.fire("next_layer", about)

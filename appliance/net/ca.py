@@ -47,9 +47,9 @@ class CertificateAuthority:
         self._authority = _authority_key_identifier(bundle.certificate)
 
     @classmethod
-    def open(cls, confdir: Path, kind: ca_store.KeyKind = "rsa") -> CertificateAuthority:
+    def open(cls, confdir: Path, kind: ca_store.KeyKind = "rsa", bits: int = ca_store.RSA_BITS) -> CertificateAuthority:
         """The CA of this directory, made on the first start; see `ca_store.load_or_create`."""
-        return cls(ca_store.load_or_create(confdir, kind))
+        return cls(ca_store.load_or_create(confdir, kind, bits))
 
     @classmethod
     def nobodys(cls) -> CertificateAuthority:

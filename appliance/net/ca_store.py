@@ -30,7 +30,7 @@ CERTIFICATE_FILE = "lockgate-ca-cert.pem"
 KEY_FILE = "lockgate-ca-key.pem"
 BACKDATED = timedelta(days=2)  # for devices whose clock is behind
 _LIFETIME = timedelta(days=3650)
-_RSA_BITS = 3072
+RSA_BITS = 3072
 
 KeyKind = Literal["rsa", "ec"]
 CaKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -38,8 +38,8 @@ CaKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 log = logging.getLogger(__name__)
 
 
-def load_or_create(confdir: Path, kind: KeyKind = "rsa") -> pem.Bundle:
-    """The CA of this directory, made first if there is none (`kind`: RSA-3072 or P-256).
+def load_or_create(confdir: Path, kind: KeyKind = "rsa", bits: int = RSA_BITS) -> pem.Bundle:
+    """The CA of this directory, made first if there is none (`kind`: RSA of `bits`, or P-256).
 
     Safe against a second process that starts at the same time and against a crash at any point.
     Raises CertificateError if the files are unsafe, damaged, expired or not a CA.
@@ -48,7 +48,7 @@ def load_or_create(confdir: Path, kind: KeyKind = "rsa") -> pem.Bundle:
     if not _complete(confdir):
         with _locked(confdir):
             if not _complete(confdir):
-                _create(confdir, kind)
+                _create(confdir, kind, bits)
     key_path, certificate_path = confdir / KEY_FILE, confdir / CERTIFICATE_FILE
     key_data, certificate_data = pem.read(key_path, guarded=True), pem.read(certificate_path, guarded=True)
     if pem.has_key(certificate_data):
@@ -114,7 +114,7 @@ def check_ca(bundle: pem.Bundle) -> CaKey:
     return key
 
 
-def _create(confdir: Path, kind: KeyKind) -> None:
+def _create(confdir: Path, kind: KeyKind, bits: int) -> None:
     """Makes what is missing; called with the lock held."""
     key_path, certificate_path = confdir / KEY_FILE, confdir / CERTIFICATE_FILE
     if os.path.lexists(certificate_path):
@@ -122,7 +122,7 @@ def _create(confdir: Path, kind: KeyKind) -> None:
             f"{certificate_path} has no key: put {KEY_FILE} back, or move the certificate away to get a new CA."
         )
     if not os.path.lexists(key_path):
-        new = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, _RSA_BITS)
+        new = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, bits)
         _write_pair(confdir, new, (self_signed(new),))
         return
     # A crash between the two renames leaves a key alone (or somebody deleted the certificate): the key is good.

@@ -13,7 +13,7 @@ from OpenSSL import crypto
 from appliance.net.ca import CertificateAuthority
 from appliance.net.ca_store import import_ca
 from appliance.net.custom_certs import CustomCerts
-from appliance.net.leaf import MAX_NAMES, Leaf, LeafKey, LeafSpec
+from appliance.net.leaf import MAX_NAMES, RSA_BITS, Leaf, LeafKey, LeafSpec
 
 __all__ = ["MAX_NAMES", "CertificateAuthority", "Leaf", "LeafSpec", "Minter", "import_ca"]
 
@@ -24,8 +24,8 @@ class Minter:
     """The holder of the CA: gives a leaf for a spec, from memory where it can.
 
     No more than `cache_size` leaves are kept, the least recently used goes first. `custom` are `[domain=]path`
-    specifications of certificates that a caller looks for (`custom()`) before it has one minted. `clock` gives POSIX
-    seconds.
+    specifications of certificates that a caller looks for (`custom()`) before it has one minted. `rsa_bits`: of the
+    key for clients that cannot do ECDSA. `clock` gives POSIX seconds.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Minter:
         custom: Iterable[str] = (),
         *,
         passphrase: str | None = None,
+        rsa_bits: int = RSA_BITS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.ca = ca
@@ -43,6 +44,7 @@ class Minter:
         self._cache: OrderedDict[LeafSpec, tuple[Leaf, float]] = OrderedDict()  # with the time to renew it
         self._chain = tuple(map(crypto.X509.from_cryptography, ca.chain))
         self._ec = LeafKey("ec")
+        self._rsa_bits = rsa_bits
         self._rsa: asyncio.Task[LeafKey] | None = None
         self._untrusted: CertificateAuthority | None = None
         self._custom = CustomCerts()
@@ -111,5 +113,5 @@ class Minter:
     async def _rsa_key(self) -> LeafKey:
         # Made on first need, and off the loop: it takes tens of milliseconds, and few clients want it.
         if self._rsa is None or self._rsa.cancelled():
-            self._rsa = asyncio.create_task(asyncio.to_thread(LeafKey, "rsa"))
+            self._rsa = asyncio.create_task(asyncio.to_thread(LeafKey, "rsa", self._rsa_bits))
         return await asyncio.shield(self._rsa)

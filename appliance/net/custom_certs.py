@@ -40,7 +40,10 @@ class CustomCerts:
         key_name = "*" if domain == "*" else names.canonical(domain)
         if key_name is None:
             raise CertificateError(f"{domain!r} in certs {spec!r} is not a domain: write [domain=]path.")
-        leaf = _load(Path(path_text).expanduser(), passphrase)
+        path = Path(path_text).expanduser()
+        leaf = load(path, passphrase)
+        if _is_ca(leaf.certificate.to_cryptography()):
+            log.warning("%s is a CA's certificate; as the certificate of a server most clients refuse it.", path)
         self._table.update(dict.fromkeys([*_own_names(leaf.certificate.to_cryptography()), key_name], leaf))
 
     def find(self, wanted: Iterable[str]) -> Leaf | None:
@@ -61,7 +64,8 @@ class CustomCerts:
         return self._table.get("*")
 
 
-def _load(path: Path, passphrase: str | None) -> Leaf:
+def load(path: Path, passphrase: str | None = None) -> Leaf:
+    """A PEM file of leaf, chain and key; the key may also be beside it, as NAME.key. Raises CertificateError."""
     data = pem.read(path, guarded=False)
     key_path = path if pem.has_key(data) else path.with_suffix(".key")
     if key_path != path and not key_path.exists():
@@ -70,8 +74,6 @@ def _load(path: Path, passphrase: str | None) -> Leaf:
     bundle = pem.pair(key, pem.certificates(data, path), path)
     if key_path.stat().st_mode & 0o004:
         log.warning("Everybody on this machine can read the private key in %s: chmod o-r %s", key_path, key_path)
-    if _is_ca(bundle.certificate):
-        log.warning("%s is a CA's certificate; as the certificate of a server most clients refuse it.", path)
     return Leaf(
         crypto.X509.from_cryptography(bundle.certificate),
         pem.pkey(bundle.key),

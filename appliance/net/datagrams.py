@@ -229,7 +229,7 @@ class SocketDatagrams(Datagrams):
 class SharedDatagrams(Datagrams):
     """One client's flow on a socket that a listener shares among many; the listener calls `arrived`."""
 
-    __slots__ = ("_over", "_refuse", "_reply")
+    __slots__ = ("_over", "_refuse", "reply")
 
     def __init__(
         self,
@@ -239,9 +239,11 @@ class SharedDatagrams(Datagrams):
         refuse: Callable[[], object],
         over: Callable[[Reason], None],
     ) -> None:
-        """reply: sends one datagram to the client, or raises OSError. refuse: see `reject`. over: called at the end."""
+        """reply: sends one datagram to the client, or raises OSError; may be replaced. refuse: see `reject`.
+        over: called at the end.
+        """
         super().__init__(loop, conn)
-        self._reply = reply
+        self.reply = reply
         self._refuse = refuse
         self._over = over
 
@@ -251,7 +253,7 @@ class SharedDatagrams(Datagrams):
         self.stirred = True
         for data in batch:
             try:
-                self._reply(data)
+                self.reply(data)
             except OSError:
                 self.dropped += 1
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from OpenSSL import SSL
 
 from appliance.connection import Client, ConnectionState, Server
+from appliance.exceptions import CertificateError
 from appliance.net import tls_context
 from appliance.net.datagrams import Datagrams, SocketDatagrams, dial_udp
 from appliance.net.dial import Attempt, DialError, dial
@@ -231,7 +232,7 @@ class Upstreams:
             stream.deadline = 0.0
         except TlsFailed as e:
             fault = e.reason.text
-        except (Gone, ValueError, TypeError) as e:
+        except (Gone, CertificateError, ValueError, TypeError) as e:
             fault = f"TLS with the server failed: {e}"
         finally:
             if attempt is not None:
@@ -254,6 +255,12 @@ class Upstreams:
         tls_context.describe(data.ssl_conn, server)
         if worker.hooks.table["tls_established_server"]:
             await handler.fire("tls_established_server", data)
+
+    async def refused(self, server: Server, why: Reason) -> None:
+        """The server has refused us behind its handshake: remembered like one that failed."""
+        server.error = why.text
+        self._remember(server, CannotConnect(why.text, "tls"))
+        await self.end(server)
 
     def _remember(self, server: Server, fault: CannotConnect) -> None:
         assert server.address is not None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from appliance.connection import Address
 
 METADATA = frozenset({"169.254.169.254", "fd00:ec2::254"})
+_RTN_LOCAL, _RTN_ANYCAST = 2, 4
+_RTM_NEWROUTE, _RTM_GETROUTE, _REQUEST = 24, 26, 1
+_RTA_DST, _RTA_OIF = 1, 4
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -59,9 +63,24 @@ def is_local(ip: str) -> bool:
     try:
         if ipaddress.ip_address(plain).is_loopback:  # all of 127.0.0.0/8, of which the kernel says 127.0.0.1
             return True
-        family = socket.AF_INET6 if ":" in plain else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as s:
-            s.connect((plain, 9, 0, socket.if_nametoindex(scope)) if scope else (plain, 9))
-            return unmapped(s.getsockname()[0]) == plain
+        return _route(plain, socket.if_nametoindex(scope) if scope else 0) in (_RTN_LOCAL, _RTN_ANYCAST)
     except (OSError, ValueError):
         return False
+
+
+def _route(ip: str, index: int) -> int:
+    """The kind (RTN_*) of the kernel's route to an address, 0: none. Which source it would choose tells less: for a
+    second address in one network it is the first. index: of the interface, 0 = any.
+
+    :raises OSError: it cannot be asked.
+    """
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    address = socket.inet_pton(family, ip)
+    ask = struct.pack("=8BI", family, len(address) * 8, 0, 0, 0, 0, 0, 0, 0)
+    ask += struct.pack("=HH", 4 + len(address), _RTA_DST) + address
+    if index:
+        ask += struct.pack("=HHI", 8, _RTA_OIF, index)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0) as s:
+        s.sendto(struct.pack("=IHHII", 16 + len(ask), _RTM_GETROUTE, _REQUEST, 1, 0) + ask, (0, 0))
+        answer = s.recv(8192)  # the kernel has answered within sendto()
+    return answer[16 + 7] if struct.unpack_from("=H", answer, 4)[0] == _RTM_NEWROUTE else 0

@@ -14,6 +14,7 @@ from OpenSSL import crypto
 from appliance.net import names, pem
 
 MAX_NAMES = 100
+RSA_BITS = 2048
 LeafKeyKind = Literal["ec", "rsa"]
 LeafFault = Literal["expired", "not_yet_valid", "name_mismatch", "untrusted"]
 _E = TypeVar("_E", bound=x509.ExtensionType)
@@ -93,8 +94,8 @@ class LeafKey:
 
     __slots__ = ("identifier", "kind", "pkey", "public")
 
-    def __init__(self, kind: LeafKeyKind) -> None:
-        private = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, kind: LeafKeyKind, bits: int = RSA_BITS) -> None:
+        private = rsa.generate_private_key(65537, bits) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
         self.kind = kind
         self.public = private.public_key()
         self.pkey = pem.pkey(private)

@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from appliance.net.datagrams import LARGEST, READS_AT_ONCE, connected
-from appliance.net.dial import DialError, dial, literal_family
+from appliance.net.datagrams import LARGEST, READS_AT_ONCE
+from appliance.net.dial import DialError, dial
 from appliance.net.dns import wire as dns_wire
+from appliance.net.nameserver_ports import Port, Ports
 
 if TYPE_CHECKING:
     from appliance.connection import Address
@@ -25,15 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PORTS = 8
-"""Sockets, and so source ports, in use at once for one server."""
-PORT_QUERIES = 256
-PORT_SECONDS = 20.0
-"""After so many queries or so long a port is left for a new one."""
 MAX_PORTS = 128
-"""Sockets in all. Beyond, a server gets along with one, and idle ones of others are closed."""
+"""Sockets to servers that clients have asked for, in all."""
+OWN_PORTS = 64
+"""Sockets to the servers of the `dns` mode, in all: what clients ask of others takes nothing from them."""
 MAX_PENDING = 4096
-"""Questions without an answer, in all."""
+"""Questions under way, in all."""
 MAX_TCP = 64
 """TCP connections to name servers at once."""
 PATIENCE = (1.0, 1.5, 2.0)
@@ -48,25 +46,41 @@ Done = Callable[[bytes | None, str], None]
 class Ask:
     """One question under way. cancel() forgets it: nothing is called any more."""
 
-    __slots__ = ("attempt", "by_tcp", "done", "due", "end", "id", "port", "server", "servers", "source", "task", "wire")
+    __slots__ = (
+        *("attempt", "by_tcp", "client", "done", "due", "end", "id", "of", "port", "ports", "server", "servers"),
+        *("source", "task", "wire"),
+    )
 
-    def __init__(self, servers: Sequence[Address], wire: bytes, end: int, by_tcp: bool, source: str | None, done: Done):
+    def __init__(
+        self,
+        of: NameServers,
+        servers: Sequence[Address],
+        wire: bytes,
+        end: int,
+        by_tcp: bool,
+        source: str | None,
+        client: str,
+        done: Done,
+    ) -> None:
+        self.of = of
         self.servers = servers
         self.wire = wire
         self.end = end  # of its questions
         self.by_tcp = by_tcp  # an answer that is truncated is fetched by TCP
         self.source = source
+        self.client = client
         self.done: Done | None = done
+        self.ports = of.strangers if client else of.own
         self.server = servers[0]  # the one that was asked last
         self.attempt = -1
         self.due = 0.0
         self.port: Port | None = None
         self.id = 0
         self.task: asyncio.Task[None] | None = None
+        of.pending += 1
 
     def cancel(self) -> None:
-        self.done = None
-        self.leave()
+        self._over()
         if self.task is not None:
             self.task.cancel()
 
@@ -75,37 +89,30 @@ class Ask:
         port, self.port = self.port, None
         if port is not None:
             del port.pending[self.id]
-            port.of.pending -= 1
 
     def finish(self, answer: bytes | None, why: str = "") -> None:
-        self.leave()
-        done, self.done = self.done, None
+        done = self._over()
         if done is not None:
             try:
                 done(answer, why)
             except Exception:
                 logger.exception("unexpected fault in what was done with a DNS answer")
 
-
-class Port:
-    """One connected socket, and the questions on it by id."""
-
-    __slots__ = ("born", "of", "pending", "sent", "server", "sock")
-
-    def __init__(self, of: NameServers, sock: socket.socket, server: tuple[Address, str | None], now: float) -> None:
-        self.of = of
-        self.sock = sock
-        self.server = server
-        self.born = now
-        self.sent = 0
-        self.pending: dict[int, Ask] = {}
+    def _over(self) -> Done | None:
+        if self.port is not None:
+            self.leave()
+        done, self.done = self.done, None
+        if done is not None:
+            self.of.pending -= 1
+        return done
 
 
 class NameServers:
     """See the module.
 
-    dropped: answers that were late, double, forged or not to the question. pending: questions that wait on a port.
-    clients: questions under way by the client's address, counted by the layer.
+    dropped: answers that were late, double, forged or not to the question. pending: questions under way.
+    clients: questions under way by the client's address, and by /64 of IPv6, counted by the layer.
+    own, strangers: the sockets, to the servers of the `dns` mode and to those that clients choose.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, guard: LoopGuard) -> None:
@@ -114,8 +121,8 @@ class NameServers:
         self.clients: dict[str, int] = {}
         self._loop = loop
         self._guard = guard
-        self._in_use: dict[tuple[Address, str | None], list[Port]] = {}
-        self._leaving: set[Port] = set()
+        self.own = Ports(loop, guard, OWN_PORTS, self._readable)
+        self.strangers = Ports(loop, guard, MAX_PORTS, self._readable)
         self._due: tuple[deque[Ask], ...] = tuple(deque() for _ in PATIENCE)
         self._chance = b""
         self._drawn = 0
@@ -133,15 +140,17 @@ class NameServers:
         *,
         by_tcp: bool = False,
         source: str | None = None,
+        client: str = "",
     ) -> Ask:
         """Send the query `wire`, whose questions end at `end`, to one of `servers` after another (IP literals).
 
-        by_tcp: fetch by TCP what comes truncated. source: local address. `done` may be called before this returns.
+        by_tcp: fetch by TCP what comes truncated. source: local address. client: who chose these servers (see
+        clients.network), "": we. `done` may be called before this returns.
         """
-        ask = Ask(servers, wire, end, by_tcp, source, done)
+        ask = Ask(self, servers, wire, end, by_tcp, source, client, done)
         if self._closed:
             ask.finish(None, "the gateway is shutting down")
-        elif self.pending >= MAX_PENDING:
+        elif self.pending > MAX_PENDING:
             ask.finish(None, f"{MAX_PENDING} queries wait for an answer already")
         else:
             self._try(ask, "")
@@ -150,18 +159,18 @@ class NameServers:
     def _try(self, ask: Ask, why: str) -> None:
         """The next attempt; `why` the last one failed."""
         while True:
-            ask.leave()
+            if ask.port is not None:
+                ask.leave()
             ask.attempt += 1
             if ask.attempt >= len(PATIENCE):
                 ask.finish(None, why or f"{_names(ask.servers)} did not answer")
                 return
             ask.server = server = ask.servers[ask.attempt % len(ask.servers)]
             try:
-                port = self._port((server, ask.source))
+                port = ask.ports.take((server, ask.source), ask.client, self._random)
                 ask.id = number = self._id(port)
                 port.pending[number] = ask
                 ask.port = port
-                self.pending += 1
                 port.sent += 1
                 port.sock.send(number.to_bytes(2, "big") + ask.wire[2:])
             except BlockingIOError:
@@ -193,65 +202,7 @@ class NameServers:
             pass
         return number
 
-    # -- sockets
-
-    def _port(self, key: tuple[Address, str | None]) -> Port:
-        """A random one of those in use for this server, or a new one while there are few.
-
-        :raises DialError: it is the gateway itself. :raises OSError: no socket to it can be had.
-        """
-        ports = self._in_use.get(key)
-        if ports is None:
-            ports = []
-        elif len(ports) >= PORTS or self._sockets() >= MAX_PORTS:
-            port = ports[self._random() % len(ports)]
-            now = self._loop.time()
-            if port.sent < PORT_QUERIES and now - port.born < PORT_SECONDS:
-                return port
-            self._leave(port)  # which may be the last: then they are made anew
-        if self._sockets() >= MAX_PORTS:
-            self._thin()
-        (host, number), source = key[0][:2], key[1]
-        if why := self._guard.refuse(host, number):
-            raise DialError(why)
-        family = literal_family(host)
-        if family is None or not 0 < number < 65536:
-            raise DialError(f"{host}:{number} is no address of a name server")
-        scope = host.partition("%")[2]
-        index = socket.if_nametoindex(scope) if scope else 0
-        target: Address = (host.partition("%")[0], number, 0, index) if family == socket.AF_INET6 else (host, number)
-        sock = connected(family, target, source)  # the kernel chooses a random port
-        port = Port(self, sock, key, self._loop.time())
-        self._loop.add_reader(sock.fileno(), self._readable, port)
-        self._in_use.setdefault(key, ports).append(port)
-        return port
-
-    def _sockets(self) -> int:
-        return sum(map(len, self._in_use.values())) + len(self._leaving) if self._in_use else len(self._leaving)
-
-    def _thin(self) -> None:
-        """:raises DialError: there are too many, and all are waited on."""
-        for ports in list(self._in_use.values()):
-            for port in list(ports):
-                if not port.pending:
-                    self._leave(port)
-        if self._sockets() >= MAX_PORTS:
-            raise DialError(f"{MAX_PORTS} sockets to name servers are open already")
-
-    def _leave(self, port: Port) -> None:
-        """Send nothing more from it; it closes when nothing is awaited on it any more."""
-        ports = self._in_use[port.server]
-        ports.remove(port)
-        if not ports:
-            del self._in_use[port.server]
-        if port.pending:
-            self._leaving.add(port)
-        else:
-            self._close(port)
-
-    def _close(self, port: Port) -> None:
-        self._loop.remove_reader(port.sock.fileno())
-        port.sock.close()
+    # -- answers
 
     def _readable(self, port: Port) -> None:
         recv, pending = port.sock.recv, port.pending
@@ -262,6 +213,7 @@ class NameServers:
                 if ask is None or not dns_wire.answers(data, ask.wire, ask.end):
                     self.dropped += 1
                     continue
+                port.answered = True
                 if data[2] & 2 and ask.by_tcp:
                     ask.leave()
                     self._by_tcp(ask)
@@ -281,16 +233,11 @@ class NameServers:
         for number, queue in enumerate(self._due):
             while queue and queue[0].due <= now:
                 ask = queue.popleft()
-                if ask.done is not None and ask.attempt == number and ask.port is not None:
+                if ask.done is not None and ask.attempt == number and ask.task is None:
                     self._try(ask, f"{_name(ask.server)} did not answer")
-        for port in [port for port in self._leaving if not port.pending]:
-            self._leaving.discard(port)
-            self._close(port)
-        for ports in list(self._in_use.values()):
-            for port in list(ports):
-                if now - port.born >= PORT_SECONDS:
-                    self._leave(port)
-        if self._in_use or self._leaving or any(self._due):
+        self.own.tidy()
+        self.strangers.tidy()
+        if self.own or self.strangers or any(self._due):
             self._timer = self._loop.call_later(TICK, self._tick)
 
     # -- by TCP
@@ -354,12 +301,11 @@ class NameServers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for port in [port for ports in self._in_use.values() for port in ports] + list(self._leaving):
-            for ask in list(port.pending.values()):
+        for queue in self._due:
+            for ask in list(queue):
                 ask.finish(None, "the gateway is shutting down")
-            self._close(port)
-        self._in_use.clear()
-        self._leaving.clear()
+        self.own.close()
+        self.strangers.close()
 
 
 def _reason(e: OSError) -> str:

@@ -222,6 +222,12 @@ def use_leaf(conn: SSL.Connection, certificate: crypto.X509, key: crypto.PKey) -
         raise ValueError("the leaf's certificate and key cannot be used")
 
 
+def answer_late_requests(context: SSL.Context) -> None:
+    """Towards servers: say that a certificate may also be asked for after the handshake (RFC 8446 section 4.6.2)."""
+    if hasattr(lib, "SSL_CTX_set_post_handshake_auth"):
+        lib.SSL_CTX_set_post_handshake_auth(context._context, 1)
+
+
 def set_session_scope(context: SSL.Context, scope: bytes) -> None:
     """Connections made from now on resume only sessions of the same scope (at most 32 bytes).
 

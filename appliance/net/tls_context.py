@@ -2,7 +2,7 @@
 
 Contexts are dear (the trust store takes 7 ms to load) and pyOpenSSL freezes them with their first Connection. So there
 is one for clients per certificate chain (chains can only be set on a Context; leaves go on the Connection) and one for
-servers per verification policy. All Connections are over memory BIOs.
+servers per verification policy and client certificate. All Connections are over memory BIOs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import certifi
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
 from appliance.exceptions import OptionsError
 from appliance.net import openssl
+from appliance.net.client_certs import ClientCerts
 from appliance.net.keylog import KeyLog, path_from
 from appliance.net.names import dns_name, ip_address
 from appliance.net.sessions import Kept, SessionCache, resumable
@@ -108,14 +111,17 @@ class TlsContexts:
         self.sessions = SessionCache() if sessions is None else sessions
         self._keylog: KeyLog | None = None
         self._tap: Secrets | None = None
-        self._servers: dict[bool, SSL.Context] = {}
-        self._clients: OrderedDict[tuple[crypto.X509, ...], SSL.Context] = OrderedDict()
+        self._servers: OrderedDict[tuple[bool, Leaf | None], SSL.Context] = OrderedDict()
+        self._clients: OrderedDict[Hashable, SSL.Context] = OrderedDict()
+        self._identities: ClientCerts | None = None
         self._seen: tuple[object, ...] = ()
         self.reload()
 
     def reload(self) -> None:
         """Take over changed options. Nothing happens when no TLS option changed; nothing changes when it raises."""
         o = self._options
+        if o.add_upstream_certs_to_client_chain and not o.upstream_cert:
+            raise OptionsError("add_upstream_certs_to_client_chain needs upstream_cert")
         to_clients = _Side(
             o.tls_version_client_min, o.tls_version_client_max, o.ciphers_client, o.tls_ecdh_curve_client
         )
@@ -127,19 +133,21 @@ class TlsContexts:
         )
         trust = (o.ssl_verify_upstream_trusted_ca, o.ssl_verify_upstream_trusted_confdir)
         log = path_from(o.tls_keylog_file, os.environ)
-        seen = (to_clients, to_servers, trust, log, self._tap)
+        seen = (to_clients, to_servers, trust, log, self._tap, o.client_certs, o.request_client_cert)
         if seen == self._seen:
             return
         before = self._keylog
         keylog = (before if before and before.path == log else KeyLog(log)) if log else None
-        client = _accepting(to_clients, (), _both(keylog, self._tap))
+        identities = ClientCerts(Path(o.client_certs).expanduser()) if o.client_certs else None
+        client = _accepting(to_clients, (), _both(keylog, self._tap), o.request_client_cert)
         server = _connecting(to_servers, trust, keylog, insecure=False)
         if before and before is not keylog:
             before.close()
-        self._seen, self._keylog = seen, keylog
+        self._seen, self._keylog, self._identities = seen, keylog, identities
+        self._ask = o.request_client_cert
         self._to_clients, self._to_servers, self._trust = to_clients, to_servers, trust
         self._clients = OrderedDict({(): client})
-        self._servers = {False: server}
+        self._servers = OrderedDict({(False, None): server})
         self.sessions.clear()
 
     def tap(self, told: Secrets | None) -> None:
@@ -147,17 +155,27 @@ class TlsContexts:
         self._tap = told
         self.reload()
 
-    def accept(self, leaf: Leaf, hello: ClientHello | None = None, alpn: bytes | None = None) -> SSL.Connection:
-        """A Connection in accept state that shows `leaf`.
+    def accept(
+        self,
+        leaf: Leaf,
+        hello: ClientHello | None = None,
+        alpn: bytes | None = None,
+        more: Sequence[x509.Certificate] = (),
+    ) -> SSL.Connection:
+        """A Connection in accept state that shows `leaf`, its chain, and `more` certificates.
 
         alpn: the protocol to choose. When the client did not offer it, or for None and b"", none is chosen and the
         handshake goes on. A session is resumed only under the server name it was made with: OpenSSL alone would not
         look at the name (RFC 6066 section 3 asks for it).
         """
-        context = self._clients.get(leaf.chain)
+        key: Hashable = leaf.chain
+        if more:
+            key = leaf.chain, tuple([certificate.public_bytes(Encoding.DER) for certificate in more])
+        context = self._clients.get(key)
         if context is None:
-            context = self._clients[leaf.chain] = _accepting(
-                self._to_clients, leaf.chain, _both(self._keylog, self._tap)
+            chain = [*(certificate.to_cryptography() for certificate in leaf.chain), *more]
+            context = self._clients[key] = _accepting(
+                self._to_clients, chain, _both(self._keylog, self._tap), self._ask
             )
             if len(self._clients) > _CHAINS:
                 self._clients.popitem(last=False)
@@ -180,16 +198,23 @@ class TlsContexts:
         `verify_fault` tells what was wrong either way.
 
         :raises ValueError: neither a name nor an address to check for.
+        :raises CertificateError: the client certificate for it cannot be used.
         """
         if insecure is None:
             insecure = self._options.ssl_insecure
-        context = self._servers.get(insecure)
-        if context is None:
-            context = _connecting(self._to_servers, self._trust, self._keylog, insecure=insecure)
-            self._servers[insecure] = context
-        conn = SSL.Connection(context)
         address = server.address
         wanted = sni or (address[0] if address else "")
+        identity = self._identities.find(wanted) if self._identities is not None else None
+        kind = insecure, identity
+        context = self._servers.get(kind)
+        if context is None:
+            context = _connecting(self._to_servers, self._trust, self._keylog, insecure=insecure, identity=identity)
+            self._servers[kind] = context
+            if len(self._servers) > _CHAINS:
+                self._servers.popitem(last=False)
+        conn = SSL.Connection(context)
+        if identity is not None:
+            openssl.use_leaf(conn, identity.certificate, identity.key)
         if ip := ip_address(wanted):
             openssl.expect_ip(conn, ip.packed)
         else:
@@ -203,7 +228,7 @@ class TlsContexts:
             conn.set_alpn_protos(list(alpn_offers))
         conn.set_connect_state()
         # server.via: behind an upstream proxy the same address may be another machine.
-        key = (address, server.via, sni, wanted, tuple(alpn_offers), insecure)
+        key = (address, server.via, sni, wanted, tuple(alpn_offers), kind)
         kept = self.sessions.take(key)
         if kept is not None and not openssl.offer_session(conn, kept.session):
             kept = None
@@ -257,7 +282,10 @@ def certificates(conn: SSL.Connection) -> Sequence[x509.Certificate]:
     mark = conn.get_app_data()
     if isinstance(mark, _Upstream) and mark.offered is not None and openssl.session_reused(conn):
         return mark.offered.certificates
-    return CertificateList(conn.get_peer_cert_chain() or ())
+    chain = conn.get_peer_cert_chain() or []
+    if not isinstance(mark, _Upstream) and (leaf := conn.get_peer_certificate()) is not None:
+        chain = [leaf, *(one for one in chain if one != leaf)]  # of a client the chain comes without its leaf
+    return CertificateList(chain)
 
 
 def describe(conn: SSL.Connection, connection: Connection) -> None:
@@ -311,17 +339,30 @@ def _context(method: int, side: _Side, keylog: Secrets | None, leg: str) -> SSL.
     return context
 
 
-def _accepting(side: _Side, chain: Sequence[crypto.X509], keylog: Secrets | None) -> SSL.Context:
+def _accepting(
+    side: _Side, chain: Sequence[x509.Certificate], keylog: Secrets | None, ask: bool = False
+) -> SSL.Context:
     context = _context(SSL.TLS_SERVER_METHOD, side, keylog, "client")
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE | openssl.OP_PRIORITIZE_CHACHA)
     context.set_tls13_ciphersuites(SUITES)
     if not openssl.scopes:
         context.set_options(SSL.OP_NO_TICKET)
     context.set_alpn_select_callback(_choose)
+    if ask:
+        context.set_verify(SSL.VERIFY_PEER, _any)
+    _send_along(context, chain)
+    return context
+
+
+def _any(conn: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+    """Whatever a client shows: it is for add-ons to look at."""
+    return True
+
+
+def _send_along(context: SSL.Context, chain: Iterable[x509.Certificate]) -> None:
     add: Any = context.add_extra_chain_cert  # its type stubs lag behind: X509 objects are deprecated here
     for certificate in chain:
-        add(certificate.to_cryptography())
-    return context
+        add(certificate)
 
 
 def _choose(conn: SSL.Connection, offered: list[bytes]) -> Any:
@@ -330,9 +371,17 @@ def _choose(conn: SSL.Connection, offered: list[bytes]) -> Any:
 
 
 def _connecting(
-    side: _Side, trust: tuple[str | None, str | None], keylog: KeyLog | None, *, insecure: bool
+    side: _Side,
+    trust: tuple[str | None, str | None],
+    keylog: KeyLog | None,
+    *,
+    insecure: bool,
+    identity: Leaf | None = None,
 ) -> SSL.Context:
     context = _context(SSL.TLS_CLIENT_METHOD, side, keylog, "server")
+    if identity is not None:
+        _send_along(context, (certificate.to_cryptography() for certificate in identity.chain))
+        openssl.answer_late_requests(context)
     # Without a callback OpenSSL keeps its first finding as the verify result, and with VERIFY_NONE goes on after it.
     context.set_verify(SSL.VERIFY_NONE if insecure else SSL.VERIFY_PEER)
     context.set_tls13_ciphersuites(SUITES)

@@ -7,6 +7,7 @@ certificates that other flows may share are not touched; they go with their segm
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import struct
@@ -20,13 +21,18 @@ from appliance.store import records, recovery, segment
 from appliance.store.segment import Damaged, Segment
 from appliance.store.store import Row, StoreError
 
+logger = logging.getLogger(__name__)
+
 STEP: Final = 200
 
 
 def delete(folder: Path, rows: Iterable[Row]) -> int:
     """Delete these flows; how many. :raises StoreError: it cannot be done (now)."""
     try:
-        with recovery.locked(folder, wait=True), contextlib.closing(recovery.open_index(folder, busy_ms=5000)) as db:
+        with (
+            recovery.locked(folder, wait=True),
+            contextlib.closing(recovery.open_index(folder, busy_ms=5000, ours=True)) as db,
+        ):
             count = 0
             batch: list[Row] = []
             for row in rows:
@@ -65,14 +71,14 @@ def _places(folder: Path, db: sqlite3.Connection, row: Row) -> list[tuple[int, i
     found = [(row.segment, row.offset)]
     if row.flags & ix.IN_PARTS:
         found += db.execute("SELECT seg, off FROM part WHERE n = ?", (row.n,)).fetchall()
-    with contextlib.suppress(Damaged, OSError, ValueError, IndexError, TypeError):
-        source = Segment(folder, row.segment)
-        record = records.decode(source.record(row.offset))
-        for message in record[8:]:
-            for part in message:
-                if isinstance(part, list) and len(part) == 5 and isinstance(part[3], list):
-                    found += [(number, offset) for number, offset in part[3]]
-    return found
+    try:
+        record = records.decode(Segment(folder, row.segment).record(row.offset))
+        return found + records.pieces(record)
+    except (Damaged, FileNotFoundError):
+        return found  # nobody can read it
+    except (ValueError, TypeError, IndexError) as error:
+        logger.warning("flow %d: what belongs to its record cannot be told, and stays: %r", row.n, error)
+        return found
 
 
 def blank(folder: Path, number: int, offsets: set[int]) -> None:

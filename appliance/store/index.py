@@ -34,6 +34,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 INSERT_AT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES (?, {', '.join('?' * len(COLUMNS))})"
+INSERT_NAME: Final = "INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)"
 UPDATE: Final = f"UPDATE flow SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE n = ?"
 
 _SCHEMA: Final = """
@@ -76,14 +77,40 @@ class Newer(sqlite3.DatabaseError):
         super().__init__(f"it is of a newer lockgate (version {version}, this one knows {VERSION})")
 
 
-def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
+class Busy(sqlite3.OperationalError):
+    """As when SQLite finds it locked: another process is making it anew."""
+
+    sqlite_errorcode = sqlite3.SQLITE_BUSY
+
+
+class Index(sqlite3.Connection):
+    """An open index. file: what the system knows its file by. It may be set aside by others while it is open."""
+
+    path: Path
+    file: tuple[int, int]
+
+    def in_place(self) -> bool:
+        """Whether it still is the index of its store."""
+        try:
+            return _file(self.path) == self.file
+        except OSError:
+            return False
+
+
+def _file(path: Path) -> tuple[int, int]:
+    info = os.stat(path)
+    return info.st_dev, info.st_ino
+
+
+def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> Index:
     """An open index; made if there is none. Raises sqlite3.OperationalError (locked, full, ...), Unusable.
 
     sync: wait for the disk where SQLite asks to. The writer in the event loop never does; the checkpoints of `upkeep`
     do, and whatever a power cut leaves is made anew from the segments.
     """
-    db = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False, factory=Index)
     try:
+        db.path, db.file = path, _file(path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'NORMAL' if sync else 'OFF'}")
         db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -115,6 +142,13 @@ def _known(path: Path, version: int) -> None:
 
 
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+_REFUSED: Final = (
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What is raised for a value that cannot be in a row: a number of 65 bits, no time."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -190,11 +224,68 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names) + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
 
-    def insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
-        """Within a transaction. Returns the first and last number of the new flows."""
+    def split(self, most: int) -> tuple[Batch, Batch | None]:
+        """Two to be inserted one after the other, when there are more than `most` rows and nothing but rows."""
+        if len(self.rows) <= most or self.opened or self.parts or self.changed:
+            return self, None
+        first, rest = Batch(), Batch()
+        first.names, first.rows, rest.rows = self.names, self.rows[:most], self.rows[most:]
+        return first, rest
+
+    def commit(
+        self, db: sqlite3.Connection, number: int, indexed: int, size: int, begun: float, last: float,
+        *, dropped: int = 0, sealed: bool = False,
+    ) -> int:  # fmt: skip
+        """All of it, and `note_segment`, in one transaction. Returns how many flows SQLite refused: they are left out,
+        and counted as dropped. Raises sqlite3.Error, then nothing has been done.
+        """
+        refused = 0
+        while True:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                between = self._insert(db)
+                note_segment(db, number, indexed, size, len(self.rows) + len(self.opened), begun, last,
+                             between=between, dropped=dropped + refused, sealed=sealed)  # fmt: skip
+                db.execute("COMMIT")
+                return refused
+            except BaseException as error:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                before = len(self)
+                if isinstance(error, _REFUSED):
+                    refused += self._sift()
+                if len(self) == before:
+                    raise
+
+    def _sift(self) -> int:
+        """Leave out what an empty index refuses too: how many flows."""
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            _make(db)
+
+            def takes(statement: str, values: Sequence[Any]) -> bool:
+                try:
+                    db.execute(statement, values)
+                except _REFUSED:
+                    return False
+                return True
+
+            flows = len(self.rows) + len(self.opened)
+            self.names = [name for name in self.names if takes(INSERT_NAME, name)]
+            self.rows = [row for row in self.rows if takes(INSERT, row)]
+            for talk, _ in self.opened:
+                talk.n = 0  # no flow has it: what is said of one that is refused goes nowhere
+            self.opened = [(talk, row) for talk, row in self.opened if takes(INSERT, row)]
+            self.changed = [(talk, row) for talk, row in self.changed if takes(INSERT, row)]
+            return flows - len(self.rows) - len(self.opened)
+        finally:
+            db.close()
+
+    def _insert(self, db: sqlite3.Connection) -> tuple[int, int] | None:
+        """Within a transaction. Returns the lowest and the highest number of the flows whose rows it has written."""
         first = last = 0
         if self.names:
-            db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)", self.names)
+            db.executemany(INSERT_NAME, self.names)
         if self.rows or self.opened:
             last = db.execute("SELECT max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0))").fetchone()[0]
             first = last + 1
@@ -210,6 +301,9 @@ class Batch:
                            [(segment, offset, talk.n) for segment, offset, talk in self.parts])  # fmt: skip
         if self.changed:
             db.executemany(UPDATE, [(*row, talk.n) for talk, row in self.changed])
+            written = [talk.n for talk, _ in self.changed if talk.n]  # from earlier segments, it may be
+            if written:
+                return min(first or written[0], *written), max(last, *written)
         return (first, last) if last else None
 
 
@@ -222,8 +316,9 @@ def note_segment(
     db.execute(
         "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
         "indexed = excluded.indexed, bytes = excluded.bytes, sealed = max(sealed, excluded.sealed), "
-        "flows = flows + excluded.flows, first_n = coalesce(first_n, excluded.first_n), "
-        "last_n = coalesce(excluded.last_n, last_n), last = max(last, excluded.last), "
+        "flows = flows + excluded.flows, "
+        "first_n = coalesce(min(first_n, excluded.first_n), first_n, excluded.first_n), "
+        "last_n = coalesce(max(last_n, excluded.last_n), last_n, excluded.last_n), last = max(last, excluded.last), "
         "dropped = dropped + excluded.dropped",
         (number, indexed, size, sealed, flows, first_n, last_n, begun, last, dropped),
     )

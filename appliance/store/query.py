@@ -65,14 +65,11 @@ def _not(part: Sql) -> Sql:
 
 
 class Translator:
-    """Translates for one index; asks it for its names. Functions that conditions call are registered with `db`, and
-    are in `functions`: name, number of arguments, function. calling: one of them is called for every row.
-    """
+    """Translates for one index; asks it for its names. Functions that conditions call are registered with `db`."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self.functions: list[tuple[str, int, Callable[..., Any]]] = []
-        self.calling = False
+        self._functions = 0
         self._texts: dict[int, dict[int, str]] = {}
 
     def condition(self, node: Node) -> Condition:
@@ -142,8 +139,8 @@ class Translator:
         return self._texts[kind]
 
     def _function(self, columns: int, function: Callable[..., Any]) -> str:
-        name = f"lg_{len(self.functions) + 1}"
-        self.functions.append((name, columns, function))
+        self._functions += 1
+        name = f"lg_{self._functions}"
         self._db.create_function(name, columns, function, deterministic=True)
         return name
 
@@ -192,8 +189,6 @@ class Translator:
         if (found := literal(argument, _flags())) is not None:
             some = [id for id, text in texts.items() if _before_port(f"{text}:", found.atoms)]
             test = _where(_ids("client", some), test)
-        else:
-            self.calling = True
         return Condition(test, test)
 
     def _u(self, argument: str) -> Condition:
@@ -210,8 +205,6 @@ class Translator:
         if (found := literal(argument, _flags())) is not None:
             contains = _in_url(texts, found)
             test = contains if found.whole and _flags() & re.IGNORECASE else _where(contains, asked)
-        else:
-            self.calling = True
         # One look at the flags for each row, and one at the path.
         odd = f"(CASE WHEN flags & {ix.ODD_PATH | ix.LONG_PATH} THEN"
         may = Sql(f"{odd} flags & {ix.LONG_PATH} OR {asked.text} ELSE {test.text} END)", test.params)

@@ -8,6 +8,7 @@ index locked) is kept up to `queue_bytes`, then dropped, counted and told. Never
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
@@ -46,6 +47,8 @@ cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2
 """So late the index follows when batches are not full: a transaction has a price of its own, and what it lacks is
 found again in the segment."""
+MOST_ROWS: Final = 1024
+"""Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
@@ -105,7 +108,9 @@ class Recorder:
         self._told = RateLimited(logger, per_minute=1)
         self._odd = RateLimited(logger, per_minute=1)
         self._closed = False
-        self._db: sqlite3.Connection | None = None
+        self._db: ix.Index | None = None
+        self._file: tuple[int, int] | None = None  # the index that has the rows so far
+        self._oldest = 0  # the first segment it has rows of
         self._fd = -1
         self._reopen = self._committed = self._busy_since = 0.0
         self._tried_dropped = 0  # of `dropped`, how many the index knows of
@@ -123,7 +128,6 @@ class Recorder:
         self._names = rows.Names(0)
         self._certificates: dict[bytes, int] = {}
         self._batch = ix.Batch()
-        self._added = 0  # flows since the last commit
         self._gathered = 0  # flows since the last flush
         self._talks: list[Talk] = []
         self._begun = time.time()
@@ -169,16 +173,22 @@ class Recorder:
         try:
             found = self._index().execute("SELECT max(number) FROM segment").fetchone()[0]
             return int(found or 0)
-        except sqlite3.OperationalError:
-            return 0
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) or ix.is_damage(error):
+                return 0
+            raise
 
-    def _index(self) -> sqlite3.Connection:
-        """Raises sqlite3.Error."""
-        if self._db is None:
+    def _index(self) -> ix.Index:
+        """Raises sqlite3.Error, OSError."""
+        db = self._db
+        if db is None or not db.in_place():
             from appliance.store.recovery import open_index
 
             self._db = open_index(self.folder)
-        return self._db
+            if db is not None:  # only now, or the new file could get the old one's number
+                db.close()
+            return self._db
+        return db
 
     # -- what is recorded
 
@@ -221,7 +231,6 @@ class Recorder:
                     if made is not None:
                         self._frame(made[0])
                         self._batch.rows.append(made[1])
-                        self._added += 1
                         self.flows += 1
                         continue
                 spoken = flow.websocket if isinstance(flow, HTTPFlow) else None
@@ -322,12 +331,11 @@ class Recorder:
         offset, size = self._put(records.flow(flow, of_client, of_server, self.body_limit, None, count, bits))
         row = rows.row(flow, self.number, offset, size + talk.kept, facts, name, self._names, count, bits,
                        self.body_limit)  # fmt: skip
-        if talk.segment:
+        if talk.segment >= max(self._oldest, 1):
             self._batch.parts.append((talk.segment, talk.offset, talk))  # what was said of it before is still its own
             self._batch.changed.append((talk, row))
         else:
             self._batch.opened.append((talk, row))
-            self._added += 1
             self.flows += 1
         talk.segment, talk.offset = self.number, offset
 
@@ -339,7 +347,6 @@ class Recorder:
         self._batch.rows.append(
             rows.row(flow, self.number, offset, size, facts, name, self._names, count, bits, self.body_limit)
         )
-        self._added += 1
         self.flows += 1
 
     def _client(self, client: Client) -> Any:
@@ -455,23 +462,31 @@ class Recorder:
         self._committed = 0.0
         self.flush()
 
-    def _commit(self, sealed: bool = False) -> None:
-        """Raises sqlite3.Error; then the batch is still there."""
+    def _commit(self, sealed: bool = False) -> bool:
+        """Raises sqlite3.Error, OSError; then the batch is still there.
+
+        False: the index is another, which knows nothing of this segment. It is left to `recovery`, another is begun.
+        """
         db = self._index()
+        if self._file is not None and self._file != db.file:
+            self._file, self._oldest = db.file, self.number + 1
+            self._leave()
+            return False
         dropped = self.dropped
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            between = self._batch.insert(db)
-            ix.note_segment(db, self.number, self._written, self._written, self._added, self._begun, time.time(),
-                            between=between, dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+        batch, rest = (self._batch, None) if sealed else self._batch.split(MOST_ROWS)
+        indexed = self._written if rest is None else rest.rows[0][1]
+        refused = batch.commit(db, self.number, indexed, self._written, self._begun, time.time(),
+                               dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
+        self._file = db.file
         self._tried_dropped = dropped
-        self._batch = ix.Batch()
-        self._added = 0
+        self._batch = rest or ix.Batch()
+        if refused:
+            self.flows -= refused
+            self.dropped += refused
+            self._tried_dropped += refused
+            self._odd.log(logging.ERROR, "refused", "%d flows could not be recorded: the index does not take them",
+                          refused)  # fmt: skip
+        return True
 
     def _roll(self) -> None:
         """Seal this segment; the next record opens another."""
@@ -479,10 +494,13 @@ class Recorder:
             self._since = time.monotonic()
             return
         try:
-            self._commit(sealed=True)
-        except sqlite3.Error as error:
+            if self._commit(sealed=True):
+                self._leave()
+        except (OSError, sqlite3.Error) as error:
             self._failed(error)
-            return
+
+    def _leave(self) -> None:
+        """This segment is no longer ours."""
         os.close(self._fd)
         self._fd = -1
         talks = self._talks
@@ -503,6 +521,10 @@ class Recorder:
         else:
             why = f"the index: {error}"
             if isinstance(error, sqlite3.Error) and self._db is not None and ix.is_damage(error):
+                from appliance.store.recovery import renounce
+
+                with contextlib.suppress(OSError):
+                    renounce(self.folder, self._db, error)
                 self._db.close()
                 self._db = None
         if not self.fault:
@@ -554,10 +576,11 @@ class Recorder:
             elif not self._buffer:
                 try:
                     self._commit(sealed=True)
-                except sqlite3.Error as error:
+                except (OSError, sqlite3.Error) as error:
                     logger.warning("%s: the index could not be brought up to date: %s", self.folder, error)
-            os.close(self._fd)
-            self._fd = -1
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
         if self._db is not None:
             self._db.close()
             self._db = None

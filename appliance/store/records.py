@@ -30,6 +30,9 @@ Body = bytes | list[Any] | None
 """A whole body; or [size, SHA-256 or None, cut, [[segment, offset], ...] of pieces, rest]; None: nothing is known."""
 
 _NOTHING: Final[State] = {}
+_BODY_OF_REQUEST: Final = 8
+_BODY_OF_RESPONSE: Final = 4
+"""Where bodies stand in what is written of a request and a response."""
 _ODD: Final = 1  # code of the extension type
 _LEFT_OUT: Final = frozenset(
     {"state", "chain", "mitmcert", "proxy_mode", "verdict", "_certs", "_recorded", "_ja4", "device"}
@@ -169,6 +172,15 @@ def _put_body(message: Message, stored: Body, piece: Callable[[int, int], bytes 
         message.tee = Kept(size, sha256, content, why)
     else:
         message.raw_content = content
+
+
+def pieces(record: list[Any]) -> list[tuple[int, int]]:
+    """(segment, offset) of the pieces that the bodies of an ``f`` record name. Raises TypeError, ValueError, IndexError
+    for one that is none."""
+    if record[0] != "f" or record[1] != "http":
+        return []
+    bodies = [message[at] for message, at in zip(record[8:], (_BODY_OF_REQUEST, _BODY_OF_RESPONSE), strict=False)]
+    return [(segment, offset) for stored in bodies if isinstance(stored, list) for segment, offset in stored[3]]
 
 
 # -- flows

@@ -1,4 +1,5 @@
-"""After a crash: what the index has not got of a segment is put into it, half a record at the end is cut off.
+"""After a crash: what the index has not got of a segment is put into it, half a record at the end is cut off, and what
+a power cut has taken of it leaves the index.
 
 What is damaged is set aside, in the folder `damaged`, and told; the rest opens.
 """
@@ -46,18 +47,39 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
         os.close(fd)
 
 
-def open_index(folder: Path, *, busy_ms: int = 0, sync: bool = False) -> sqlite3.Connection:
-    """The index of a store; one that is damaged is set aside and a new one begun. Raises sqlite3.Error, OSError."""
+def open_index(folder: Path, *, busy_ms: int = 0, sync: bool = False, ours: bool = False) -> ix.Index:
+    """The index of a store; one that is damaged is set aside and a new one begun. Raises sqlite3.Error, OSError.
+
+    ours: the caller holds `locked`.
+    """
     path = folder / ix.FILE
-    try:
-        return _mine(path, busy_ms, sync)
-    except ix.Unusable as error:
-        logger.error("%s; it is set aside in %s, and made anew from the segments", error, folder / DAMAGED)
-        set_aside(folder, ix.FILE, f"{ix.FILE}-wal", f"{ix.FILE}-shm")
-        return _mine(path, busy_ms, sync)
+    if path.exists():
+        with contextlib.suppress(ix.Unusable):
+            return ix.connect(path, busy_ms=busy_ms, sync=sync)
+    with contextlib.nullcontext(True) if ours else locked(folder) as free:
+        if not free:
+            raise ix.Busy("another process is at work in the store")
+        try:
+            return _mine(path, busy_ms, sync)
+        except ix.Unusable as error:
+            _renounce(folder, error)
+            return _mine(path, busy_ms, sync)
 
 
-def _mine(path: Path, busy_ms: int, sync: bool) -> sqlite3.Connection:
+def renounce(folder: Path, db: ix.Index, error: sqlite3.Error) -> None:
+    """Damage was found in an index that was open; if nobody was faster, it is set aside. Raises OSError."""
+    with locked(folder) as ours:
+        if ours and db.in_place():
+            _renounce(folder, error)
+
+
+def _renounce(folder: Path, error: Exception) -> None:
+    logger.error("%s: the index: %s; it is set aside in %s, and made anew from the segments",
+                 folder, error, folder / DAMAGED)  # fmt: skip
+    set_aside(folder, ix.FILE, f"{ix.FILE}-wal", f"{ix.FILE}-shm")
+
+
+def _mine(path: Path, busy_ms: int, sync: bool) -> ix.Index:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         give(path, path.parent)
@@ -80,45 +102,40 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
 
     The caller holds `locked`. Raises sqlite3.Error, OSError.
     """
-    known = {
-        number: (indexed, size, sealed)
-        for number, indexed, size, sealed in db.execute("SELECT number, indexed, bytes, sealed FROM segment")
-    }
+    known = {number for (number,) in db.execute("SELECT number FROM segment")}
     found = 0
     there = segment.numbers(folder)
     for number in there:
-        indexed, size, sealed = known.get(number, (segment.HEAD.size, 0, 0))
-        if sealed:
-            try:
-                _look(folder, number, size)
-            except Damaged as error:
-                aside(folder, db, number, str(error))
-            continue
         plain, packed = segment.plain_path(folder, number), segment.packed_path(folder, number)
         fd = segment.lock_abandoned(plain) if plain.exists() else None
         if fd is None and plain.exists():
             continue  # its writer lives
-        if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
-            plain.unlink()
         try:
-            found += _index(folder, db, number, indexed, size, fd)
+            indexed, size, sealed = db.execute(  # now that nobody writes to it
+                "SELECT indexed, bytes, sealed FROM segment WHERE number = ?", (number,)
+            ).fetchone() or (segment.HEAD.size, 0, 0)
+            if sealed and _whole(folder, number, size):
+                continue
+            if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
+                plain.unlink()
+            found += _index(folder, db, number, indexed, fd)
         except Damaged as error:
             aside(folder, db, number, str(error))
         finally:
             if fd is not None:
                 os.close(fd)
-    for number in known.keys() - set(there):
+    for number in known - set(there):
         for _ in ix.forget(db, number):
             pass
     return found
 
 
-def _look(folder: Path, number: int, size: int) -> None:
-    """Whether a sealed segment has its beginning and its end. Raises Damaged; FileNotFoundError: it is gone."""
+def _whole(folder: Path, number: int, size: int) -> bool:
+    """Whether a sealed segment is as long as it was. Raises Damaged: its beginning is missing, or the table at its end;
+    FileNotFoundError: it is gone."""
     source = Segment(folder, number)
     try:
-        if not source.packed and source.size < size:
-            raise Damaged(f"{source.path}: {size - source.size} bytes are missing at its end")
+        return source.packed or source.size >= size
     finally:
         source.close()
 
@@ -131,16 +148,16 @@ def aside(folder: Path, db: sqlite3.Connection, number: int, why: str) -> None:
         pass
 
 
-def _index(folder: Path, db: sqlite3.Connection, number: int, indexed: int, size: int, fd: int | None) -> int:
+def _index(folder: Path, db: sqlite3.Connection, number: int, indexed: int, fd: int | None) -> int:
     """Index what is missing, seal. fd: of the plain file, locked; None: it is compressed. Raises Damaged."""
     source = Segment(folder, number)
     try:
-        if fd is not None and source.size < max(indexed, size):
-            raise Damaged(f"{source.path}: {max(indexed, size) - source.size} bytes are missing at its end")
-        if fd is not None and source.size == segment.HEAD.size:
-            source.path.unlink()
-            return 0
         work = Reindex(folder, db, number)
+        if fd is not None:
+            indexed = work.back(source, indexed)
+            if source.size == segment.HEAD.size:
+                source.path.unlink()
+                return 0
         end = indexed
 
         def tell(error: Damaged) -> None:
@@ -182,7 +199,66 @@ class Reindex:
         self._open: dict[str, _Open] = {}
         self._last = 0.0
         self._begun = 0.0
-        self._added = 0
+
+    def back(self, source: Segment, indexed: int) -> int:
+        """After a power cut the index may know more than has reached the file: from where on it has to go on.
+
+        What lies behind the last record that is whole leaves the index. Raises sqlite3.Error.
+        """
+        first, last = self._db.execute(
+            "SELECT coalesce(min(first_n), 0), coalesce(max(last_n), -1) FROM segment WHERE number = ?", (self._number,)
+        ).fetchone()
+        within = {"seg": self._number, "first": first, "last": last}
+        known = self._db.execute(
+            "SELECT off FROM flow WHERE n BETWEEN :first AND :last AND seg = :seg "
+            "UNION SELECT off FROM part WHERE seg = :seg ORDER BY off DESC", within
+        ).fetchall()  # fmt: skip
+        end = segment.HEAD.size
+        for (offset,) in known:
+            with contextlib.suppress(Damaged):
+                end = offset + segment.FRAME.size + len(source.record(offset))
+                break
+        if source.size >= indexed and (not known or end > known[0][0]):
+            return indexed
+        lost = [
+            (n,) for n, flags in self._db.execute(
+                "SELECT n, flags FROM flow WHERE n BETWEEN :first AND :last AND seg = :seg AND off >= :end",
+                within | {"end": end},
+            ).fetchall() if not (flags & ix.IN_PARTS and self._head_before(n, end))
+        ]  # fmt: skip
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany("DELETE FROM flow WHERE n = ?", lost)
+            self._db.executemany("DELETE FROM part WHERE n = ?", lost)
+            self._db.execute("DELETE FROM part WHERE seg = ? AND off >= ?", (self._number, end))
+            self._db.execute("UPDATE segment SET flows = flows - ?, dropped = dropped + ? WHERE number = ?",
+                             (len(lost), len(lost), self._number))  # fmt: skip
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        logger.warning("%s ends before what the index knows of it, as after a power cut: %d flows are lost",
+                       source.path, len(lost))  # fmt: skip
+        self._commit(end, end, sealed=False)
+        return end
+
+    def _head_before(self, n: int, end: int) -> bool:
+        """A conversation's head lies behind `end`: the one before becomes its row. False: there is none."""
+        for number, offset in self._db.execute(
+            "SELECT seg, off FROM part WHERE n = ? AND NOT (seg = ? AND off >= ?) ORDER BY seg DESC, off DESC",
+            (n, self._number, end),
+        ).fetchall():
+            with contextlib.suppress(Damaged, OSError):
+                record = self._shelf.record(number, offset)
+                if record[0] == "f":
+                    size = len(self._shelf.segment(number).record(offset))
+                    flow, row = self._row(number, offset, record, size)
+                    talk = self._open[flow.id] = _Open()
+                    talk.n, talk.segment, talk.offset = n, number, offset
+                    self._batch.changed.append((talk, row))
+                    return True
+        return False
 
     def take(self, offset: int, payload: bytes) -> None:
         """One record. Raises Damaged, sqlite3.Error."""
@@ -202,19 +278,29 @@ class Reindex:
             end = offset + segment.FRAME.size + len(payload)
             self._commit(end, end, sealed=False)
 
-    def _flow(self, offset: int, record: Any, size: int) -> None:
-        flow = self._shelf.made(record, self._number, offset)
+    def _row(self, number: int, offset: int, record: Any, size: int) -> tuple[Flow, list[Any]]:
+        flow = self._shelf.made(record, number, offset)
         extra = record[7]
-        bits = extra.get("bits", 0) & ~ix.OPEN
         facts = rows.client_facts(flow.client_conn, self._names)
         name = rows.server_name(flow.server_conn, self._names)
         count = tuple(extra["count"]) if "count" in extra else None
-        row = rows.row(flow, self._number, offset, size, facts, name, self._names, count, bits)
-        self._last = max(self._last, ended(flow, row))
-        self._begun = min(self._begun or row[4], row[4])
-        if not bits & ix.IN_PARTS:
+        bits = extra.get("bits", 0) & ~ix.OPEN
+        try:
+            return flow, rows.row(flow, number, offset, size, facts, name, self._names, count, bits)
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            raise Damaged(f"segment {number}: the record at {offset} makes no row: {error!r}") from None
+
+    def _flow(self, offset: int, record: Any, size: int) -> None:
+        flow, row = self._row(self._number, offset, record, size)
+        if row[4] is not None:
+            self._last = max(self._last, ended(flow, row))
+            self._begun = min(self._begun or row[4], row[4])
+        if not record[7].get("bits", 0) & ix.IN_PARTS:
             self._batch.rows.append(row)
         elif (talk := self._talk(flow.id)) is not None:
+            if (talk.segment, talk.offset) > (self._number, offset):  # it went on before this segment was indexed
+                self._batch.parts.append((self._number, offset, talk))
+                return
             if talk.segment:
                 self._batch.parts.append((talk.segment, talk.offset, talk))
             talk.segment, talk.offset = self._number, offset
@@ -225,7 +311,6 @@ class Reindex:
             talk.segment, talk.offset = self._number, offset
             self._batch.opened.append((talk, row))
         self.count += 1
-        self._added += 1
 
     def _talk(self, id: str) -> _Open | None:
         """A conversation whose head was seen; in this segment, or in an earlier one."""
@@ -239,26 +324,19 @@ class Reindex:
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
         self._batch.names += self._names.fresh
         self._names.fresh = []
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            between = self._batch.insert(self._db)
-            now = self._last or time.time()
-            ix.note_segment(self._db, self._number, indexed, size, self._added, self._begun or now, now,
-                            between=between, sealed=sealed)  # fmt: skip
-            if sealed:
-                self._db.execute(
-                    f"UPDATE flow SET flags = flags & ~{ix.OPEN} WHERE seg = ? AND flags & {ix.OPEN} AND n >= "
-                    "coalesce((SELECT first_n FROM segment WHERE number = ?), 0)", (self._number, self._number)
-                )  # fmt: skip
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        now = self._last or time.time()
+        refused = self._batch.commit(self._db, self._number, indexed, size, self._begun or now, now, sealed=sealed)
         self._batch = ix.Batch()
-        self._added = 0
+        if refused:
+            self.count -= refused
+            logger.warning("%s: %d flows are left out: the index does not take them",
+                           self._shelf.segment(self._number).path, refused)  # fmt: skip
 
     def finish(self, indexed: int, size: int) -> None:
+        self._db.execute(
+            f"UPDATE flow SET flags = flags & ~{ix.OPEN} WHERE seg = ? AND flags & {ix.OPEN} AND n >= "
+            "coalesce((SELECT first_n FROM segment WHERE number = ?), 0)", (self._number, self._number)
+        )  # fmt: skip
         self._commit(indexed, size, sealed=True)
         self._shelf.close()
 

@@ -180,7 +180,7 @@ class Segment:
         if len(data) >= at + FRAME.size:
             length, crc = FRAME.unpack_from(data, at)
             payload = data[at + FRAME.size : at + FRAME.size + length]
-            if len(payload) == length and zlib.crc32(payload) == crc:
+            if length and len(payload) == length and zlib.crc32(payload) == crc:  # zeros are no record
                 return payload
         raise Damaged(f"{self.path}: the record at {offset} is damaged")
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import os
-import queue
 import sqlite3
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,8 +30,6 @@ CHUNK: Final = 50_000
 """Flows that one query looks at: between two, others see what was found, and the writer's log may be cut."""
 PAGE: Final = 2_000
 """Rows of them that are in memory at a time."""
-READERS: Final = min(4, os.cpu_count() or 1)
-"""Chunks that are looked at at a time, once the first did not have enough. SQLite works without the interpreter."""
 NAMES: Final = 20_000
 _SELECT: Final = f"n, {', '.join(ix.COLUMNS)}"
 
@@ -131,7 +125,7 @@ class Store:
         try:
             with recovery.locked(self.folder) as ours:
                 if ours:
-                    with contextlib.closing(recovery.open_index(self.folder, busy_ms=500)) as db:
+                    with contextlib.closing(recovery.open_index(self.folder, busy_ms=500, ours=True)) as db:
                         recovery.recover(self.folder, db)
         except (OSError, sqlite3.Error) as error:
             logger.debug("%s: not recovered: %s", self.folder, error)
@@ -198,7 +192,7 @@ class Store:
         progress: Progress | None,
     ) -> Iterator[tuple[Row, Flow | None]]:
         flt = flowfilter.parse(filter) if isinstance(filter, str) else filter
-        condition, translator = self._condition(flt)
+        condition = self._condition(flt)
         where = condition.may
         first, last = self._ask("SELECT (SELECT min(n) FROM flow), (SELECT max(n) FROM flow)")[0]
         if first is None or limit == 0:
@@ -207,12 +201,10 @@ class Store:
         high = last if before is None else min(last, before - 1)
         total, found = high - low + 1, 0
         sql = f"SELECT {_SELECT} FROM flow WHERE n BETWEEN ? AND ? AND {where.text} ORDER BY n {'DESC' if newest else ''} LIMIT ?"  # noqa: E501
-        most = PAGE if limit is None or not condition.exact else min(PAGE, limit)
-        chunks = _chunks(low, high, newest)
-        answers = self._answers(sql, ((start, end, *where.params, most) for start, end in chunks), translator)
-        for (start, end), page in zip(_chunks(low, high, newest), answers, strict=True):
-            left = start, end
-            while page:
+        for start, end in _chunks(low, high, newest):
+            while start <= end:
+                most = PAGE if limit is None or not condition.exact else min(PAGE, limit - found)
+                page = self._ask(sql, (start, end, *where.params, most))
                 for row in self._rows(page, progress, low, high, newest):
                     flow = None
                     if flt is not None and not condition.exact:
@@ -229,8 +221,7 @@ class Store:
                         return
                 if len(page) < most:
                     break
-                left = (left[0], page[-1][0] - 1) if newest else (page[-1][0] + 1, left[1])
-                page = self._ask(sql, (*left, *where.params, most))
+                start, end = (start, page[-1][0] - 1) if newest else (page[-1][0] + 1, end)
             if progress is not None:
                 progress(high - start + 1 if newest else end - low + 1, total)
 
@@ -248,62 +239,18 @@ class Store:
 
     def may_match(self, flt: TFilter | None) -> bool:
         """Whether there is a flow that could match, as far as the index can tell. Raises StoreError."""
-        may = self._condition(flt)[0].may
+        may = self._condition(flt).may
         return bool(self._ask(f"SELECT EXISTS (SELECT 1 FROM flow WHERE {may.text})", may.params)[0][0])
 
-    def _condition(self, flt: TFilter | None) -> tuple[Condition, Translator]:
-        translator = Translator(self._db)
+    def _condition(self, flt: TFilter | None) -> Condition:
         if flt is None:
-            return Condition(Sql("1"), Sql("1")), translator
+            return Condition(Sql("1"), Sql("1"))
         if not isinstance(flt, FlowFilter):
-            return Condition(Sql("1"), Sql("0")), translator
+            return Condition(Sql("1"), Sql("0"))
         try:
-            return translator.condition(flt.tree), translator
+            return Translator(self._db).condition(flt.tree)
         except sqlite3.Error as error:
             raise StoreError(f"{self.folder}: {error}") from None
-
-    def _answers(self, sql: str, questions: Iterator[Sequence[Any]], translator: Translator) -> Iterator[list[Any]]:
-        """The answers in order. When the first question was not enough the others are asked several at a time, unless
-        they are answered by functions of ours, of which only one can run.
-        """
-        for first in itertools.islice(questions, 1):
-            yield self._ask(sql, first)
-        if translator.calling or READERS < 2:
-            for params in questions:
-                yield self._ask(sql, params)
-            return
-        others: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        pool = ThreadPoolExecutor(READERS, "lockgate store")
-        opened: list[sqlite3.Connection] = []
-        waiting: deque[Future[list[Any]]] = deque()
-
-        def ask(params: Sequence[Any]) -> list[Any]:
-            db = others.get()
-            try:
-                return db.execute(sql, params).fetchall()
-            finally:
-                others.put(db)
-
-        try:
-            for params in questions:
-                if len(opened) < READERS:
-                    opened.append(db := ix.read_only(self.folder / ix.FILE))
-                    for name, columns, function in translator.functions:
-                        db.create_function(name, columns, function, deterministic=True)
-                    others.put(db)
-                waiting.append(pool.submit(ask, params))
-                if len(waiting) >= 2 * READERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except (sqlite3.Error, ix.Unusable) as error:
-            raise StoreError(f"{self.folder / ix.FILE}: {error}") from None
-        finally:
-            for db in opened:
-                db.interrupt()
-            pool.shutdown(cancel_futures=True)
-            for db in opened:
-                db.close()
 
     def _ask(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -88,12 +89,37 @@ def compress_one(folder: Path, db: sqlite3.Connection, between: Callable[[], obj
             continue
         try:
             size = segment.compress(folder, number, between)
-        except Damaged as error:
-            recovery.aside(folder, db, number, str(error))
+        except Damaged as error:  # what is whole in it can be read as it is
+            logger.warning("%s; its segment is not compressed", error)
+            db.execute("UPDATE segment SET sealed = 2 WHERE number = ?", (number,))
             return int(number)
         db.execute("UPDATE segment SET bytes = ?, sealed = 2 WHERE number = ?", (size, number))
         return int(number)
     return None
+
+
+class Disk:
+    """What of the segments has reached the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sizes: dict[str, int] = {}
+
+    def sync(self) -> None:
+        """Wait until all that is in the segments now has. Raises OSError."""
+        sizes: dict[str, int] = {}
+        for path in self._folder.glob("*.seg"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                size = sizes[path.name] = os.fstat(fd).st_size
+                if size != self._sizes.get(path.name):
+                    os.fdatasync(fd)
+            finally:
+                os.close(fd)
+        self._sizes = sizes
 
 
 class Upkeep(threading.Thread):
@@ -109,8 +135,9 @@ class Upkeep(threading.Thread):
         self.deleted = 0
         self._flows = flows
         self._counted = 0
-        self._recovered = False
+        self._recovered: tuple[int, int] | None = None  # the index that was brought up to date
         self._stop_now = threading.Event()
+        self._disk = Disk(folder)
         self._told = RateLimited(logger, per_minute=1)
 
     def stop(self) -> None:
@@ -119,21 +146,28 @@ class Upkeep(threading.Thread):
             self.join(10.0)
 
     def run(self) -> None:
-        db: sqlite3.Connection | None = None
+        db: ix.Index | None = None
+        pause = 0.0
         while True:
-            last = self._stop_now.wait(0.0 if db is None and not self._recovered else TICK)
+            last = self._stop_now.wait(pause)
+            pause = TICK
             try:
-                if db is None and (self.folder / ix.FILE).exists():
-                    db = ix.connect(self.folder / ix.FILE, busy_ms=200, sync=True)
+                old = db
+                if (db is None or not db.in_place()) and self.folder.exists():
+                    db = recovery.open_index(self.folder, busy_ms=200, sync=True)
+                    if old is not None:  # only now, or the new file could get the old one's number
+                        old.close()
                 if db is not None:
                     self._tick(db, last)
             except (OSError, sqlite3.Error, ix.Unusable) as error:
                 if not last:
                     self._told.log(logging.INFO, str(error), "%s: upkeep has to wait: %s", self.folder, error)
+                if db is not None and isinstance(error, sqlite3.Error) and ix.is_damage(error):
+                    with contextlib.suppress(OSError):
+                        recovery.renounce(self.folder, db, error)
                 if db is not None and (not isinstance(error, sqlite3.Error) or ix.is_damage(error)):
                     db.close()
                     db = None
-                self._recovered = self._recovered or db is None
             except Exception:
                 logger.exception("%s: fault in the upkeep of the flow store", self.folder)
             if last:
@@ -141,21 +175,23 @@ class Upkeep(threading.Thread):
                     db.close()
                 return
 
-    def _tick(self, db: sqlite3.Connection, last: bool) -> None:
+    def _tick(self, db: ix.Index, last: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             log = (self.folder / f"{ix.FILE}-wal").stat().st_size
             if last or log > CHECKPOINT_BYTES:
+                self._disk.sync()  # first: after a power cut the index must not know of what is not there
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             if log > RESTART_BYTES:
-                db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                for how in ("PASSIVE", "RESTART"):  # little is left for the second, less for the third
+                    db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         if last:
             return
         with recovery.locked(self.folder) as ours:
             if not ours:
                 return
-            if not self._recovered:
+            if self._recovered != db.file:
                 count = recovery.recover(self.folder, db)
-                self._recovered = True
+                self._recovered = db.file
                 if count:
                     logger.info("%s: %d flows of an earlier run were put into the index", self.folder, count)
             if gone := keep_budget(self.folder, db, self.max_bytes, self.max_age):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.exceptions import ModeError
 from appliance.log import RateLimited
-from modes.firewall import nfnetlink, others, rtnetlink, undo
+from modes.firewall import advertised, nfnetlink, others, rtnetlink, undo
 from modes.firewall.plan import (
     BUILT_IN,
     FORWARDING,
@@ -257,7 +257,9 @@ class Firewall:
     def _carry_out(self) -> None:
         """:raises Failed: a step does not work; then some may have been done."""
         self._plan = plan = self._made(self._want)
-        forwarding = there(FORWARDING) if self._want.masquerade else {}
+        forwarding: dict[str, str] = {}
+        if self._want.masquerade:
+            forwarding = advertised.kept(self._want.masquerade) | there(FORWARDING)
         tuned = there(REDIRECTING) if self._want.method == "redirect" else {}
         self._write(plan, tuple(forwarding), tuple(tuned))
         for step in plan.routing:

@@ -23,6 +23,7 @@ REDIRECTING = {"net.ipv4.tcp_early_demux": "0"}
 """Of the redirect method, IPv6 included. A client may use one port towards two servers; behind REDIRECT both are for
 one place, so NAT gives the second another port. But the kernel has looked for its socket before, by the first port, and
 found the first connection; Linux 6.1 then does not look again, and the second hangs."""
+_MAPPED = "::ffff:0:0/96"
 _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 
 
@@ -103,6 +104,9 @@ def nftables(want: Redirect) -> Plan:
         lines.append(f"{_ports_by_nftables(want)} return")
     lines += [f"{'ip' if family == 4 else 'ip6'} daddr {_LINK_LOCAL[family]} return" for family, _ in want.listeners]
     excluded = list(lines)
+    if want.method == "tproxy" and 6 in dict(want.listeners):
+        # No network has these; but a socket that dials one is IPv4's, and may be for this machine.
+        lines.append(f"ip6 daddr {_MAPPED} drop")
     for family, address in want.listeners:
         ip = "ip" if family == 4 else "ip6"
         at = (f"[{address}]" if family == 6 and address else address) + f":{want.port}"

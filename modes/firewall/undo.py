@@ -157,7 +157,8 @@ def replay(path: str, routing: bool, closed: bool = False) -> None:
     left |= {"sysctls": {}} if routing else {}
     with contextlib.suppress(OSError), _locked(path):
         others = _noted(path)
-        for name, value in (data.get("tuned", {}) | (data.get("sysctls", {}) if routing else {})).items():
+        found = data.get("tuned", {}) | (data.get("sysctls", {}) if routing else {})
+        for name, value in reversed(found.items()):
             if name not in others[0]:
                 with contextlib.suppress(OSError):
                     sysctl(name, value)
@@ -193,8 +194,11 @@ def stale(folder: str = FOLDER) -> list[str]:
 
 
 def sysctl(name: str, value: str | None = None) -> str:
-    """Read it, or write it. :raises OSError: there is none, or it cannot be written."""
-    path = "/proc/sys/" + name.replace(".", "/")
+    """Read it, or write it. name: as sysctl(8) writes it, `/` for a dot in an interface's name.
+
+    :raises OSError: there is none, or it cannot be written.
+    """
+    path = "/proc/sys/" + name.translate({ord("."): "/", ord("/"): "."})
     if value is not None:
         with open(path, "w", encoding="ascii") as file:
             file.write(value)

@@ -1,8 +1,11 @@
-"""The process that owns an interception namespace. Run as a file, `python -I -S helper.py FD`, by standard library
-alone: unsharing a user namespace needs a process of one thread, and the gateway has several.
+"""The process that owns an interception namespace. Run as a file, `python -I -S helper.py FD OWNER`, by standard
+library alone: unsharing a user namespace needs a process of one thread, and the gateway has several.
 
-FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come along as SCM_RIGHTS. When the other end is
-gone this process ends, and with it all it has started: nothing else keeps the namespaces alive.
+FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come along as SCM_RIGHTS. When the other end or
+the process OWNER, which started us, is gone this process ends, and with it all it has started. (The end alone does not
+say: a process forked off by an add-on has it too.)
+
+Each question has a "number", and its answer the same; 0: nobody asked. Besides that they are
 
     -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
     <- {"ready": [name]} + a descriptor for each name
@@ -112,6 +115,7 @@ class Helper:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._number = 0  # of the question that is being answered
         self._seconds: dict[int, socket.socket] = {}
         self._program: Program | None = None
         self.folder = ""  # removed at the end
@@ -119,10 +123,10 @@ class Helper:
 
     def _say(self, said: dict[str, Any], fds: list[int] | None = None, to: socket.socket | None = None) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        (to or self._control).sendmsg([json.dumps(said).encode()], rights)
+        (to or self._control).sendmsg([json.dumps({**said, "number": self._number}).encode()], rights)
 
-    def serve(self) -> None:
-        """Until the other end is gone."""
+    def serve(self, owner: int) -> None:
+        """Until the other end is gone, or the process `owner`, our parent."""
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
@@ -134,6 +138,12 @@ class Helper:
         self._poll = poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(wake, select.POLLIN)
+        died = -1
+        with contextlib.suppress(OSError):  # none in kernels before 5.3
+            died = os.pidfd_open(owner)
+            poll.register(died, select.POLLIN)
+        if os.getppid() != owner:
+            return  # it was gone before, and by now that number may be another's
         while True:
             for fd, _ in poll.poll():
                 if (second := self._seconds.get(fd)) is not None:
@@ -144,15 +154,20 @@ class Helper:
                         os.read(wake, 512)
                     self._reap()
                     continue
+                if fd == died:
+                    return
                 data = self._control.recv(1 << 20)
                 if not data:
                     return
+                asked = json.loads(data)
+                self._number = asked.get("number", 0)
                 try:
-                    self._answer(json.loads(data))
+                    self._answer(asked)
                 except Failed as e:
                     self._say({"error": e.told})
                 except OSError as e:
                     self._say({"error": ["helper", e.errno or 0, str(e)]})
+                self._number = 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._got[number] = time.monotonic()
@@ -164,6 +179,7 @@ class Helper:
             self._sockets(asked, self._control)
         elif "second" in asked:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
             self._seconds[ours.fileno()] = ours
             self._poll.register(ours, select.POLLIN)
             with theirs:
@@ -195,13 +211,17 @@ class Helper:
         self._say({"sockets": asked["sockets"]}, [sock.fileno() for sock in made], to)
 
     def _serve_second(self, second: socket.socket) -> None:
-        """Whatever it says or does, this process goes on."""
+        """Whatever it says or does, this process goes on: it may be another user's. Who does not read is let go of."""
         try:
             if data := second.recv(1 << 16):
-                self._sockets(json.loads(data), second)
+                asked = json.loads(data)
+                self._number = asked["number"]
+                self._sockets(asked, second)
                 return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
+        finally:
+            self._number = 0
         del self._seconds[second.fileno()]
         self._poll.unregister(second)
         second.close()
@@ -254,7 +274,7 @@ class Helper:
                     self._say({"exit": status})
 
 
-def main(fd: int) -> None:
+def main(fd: int, owner: int) -> None:
     try:
         control = socket.socket(fileno=fd)
     except OSError:
@@ -262,16 +282,16 @@ def main(fd: int) -> None:
     control.set_inheritable(False)
     helper = Helper(control)
     try:
-        helper.serve()
+        helper.serve(owner)
     except (BrokenPipeError, ConnectionResetError):
         pass
     except Failed as e:
         with contextlib.suppress(OSError):
-            control.send(json.dumps({"error": e.told}).encode())
+            control.send(json.dumps({"error": e.told, "number": 1}).encode())
     system.end_descendants(_GRACE_SECONDS)
     if helper.folder:
         shutil.rmtree(helper.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

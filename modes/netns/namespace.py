@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ PORT = 6700
 SECONDS = 30.0
 """What the helper may take to set all up; on a quiet machine it takes a tenth of one."""
 ANSWER_SECONDS = 2.0
+LATE_SECONDS = 30.0
+"""A helper that has not answered in time is asked again when it is heard, or after this: each wait holds the loop."""
 POOL = 16
 """Sockets asked for at once."""
 _LARGEST = 1 << 20
@@ -50,6 +53,8 @@ class Namespace:
         self.heard: Callable[[dict[str, Any]], None] = lambda said: None
         self.ended: Callable[[], None] = lambda: None
         self._pools: dict[str, deque[int]] = {}
+        self._number = 0  # of the last question
+        self._late = 0.0  # until when nothing is asked, as an answer is missing
         self._unasked: deque[dict[str, Any]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +101,7 @@ class Namespace:
 
     def _start(self, interface: str, tun: bool, setup: Sequence[str], stdio: bool, keep: tuple[int, ...]) -> None:
         fd = self._theirs.fileno()
-        command = [sys.executable, "-I", "-S", str(HELPER), str(fd)]
+        command = [sys.executable, "-I", "-S", str(HELPER), str(fd), str(os.getpid())]
         quiet = None if stdio else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
@@ -126,21 +131,28 @@ class Namespace:
     # -- talking to the helper; it answers in order
 
     def ask(self, question: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> tuple[dict[str, Any], list[int]]:
-        """Blocks for the answer. :raises ModeError: it failed, or the helper is gone or silent."""
+        """Blocks for the answer, but not again while an earlier one is late. :raises ModeError: it failed, or the
+        helper is gone or silent.
+        """
+        if time.monotonic() < self._late:
+            raise ModeError("the namespace's helper has not answered yet")
+        self._number += 1
+        end = time.monotonic() + seconds
         try:
-            self._control.setblocking(True)
             self._control.settimeout(seconds)
-            self._control.send(json.dumps(question).encode())
+            self._control.send(json.dumps({**question, "number": self._number}).encode())
             while True:
+                self._control.settimeout(max(end - time.monotonic(), 0.001))
                 said, fds = self._receive()
-                if "exit" not in said:
+                if said["number"] == self._number:
                     break
-                self._unasked.append(said)
+                self._beside(said, fds)
                 if self._loop is not None:
                     self._loop.call_soon(self._tell)
         except TimeoutError:
+            self._late = time.monotonic() + LATE_SECONDS
             raise ModeError(f"the namespace's helper did not answer within {seconds:g} s") from None
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError):
             raise ModeError("the namespace's helper process is gone (was it killed?)") from None
         if "error" in said:
             raise HelperFailed(*said["error"])
@@ -158,9 +170,22 @@ class Namespace:
         fds = array.array("i")
         for _, _, more in ancillary:
             fds.frombytes(more[: len(more) // 4 * 4])
-        if not data:
-            raise EOFError
-        return json.loads(data), list(fds)
+        try:
+            said = json.loads(data)
+            assert isinstance(said["number"], int)
+        except (ValueError, KeyError, TypeError, AssertionError):  # b"" too; a helper that joins us is another user's
+            for fd in fds:
+                os.close(fd)
+            raise EOFError from None
+        self._late = 0.0
+        return said, list(fds)
+
+    def _beside(self, said: dict[str, Any], fds: list[int]) -> None:
+        """What is no answer to the question: said unasked, or the answer to an earlier one, which nobody waits for."""
+        for fd in fds:
+            os.close(fd)
+        if not said["number"]:
+            self._unasked.append(said)
 
     def _readable(self) -> None:
         self._control.setblocking(False)
@@ -172,9 +197,7 @@ class Namespace:
             self._forget()
             self.ended()
             return
-        for fd in fds:
-            os.close(fd)
-        self._unasked.append(said)
+        self._beside(said, fds)
         self._tell()
 
     def _tell(self) -> None:

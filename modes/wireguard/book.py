@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
@@ -22,6 +23,8 @@ from modes.wireguard.peer import PeerConfig, Tallied
 FILE = "wireguard.conf"
 _SUBNET4 = "10.87.0.1/24"
 KEEPALIVE = 25
+KEEP_SECONDS = 366 * 86400.0
+"""How long a peer that is gone is remembered."""
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]+\]?")
 
 
@@ -32,6 +35,7 @@ class Book:
         self.path = path
         self.clients = path.with_name(path.name + ".d")
         self.state = path.with_name(path.name + ".state")
+        self.noted = 0  # lines since it was last written as a whole
 
     # -- the server's file
 
@@ -95,8 +99,8 @@ class Book:
                 ip_network(other)
             except ValueError:
                 raise ModeError(f"{other!r} is no network such as 192.168.7.0/24") from None
-        if "\n" in label or "\r" in label:
-            raise ModeError("a label is one line")
+        if not label.isprintable():
+            raise ModeError("a label is one line of printable text")
         if endpoint:
             check_endpoint(endpoint)
         private = None if public is not None else PrivateKey()
@@ -141,26 +145,66 @@ class Book:
     # -- what outlives the process
 
     def recall(self) -> dict[str, dict[str, Any]]:
-        """By public key in base64: stamp, received, sent, last_handshake, endpoint. Empty when there is none."""
+        """By public key in base64: stamp, received, sent, last_handshake, endpoint. Empty when there is none.
+
+        The file's first line is what `remember` wrote; those that follow are by `note`. What has a fault is left out.
+        """
+        found: dict[str, dict[str, Any]] = {}
         try:
-            data = json.loads(self.state.read_text())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {key: one for key, one in data.items() if isinstance(one, dict)} if isinstance(data, dict) else {}
+            lines = self.state.read_text().split("\n")
+        except (OSError, ValueError):
+            return found
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            match said:
+                case dict():
+                    found = {key: one for key, one in said.items() if isinstance(one, dict)}
+                case [str(key), str(stamp)]:
+                    found.setdefault(key, {})["stamp"] = stamp
+        return found
+
+    def note(self, peer: Tallied) -> None:
+        """Its stamp alone, at once and at the end of the file: what it costs does not grow with the number of peers.
+
+        :raises ModeError: it cannot be written.
+        """
+        line = "\n" + json.dumps([encode_key(peer.config.public), peer.stamp.hex()])  # whatever a full disk cut short
+        try:
+            fd = os.open(self.state, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as e:
+            raise ModeError(f"{self.state}: cannot be written: {e.strerror}") from None
+        self.noted += 1
 
     def remember(self, peers: Mapping[bytes, Tallied], before: dict[str, dict[str, Any]]) -> None:
-        """:raises ModeError: it cannot be written."""
-        data = dict(before)
-        for public, peer in peers.items():
-            data[encode_key(public)] = {
-                "name": peer.config.name,
-                "stamp": peer.stamp.hex(),
-                "received": peer.received,
-                "sent": peer.sent,
-                "last_handshake": peer.last_handshake,
-                "endpoint": list(peer.endpoint[:2]) if peer.endpoint else None,
-            }
+        """before: of peers that are gone too, as `recorded`: what was captured of one must not open a session when it
+        is added again. After KEEP_SECONDS they are forgotten. :raises ModeError: it cannot be written.
+        """
+        now = time.time()
+        data = {encode_key(public): recorded(peer) for public, peer in peers.items()}
+        for key, one in before.items():
+            gone = one.get("gone")
+            gone = gone if isinstance(gone, (int, float)) else now
+            if key not in data and now - gone < KEEP_SECONDS:
+                data[key] = {**one, "gone": gone}
         _write(self.state, json.dumps(data))
+        self.noted = 0
+
+
+def recorded(peer: Tallied) -> dict[str, Any]:
+    """What is kept of a peer."""
+    return {
+        "name": peer.config.name,
+        "stamp": peer.stamp.hex(),
+        "received": peer.received,
+        "sent": peer.sent,
+        "last_handshake": peer.last_handshake,
+        "endpoint": list(peer.endpoint[:2]) if peer.endpoint else None,
+    }
 
 
 def stamp_of(remembered: dict[str, Any]) -> bytes:

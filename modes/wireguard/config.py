@@ -65,7 +65,7 @@ def parse(text: str, where: str) -> ServerConfig:
         return _mitmproxy(text, where)
     sections: list[tuple[str, dict[str, tuple[str, int]]]] = []
     ignored: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         plain, hash_, comment = line.partition("#")
         plain = plain.strip()
         if not plain:
@@ -156,9 +156,10 @@ def _server(
             addresses.append(ip_interface(word))
         except ValueError:
             raise values.fail("address", f"{word!r} is no address such as 10.87.0.1/24") from None
+    dns = []
     for word in values.words("dns"):
         try:
-            ip_address(word)
+            dns.append(str(ip_address(word)))  # as the kernel tells where a client's question went
         except ValueError:
             raise values.fail("dns", f"{word!r} is no IP address") from None
     found: dict[bytes, PeerConfig] = {}
@@ -177,7 +178,7 @@ def _server(
         values.number("listenport", 0, 65535),
         values.number("mtu", 1280, 65535) or MTU,
         values.text("endpoint"),
-        tuple(values.words("dns")),
+        tuple(dns),
         tuple(found.values()),
         ignored,
     )

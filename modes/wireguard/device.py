@@ -26,7 +26,9 @@ REKEY_TIMEOUT, REKEY_ATTEMPT_TIME, KEEPALIVE_TIMEOUT = 5.0, 90.0, 10.0
 JITTER = 0.333
 NOT_ALLOWED = "not from its allowed IPs"
 INITIATION_GAP = 0.02
-"""A peer's initiations are taken at most this often (seconds)."""
+"""A peer's initiations are taken at most this often (seconds) ..."""
+UNCONFIRMED, UNCONFIRMED_GAP = 2, 1.0
+"""... and at most this often once so many of them, one after the other, have led to no session."""
 SMALLEST = 32
 """A transport message without anything in it."""
 
@@ -170,7 +172,10 @@ class Device:
     def _handshake(self, data: bytes, source: Address, now: float) -> None:
         kind = data[0] if data[1:4] == b"\0\0\0" else 0
         if kind == noise.COOKIE_REPLY and len(data) == COOKIE_REPLY_SIZE:
-            if (peer := self._waiting.get(data[4:8])) is not None:
+            peer = self._waiting.get(data[4:8])
+            if peer is None and (entry := self._sessions.get(data[4:8])) is not None and entry[1] is entry[0].next:
+                peer = entry[0]  # who has begun is under load too, and wants one with our response
+            if peer is not None:
                 peer.generator.consume(data, now)
             return
         if (kind, len(data)) not in ((noise.INITIATION, noise.INITIATION_SIZE), (noise.RESPONSE, noise.RESPONSE_SIZE)):
@@ -198,13 +203,15 @@ class Device:
         peer = self.peers[initiation.peer]
         if initiation.timestamp <= peer.stamp:
             raise Replayed("an old initiation")
-        if peer.accepted and now - peer.accepted < INITIATION_GAP:
+        gap = UNCONFIRMED_GAP if peer.unconfirmed >= UNCONFIRMED else INITIATION_GAP
+        if peer.accepted and now - peer.accepted < gap:
             raise Rejected("too many initiations of one peer")
         if self._over(peer):
             raise Rejected("an expired peer")
         index = self._index()
         message, keys = noise.respond(initiation, peer.config.psk, index)
         peer.stamp, peer.accepted, peer.endpoint = initiation.timestamp, now, source
+        peer.unconfirmed += 1
         self._accepted(peer)
         self._drop(peer.next)
         peer.next = self._session(peer, keys, index, initiation.sender, False, now)
@@ -242,6 +249,7 @@ class Device:
         if session is peer.next:
             peer.next = None
         peer.trying = 0.0
+        peer.unconfirmed = 0
         peer.last_handshake = self._wall() / 1e9
         self._forget_handshake(peer)
         staged = list(peer.staged)

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.device import Device as Known
 from appliance.exceptions import ModeError
-from appliance.log import RateLimited
+from appliance.net.guard import is_local
 from appliance.net.kernel import KernelError
-from modes.inside import Inside
+from modes.inside import DNS_PORT, Inside
 from modes.netns import Namespace
 from modes.wireguard import kernel, tunnel
-from modes.wireguard.book import FILE, Book, stamp_of
-from modes.wireguard.config import PORT, ServerConfig, encode_key
+from modes.wireguard.book import FILE, Book, recorded, stamp_of
+from modes.wireguard.config import PORT, ServerConfig, decode_key, encode_key
 from modes.wireguard.device import Device
 from modes.wireguard.kernel import KernelDevice, Unavailable
 from modes.wireguard.noise import Rejected
 from modes.wireguard.session import REJECT_AFTER_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from appliance.arrival import Arrive, Host
     from appliance.connection import Address, Client
@@ -41,7 +41,13 @@ logger = logging.getLogger(__name__)
 INTERFACE = "wg0"
 FIRST = "phone"
 """Name of the peer that is made with a new configuration."""
+_OURS = (DNS_PORT, 80)
+"""Ports at which our name server and the portal are, at the addresses inside."""
 _LOOK_TICKS, _SAVE_TICKS = 4, 40
+_PEERS_A_TICK = 50
+"""The state of all peers is written less often the more there are: with 4096 of them every 20 s. Stamps never wait."""
+_NOTES = 1000
+"""Lines after which the state is written as a whole even if nothing else has changed."""
 
 
 class WireGuard(Inside):
@@ -57,9 +63,8 @@ class WireGuard(Inside):
         self._remembered: dict[str, dict[str, Any]] = {}
         self._known: dict[bytes, Known] = {}
         self._stamp: tuple[int, int, int] | None = None
-        self._ticks = 0
+        self._ticks = self._wrote = 0
         self._saved: dict[bool, Any] = {}
-        self._warn = RateLimited(logger, 2)
 
     async def start(self, arrive: Arrive) -> list[Address]:
         wanted = self.host.option("wireguard_backend")
@@ -85,7 +90,7 @@ class WireGuard(Inside):
             raise Unavailable(f"the kernel's WireGuard listens on every address, not on {self.listen_host} alone")
         kernel.check()
         namespace = await Namespace.open(INTERFACE)
-        device = KernelDevice(config.private, self._stamps(config))
+        device = KernelDevice(config.private, self._stamps())
         try:
             await device.open(INTERFACE, namespace.netlink(), config.mtu)
             self._begin(device, config)
@@ -108,7 +113,7 @@ class WireGuard(Inside):
 
     async def _in_userspace(self, config: ServerConfig, arrive: Arrive) -> None:
         """:raises ModeError: it cannot be, and what helps."""
-        device = Device(config.private, accepted=lambda peer: self._remember(), stamps=self._stamps(config))
+        device = Device(config.private, accepted=self._note, stamps=self._stamps())
         device.unallowed = self._unallowed
         self._begin(device, config)
         port = self._port(config)
@@ -157,8 +162,13 @@ class WireGuard(Inside):
             return self._explicit_port
         return config.port if config.port is not None else PORT
 
-    def _stamps(self, config: ServerConfig) -> dict[bytes, bytes]:
-        return {peer.public: stamp_of(self._remembered.get(encode_key(peer.public), {})) for peer in config.peers}
+    def _stamps(self) -> dict[bytes, bytes]:
+        """Also of peers that are not there, and may come again."""
+        found: dict[bytes, bytes] = {}
+        for key, one in self._remembered.items():
+            with contextlib.suppress(ValueError):
+                found[decode_key(key)] = stamp_of(one)
+        return found
 
     def _begin(self, device: Device | KernelDevice, config: ServerConfig) -> None:
         self._device = device
@@ -188,6 +198,7 @@ class WireGuard(Inside):
         """The peers of a configuration are ours from now on, and no others."""
         device = self._device
         for public in set(device.peers) - {peer.public for peer in config.peers}:
+            self._part(device.peers[public])
             logger.info("wireguard: peer %s is removed", device.peers[public].config.name)
             device.remove(public)
         self._known = {}
@@ -202,6 +213,10 @@ class WireGuard(Inside):
             if fresh:
                 self._recollect(peer)
         self._config = config
+
+    def _part(self, peer: Tallied) -> None:
+        """It is going; what is known of it stays, for when it comes again."""
+        self._remembered[encode_key(peer.config.public)] = recorded(peer)
 
     def _recollect(self, peer: Tallied) -> None:
         """What an earlier run has counted."""
@@ -226,6 +241,17 @@ class WireGuard(Inside):
         owner = self._device.routes.owner(socket.inet_pton(family, host.partition("%")[0]))
         return self._known.get(owner.config.public) if owner is not None else None
 
+    def refuses(self, wanted: Address) -> str:
+        """Also what is this host's own: a peer would reach it from the host itself, past its firewall."""
+        host, port = wanted[:2]
+        if why := super().refuses(wanted):
+            return why
+        if (host in self.dns and port in _OURS) or port in map(int, self.host.option("wireguard_host_ports")):
+            return ""
+        if is_local(host):
+            return f"{host} port {port} is of this machine itself, and not for peers (option wireguard_host_ports)"
+        return ""
+
     def facts(self) -> dict[str, Any]:
         device = self._device
         backend = "kernel" if isinstance(device, KernelDevice) else "userspace"
@@ -238,14 +264,16 @@ class WireGuard(Inside):
         if self._ticks % _LOOK_TICKS == 0 and (stamp := self.book.changed()) != self._stamp:
             self._stamp = stamp
             self._reload()
-        if self._ticks % _LOOK_TICKS == 0:
+        pause = max(_LOOK_TICKS, len(self._device.peers) // _PEERS_A_TICK)
+        if self._ticks % _LOOK_TICKS == 0 and self._ticks - self._wrote >= pause:
             often = self._ticks % _SAVE_TICKS == 0  # counters; handshakes and where a peer is, at once
             now = [
                 (peer.last_handshake, peer.endpoint, (peer.received, peer.sent) if often else None)
                 for peer in self._device.peers.values()
             ]
-            if now != self._saved.get(often):
+            if now != self._saved.get(often) or self.book.noted > _NOTES:
                 self._saved[often] = now
+                self._wrote = self._ticks
                 self._remember()
 
     def _reload(self) -> None:
@@ -260,6 +288,7 @@ class WireGuard(Inside):
         logger.info("wireguard: %s read again, %d peers", self.book.path, len(self._device.peers))
 
     def _expired(self, peer: Tallied) -> None:
+        self._part(peer)
         logger.warning("wireguard: peer %s has expired and is cut", peer.config.name)
 
     def _unallowed(self, peer: Tallied, inner: bytes) -> None:
@@ -273,9 +302,19 @@ class WireGuard(Inside):
             ", ".join(map(str, peer.config.allowed)) or "none",
         )
 
+    def _note(self, peer: Tallied) -> None:
+        """A handshake of this peer's is about to be answered."""
+        with self._told():
+            self.book.note(peer)
+
     def _remember(self) -> None:
-        try:
+        with self._told():
             self.book.remember(self._device.peers, self._remembered)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except ModeError as e:
             self._warn.log(logging.WARNING, "state", "%s; a handshake could be replayed after a restart", e)
 

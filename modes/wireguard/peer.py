@@ -58,7 +58,8 @@ class Peer:
 
     current: what we send with. previous: what may still come in. next: made by a response of ours, and not used by the
     peer yet. awaiting: since when we have sent data and heard nothing. owing: since when we have had data and said
-    nothing. trying: since when a handshake is tried. stamp: TAI64N of the newest initiation taken.
+    nothing. trying: since when a handshake is tried. stamp: TAI64N of the newest initiation taken. unconfirmed:
+    initiations taken since a session was last confirmed.
     """
 
     config: PeerConfig
@@ -72,6 +73,7 @@ class Peer:
     staged: deque[bytes] = field(default_factory=lambda: deque(maxlen=STAGED))
     stamp: bytes = b""
     accepted: float = 0.0
+    unconfirmed: int = 0
     initiated: float = 0.0
     trying: float = 0.0
     awaiting: float = 0.0

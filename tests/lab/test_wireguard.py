@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,46 @@ def test_two_peers_rootless(tunnels: Tunnels, lab: Lab) -> None:
     assert re.search(r"phone +Anna's +10.87.0.2, fd\S+::2 +\d+ s ago +[\d.]+[km] +1\d", table), table
 
 
+def test_the_gateways_own_services(tunnels: Tunnels, lab: Lab) -> None:
+    """Not for peers, but for what wireguard_host_ports says."""
+    text = tunnels.command("add", "phone", "--endpoint", "10.61.1.1")
+    open_, shut = 8001, 8002
+    with ExitStack() as stack:
+        services = []
+        with lab.gateway.inside():
+            for port in (open_, shut):
+                tcp = stack.enter_context(
+                    socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+                )
+                udp = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+                udp.bind(("::", port))
+                services.append((tcp, udp))
+        gateway = stack.enter_context(tunnels.start("--set", f"wireguard_host_ports={open_}", addon=""))
+        tunnels.connect(text)
+        for host in ("10.61.2.1", "fd61:2::1"):
+            with lab.client.udp(host, open_, timeout=5) as sock:
+                sock.send(b"hello")
+                services[0][1].settimeout(5)
+                assert services[0][1].recv(100) == b"hello"
+            with lab.client.connect(host, open_) as sock:
+                services[0][0].settimeout(5)
+                with services[0][0].accept()[0] as accepted:
+                    sock.sendall(b"hello")
+                    accepted.settimeout(5)
+                    assert accepted.recv(100) == b"hello"
+            with lab.client.udp(host, shut, timeout=5) as sock:
+                sock.send(b"hello")
+                with pytest.raises(ConnectionRefusedError):
+                    sock.recv(100)
+            with lab.client.connect(host, shut) as sock:
+                assert sock.recv(100) == b""
+            gateway.wait_output(rf"{re.escape(host)} port {shut} is of this machine itself.*wireguard_host_ports")
+        for service in services[1]:
+            service.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                print(service.accept() if service.type == socket.SOCK_STREAM else service.recvfrom(100))
+
+
 @pytest.mark.slow
 def test_peers_come_and_go_while_it_runs(tunnels: Tunnels, lab: Lab) -> None:
     with tunnels.start() as gateway:
@@ -187,6 +228,7 @@ def test_a_rekey_loses_no_request(tunnels: Tunnels, lab: Lab) -> None:
         while time.monotonic() < end:
             assert lab.curl(f"https://origin.test:{HTTPS}/", "--interface", interface, ca=gateway.ca).status == 200
             count += 1
+            time.sleep(0.2)
         dump = lab.client.run(["wg", "show", interface, "latest-handshakes"]).stdout.split()
         assert time.time() - int(dump[1]) < 60 and count > 50
 

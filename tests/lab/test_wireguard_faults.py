@@ -14,6 +14,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from appliance.net.unreachable import checksum
 from modes.firewall.plan import BEAT_TIMEOUT
 from modes.wireguard.device import Device
 from modes.wireguard.noise import PrivateKey
@@ -26,14 +27,16 @@ from tests.lab.test_wireguard import Tunnels
 SERVER = ("10.61.1.1", 51820)
 
 
-def datagram(source: str, text: bytes) -> bytes:
-    """An inner packet: UDP to the lab's echo server."""
-    udp = struct.pack(">HHHH", 4000, ECHO, 8 + len(text), 0) + text
-    addresses = socket.inet_aton(source) + socket.inet_aton("10.61.2.2")
+def datagram(source: str, text: bytes, to: str = "10.61.2.2", port: int = ECHO) -> bytes:
+    """An inner packet: UDP, if not said otherwise to the lab's echo server."""
+    udp = struct.pack(">HHHH", 4000, port, 8 + len(text), 0) + text
+    if ":" in to:
+        addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to)
+        sum_ = checksum(addresses + struct.pack(">II", len(udp), 17) + udp + bytes(len(udp) % 2))
+        return struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + addresses + udp[:6] + sum_ + udp[8:]
+    addresses = socket.inet_aton(source) + socket.inet_aton(to)
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
-    total = sum(struct.unpack(">10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    return head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:] + udp
+    return head[:10] + checksum(head) + head[12:] + udp
 
 
 class Client:
@@ -43,9 +46,9 @@ class Client:
         self._lab = lab
         values = dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
         key = {name: base64.b64decode(values[name]) for name in ("PrivateKey", "PublicKey", "PresharedKey")}
-        self.address = values["Address"].split("/")[0]
+        self.address, self.address6 = (text.split("/")[0] for text in values["Address"].split(", "))
         self.device = Device(PrivateKey(key["PrivateKey"]))
-        everything = (ip_network("0.0.0.0/0"),)
+        everything = (ip_network("0.0.0.0/0"), ip_network("::/0"))
         self.device.add(PeerConfig(key["PublicKey"], everything, key["PresharedKey"], endpoint=SERVER))
         self.sent: list[bytes] = []
         self.sock = self.socket()
@@ -56,7 +59,11 @@ class Client:
 
     def echo(self, text: bytes, source: str = "", seconds: float = 5.0) -> bytes:
         """What comes back; b"" if nothing does."""
-        self.device.send(datagram(source or self.address, text), time.monotonic())
+        return self.exchange(datagram(source or self.address, text), seconds)
+
+    def exchange(self, packet: bytes, seconds: float) -> bytes:
+        """Send a packet. Returns what the next datagram that comes back says; b"" if none does."""
+        self.device.send(packet, time.monotonic())
         end = time.monotonic() + seconds
         while True:
             for data, to in self.device.out:
@@ -67,8 +74,10 @@ class Client:
                 return b""
             data, at = self.sock.recvfrom(2000)
             packet = self.device.receive(data, at, time.monotonic())
-            if packet is not None and packet[9] == 17:
+            if packet is not None and packet[0] >> 4 == 4 and packet[9] == 17:
                 return packet[28:]
+            if packet is not None and packet[0] >> 4 == 6 and packet[6] == 17:
+                return packet[48:]
 
     def again(self, sock: socket.socket, what: list[bytes]) -> set[int]:
         """Send what was sent before. Returns of what kinds the answers are."""
@@ -124,6 +133,23 @@ def test_what_was_captured_is_sent_again(tunnels: Tunnels, lab: Lab) -> None:
         client.device.remove(peer.config.public)
         client.device.add(peer.config)
         assert client.echo(b"six", seconds=8) == b"six"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_no_datagram_reaches_the_gateways_loopback(tunnels: Tunnels, lab: Lab, address: str) -> None:
+    client = Client(lab, tunnels.command("add", "phone", "--endpoint", "10.61.1.1"))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with lab.gateway.inside():
+        service = socket.socket(family, socket.SOCK_DGRAM)
+    with service, tunnels.start(addon=""):
+        service.bind((address, 0))
+        port = service.getsockname()[1]
+        for to in ("127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "::127.0.0.1"):
+            source = client.address6 if ":" in to else client.address
+            assert client.exchange(datagram(source, b"in", to, port), 0.3) == b"", to
+        assert client.echo(b"still there") == b"still there"
+        with pytest.raises(BlockingIOError):
+            print(service.recvfrom(100, socket.MSG_DONTWAIT))
 
 
 def test_handshakes_of_an_earlier_clock(tunnels: Tunnels, lab: Lab) -> None:

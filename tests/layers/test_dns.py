@@ -19,7 +19,7 @@ from appliance.dns import DNSFlow, DNSMessage, HTTPSRecord, ResourceRecord
 from appliance.layers import dns
 from appliance.layers.base import Context, Layer
 from appliance.layers.decide import Facts, Proposal, decide
-from appliance.net import nameservers
+from appliance.net import nameserver_ports, nameservers
 from appliance.net.datagrams import MemoryDatagrams
 from appliance.net.dns import DNSError
 from appliance.net.dns import wire as dns_wire
@@ -298,7 +298,7 @@ async def test_ids_never_meet_and_clients_are_bounded(
         client.send([query(5, b"\3%03d\0" % n)])
     for n, client in enumerate(clients):
         assert await receive(client) == [answer(query(5, b"\3%03d\0" % n))]
-    assert len(origin.ports) <= nameservers.PORTS
+    assert len(origin.ports) <= nameserver_ports.PORTS
     monkeypatch.setattr(dns, "MAX_PER_CLIENT", 3)
     origin.reply = lambda data: []
     heard = len(origin.heard)
@@ -308,6 +308,13 @@ async def test_ids_never_meet_and_clients_are_bounded(
     await asyncio.sleep(0.05)
     assert len(origin.heard) == heard + 3
     assert rig.worker.dns.clients == {"192.0.2.200": 3}
+    monkeypatch.setattr(dns, "MAX_PER_NETWORK", 5)
+    for number in range(8):
+        arrive(rig, origin.address, f"2001:db8::{number:x}")[0].send([query(number)])
+    await until(lambda: len(origin.heard) == heard + 8)
+    await asyncio.sleep(0.05)
+    assert len(origin.heard) == heard + 8
+    assert rig.worker.dns.clients["2001:db8::/64"] == 5
 
 
 async def test_tcp_pipelined_truncated_and_half_closed(rigs: Make, origin: Origin) -> None:
@@ -369,7 +376,7 @@ async def test_shutdown_ends_what_is_under_way(rigs: Make, origin: Origin) -> No
     assert time.monotonic() - began < 1.5
     await asyncio.wait_for(task, 1)
     assert len(events.of("dns_error")) == 5
-    assert not rig.worker.dns._in_use
+    assert not rig.worker.dns.strangers
 
 
 async def test_malformed_and_then_a_good_one(rigs: Make, origin: Origin) -> None:

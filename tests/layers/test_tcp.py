@@ -14,7 +14,7 @@ from appliance.layers import kept
 from appliance.store.recorder import Recorder
 from appliance.store.store import Store
 from appliance.tcp import TCPFlow
-from tests.harness import Events, Make, Peer, Rig, echo, until
+from tests.harness import Events, Make, Peer, Rig, answering, echo, until
 
 GREETING = b"\x00\x01 no protocol we know\n"
 
@@ -207,6 +207,34 @@ async def test_raw_bytes_inside_tls(rigs: Make) -> None:
     assert await client.exactly(len(GREETING)) == GREETING
     assert events.names == ["tcp_start", "tcp_message", "tcp_message"]
     await client.close()
+
+
+@pytest.mark.parametrize("rule", [r"^origin\.TEST$", r"^127\.0\.0\."])
+@pytest.mark.parametrize("tls", [True, False])
+async def test_tcp_hosts(rigs: Make, rule: str, tls: bool) -> None:
+    events = all_events()
+    rig = await rigs(events, tcp_hosts=[rule])
+    client = await rig.connect(await rig.transparent(await rig.origin(echo, tls=tls, alpn=("http/1.1",))))
+    if tls:
+        await client.start_tls(alpn=("http/1.1",))
+    elif "origin" in rule:
+        return  # nothing says its name
+    request = b"GET / HTTP/1.1\r\nHost: origin.test\r\n\r\n"
+    await client.say(request)
+    assert await client.exactly(len(request)) == request
+    assert events.names == ["tcp_start", "tcp_message", "tcp_message"]
+    if not tls:
+        assert next(iter(rig.worker.handlers)).client.verdict.rule == f"tcp_hosts {rule}"  # type: ignore[union-attr]
+    await client.close()
+
+
+async def test_tcp_hosts_of_others(rigs: Make) -> None:
+    events = all_events()
+    rig = await rigs(events, tcp_hosts=["elsewhere"])
+    client = await rig.connect(await rig.transparent(await rig.origin(answering())))
+    await client.say(b"GET / HTTP/1.1\r\nHost: origin.test\r\n\r\n")
+    assert (await client.head()).startswith(b"HTTP/1.1 200")
+    assert events.names == []
 
 
 async def test_rawtcp_off(rigs: Make) -> None:

@@ -109,6 +109,20 @@ async def test_events_and_order_of_messages(rigs: Make, origin: Origin) -> None:
     assert str(flow.client_conn.verdict) == "decrypt (UDP)"
 
 
+async def test_udp_hosts(rigs: Make, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp.dns, "PORT", origin.address[1])
+    query = bytes.fromhex("000101000001000000000000") + b"\1a\4test\0\0\1\0\1"
+    for rules, first in (([], "dns_request"), (["^127"], "udp_start"), (["^192"], "dns_request")):
+        events = Events()
+        rig = await rigs(events, udp_hosts=rules)
+        client, task = arrive(rig, origin.address)
+        client.send([query])
+        await events.wait(first)
+        assert ("udp_start" in events.names) == (first == "udp_start")
+        client.close()
+        await task
+
+
 async def test_nobody_listens_to_messages(rigs: Make, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any) -> None:
         raise AssertionError("a UDPMessage was made")

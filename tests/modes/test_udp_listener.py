@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import modes.flowlistener
 import modes.udp
 from appliance.arrival import Arrival, Host
 from appliance.layers.modes import TransparentProxy
@@ -172,28 +173,80 @@ async def test_one_client_holds_a_share_of_the_table(
     assert not listener._young
 
 
-async def test_when_full_flows_of_one_old_datagram_give_way(
+async def test_when_full_old_flows_give_way_unless_somebody_spoke_after_an_answer(
     gateway: Gateway, listener: UdpListener, client: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spoofed sources: each is seen once."""
+    """However often they were heard of: spoofed sources can send twice."""
     monkeypatch.setattr(modes.udp, "MAX_FLOWS", 20)
-    monkeypatch.setattr(modes.udp, "YOUNG_SECONDS", 0.3)
+    monkeypatch.setattr(modes.flowlistener, "YOUNG_SECONDS", 60.0)
+    monkeypatch.setattr(modes.udp, "DEAF_SECONDS", 2.0)
+    said: list[bytes] = []
+    monkeypatch.setattr(listener, "_answer", lambda key, wanted, data: said.append(data))
     with contextlib.ExitStack() as stack:
         socks = []
         for i in range(30):
             sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sock.bind((f"127.0.1.{i + 1}", 0))
             socks.append(sock)
-        for sock in socks[:20]:
+        for sock in socks[:20] * 2:
             sock.sendto(b"x", client.getpeername())
-        socks[0].sendto(b"a second one", client.getpeername())
-        await until(lambda: len(listener.flows) == 20 and gateway.flow(0).received == 2)
+        await until(lambda: len(listener.flows) == 20 and gateway.flow(19).received == 2)
+        gateway.flow(0).send([b"an answer"])
+        gateway.flow(0).send([b"another"])
+        gateway.flow(2).send([b"this client does not exist"])
+        assert said == [b"an answer", b"another", b"this client does not exist"]
+        socks[0].sendto(b"after it", client.getpeername())
+        await until(lambda: gateway.flow(0).received == 3)
+        gateway.flow(1).abort(KILLED)  # deaf for a while, or the kill would be undone
         socks[20].sendto(b"too early", client.getpeername())
         await until(lambda: listener.refused == 1)
-        await asyncio.sleep(0.35)
+        monkeypatch.setattr(modes.flowlistener, "YOUNG_SECONDS", 0.0)
         for sock in socks[20:]:
             sock.sendto(b"x", client.getpeername())
         await until(lambda: len(gateway.arrivals) == 30)
         assert len(listener.flows) == 20
         gone = [i for i in range(30) if gateway.flow(i).why is not None]
-        assert gone == list(range(1, 11))  # the oldest, but not the one that was heard of again
+        assert gone == list(range(1, 12))  # the oldest, but not the one that is a conversation
+    for number in range(len(gateway.arrivals)):
+        gateway.flow(number).close()
+    await until(lambda: not listener.flows)
+    assert not (listener._held or listener._young or listener._answered or listener._answered_of)
+
+
+def arrive(listener: UdpListener, client: str, port: int = 5000) -> SharedDatagrams | None:
+    """As if a datagram of an IPv6 client had come through TPROXY."""
+    told = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", 9, 0, socket.inet_pton(10, "2001:db8::9"), 0)
+    key = (client, port, 0, 0), told
+    flow = listener.flows.get(key) or listener._begin(key)
+    if flow is not None:
+        flow.arrived(b"x")
+    return flow
+
+
+async def test_all_addresses_of_one_host_do_not_fill_the_table(
+    gateway: Gateway, listener: UdpListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes.udp, "MAX_FLOWS", 40)
+    monkeypatch.setattr(modes.flowlistener, "YOUNG_SECONDS", 0.0)
+    monkeypatch.setattr(listener, "_answer", lambda key, wanted, data: None)
+
+    def talk(client: str) -> None:
+        if flow := arrive(listener, client):
+            flow.send([b"x"])
+            arrive(listener, client)
+
+    for number in range(100):
+        for _ in range(2):
+            arrive(listener, f"2001:db8:1::{number:x}")
+    assert listener.refused == 0
+    for number in range(30):  # answered or not, others have room: in another network, and a neighbour
+        talk(f"2001:db8:1::a{number:x}")
+    assert listener._answered_of == {"2001:db8:1::/64": 20}
+    assert listener.refused == 10
+    for number in range(15):
+        talk(f"2001:db8:2:{number:x}::1")
+    assert len(listener._answered) == 35
+    assert listener.refused == 10
+    for flow in list(listener.flows.values()):
+        flow.close()
+    assert not (listener._held or listener._young or listener._answered or listener._answered_of)

@@ -71,6 +71,10 @@ def key():
 
 
 class TestCreate:
+    def test_rsa_of_another_size(self, confdir):
+        assert load_or_create(confdir, bits=2304).key.key_size == 2304
+        assert load_or_create(confdir).key.key_size == 2304  # made once
+
     def test_rsa_is_the_default_and_its_shape_is_right(self, confdir):
         bundle = load_or_create(confdir)
         assert isinstance(bundle.key, rsa.RSAPrivateKey)

@@ -419,6 +419,11 @@ class TestHandshake:
         with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
             handshake(ca, leaf, "other.example")
 
+    async def test_rsa_keys_of_another_size(self, ca):
+        minter = Minter(ca, rsa_bits=2304)
+        leaf = await minter.leaf(LeafSpec(("a.example",), "rsa"))
+        assert leaf.certificate.to_cryptography().public_key().key_size == 2304
+
     async def test_rsa_leaf_serves_a_client_without_ecdsa(self, ca):
         minter = Minter(ca)
         ciphers = b"ECDHE-RSA-AES128-GCM-SHA256:AES128-GCM-SHA256"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -84,6 +87,38 @@ def test_unmapped() -> None:
     assert unmapped("fe80::1%eth0") == "fe80::1"
     assert unmapped("2001:DB8:0::1") == "2001:db8::1"
     assert unmapped("nonsense") == "nonsense"
+
+
+ADDRESSES = """
+import subprocess, sys
+from appliance.net.guard import is_local
+for line in (
+    "link set lo up",
+    "link add lan0 type veth peer name lan1",
+    "link set lan1 up",
+    "link set lan0 up",
+    "addr add 192.0.2.1/24 dev lan0",
+    "addr add 192.0.2.2/24 dev lan0",
+    "addr add 2001:db8::1/64 dev lan0 nodad",
+    "addr add 2001:db8::2/64 dev lan0 nodad",
+    "route add local 198.51.100.0/24 dev lo",
+):
+    subprocess.run(["ip", *line.split()], check=True)
+for ip in sys.argv[1:]:
+    if is_local(ip):
+        print(ip)
+"""
+
+
+def test_every_address_of_the_host_is_local() -> None:
+    """A second one in a network too, from which the kernel would not send by itself."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    local = "192.0.2.1 192.0.2.2 2001:db8::1 2001:db8::2 ::ffff:192.0.2.2 198.51.100.9 127.0.0.1 ::1 2001:db8::2%lan0"
+    others = "192.0.2.3 192.0.2.255 2001:db8::3 203.0.113.1 2001:db8:1::1 224.0.0.1 ff02::1%lan0"
+    words = ["unshare", "-n", sys.executable, "-c", ADDRESSES, *local.split(), *others.split()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == local.split(), done
 
 
 def test_is_local() -> None:

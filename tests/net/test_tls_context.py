@@ -124,6 +124,10 @@ def options(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ssl_verify_upstream_trusted_ca=str(ca_file),
         ssl_verify_upstream_trusted_confdir=None,
         tls_keylog_file=None,
+        upstream_cert=True,
+        add_upstream_certs_to_client_chain=False,
+        client_certs=None,
+        request_client_cert=False,
     )
 
 

@@ -11,7 +11,7 @@ from appliance.store.deletion import delete
 from appliance.store.recorder import Recorder
 from appliance.store.store import Store
 from tests import flowkit
-from tests.store.storekit import fill, put
+from tests.store.storekit import cut_off, fill, put
 
 
 def numbers(folder: Path) -> list[int]:
@@ -42,6 +42,44 @@ def test_nor_after_its_segment_is_gone(tmp_path: Path) -> None:
         path.unlink()
     fill(tmp_path, [flowkit.http()])
     assert numbers(tmp_path) == [4]
+
+
+def moved(folder: Path, over: bool) -> Recorder:
+    """Segment 2 holds the head of a conversation that has a lower number than all other flows there."""
+    recorder = Recorder(folder)
+    recorder.start()
+    flow = flowkit.tcp()
+    talk = recorder.talk(flow)
+    talk.say(flow.messages[0])
+    recorder.sync()
+    put(recorder, flowkit.http())
+    recorder.segment_bytes = 1
+    recorder.sync()
+    recorder.segment_bytes = 1 << 20
+    put(recorder, flowkit.http())
+    recorder.sync()
+    talk.say(flow.messages[1])
+    recorder.sync()
+    if over:
+        recorder.over(talk)
+    return recorder
+
+
+def test_a_conversation_goes_with_the_segment_of_its_head(tmp_path: Path) -> None:
+    moved(tmp_path, True).close()
+    with closing(ix.connect(tmp_path / ix.FILE)) as db:
+        for number, left in ((1, [(1, 2), (3, 2)]), (2, [])):
+            for _ in ix.forget(db, number):
+                pass
+            assert db.execute("SELECT n, seg FROM flow ORDER BY n").fetchall() == left
+        assert db.execute("SELECT count(*) FROM part").fetchone() == (0,)
+
+
+def test_a_kill_ends_one_that_began_in_an_earlier_segment(tmp_path: Path) -> None:
+    cut_off(moved(tmp_path, False))
+    with Store(tmp_path) as store:
+        (row,) = store.rows("~tcp")
+    assert (row.n, row.segment, row.going_on) == (1, 2, False)
 
 
 def test_two_writers_do_not_share_numbers(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,28 +257,6 @@ def test_a_search_tells_how_far_it_is(filled: tuple[Store, list[Flow]], monkeypa
     found = store.rows("~http", progress=lambda done, of: told.append((done, of)))
     next(found)
     assert len(told) <= 2
-
-
-@pytest.mark.parametrize("readers", [1, 3])
-@pytest.mark.parametrize("text", ["~http", "~u v1", r"~u 'items.id=1\d'", "~u '[0-9]{3}'", "~b answer", "~u nonesuch"])
-def test_chunks_at_a_time(
-    filled: tuple[Store, list[Flow]], monkeypatch: pytest.MonkeyPatch, text: str, readers: int
-) -> None:
-    """The same flows in the same order, also when only some are wanted."""
-    monkeypatch.setattr("appliance.store.store.CHUNK", 7)
-    monkeypatch.setattr("appliance.store.store.READERS", readers)
-    store, flows = filled
-    _compare(filled, text)
-    flt = flowfilter.parse(text)
-    wanted = [flow.id for flow in reversed(flows) if flt(flow)]
-    for limit in (1, 5, 40):
-        assert [row.id for row in store.rows(flt, limit=limit)] == wanted[:limit]
-    left = store.rows(flt)
-    assert [row.id for row, _ in zip(left, range(9), strict=False)] == wanted[:9]
-    before = threading.active_count()
-    left.close()  # type: ignore[attr-defined]
-    assert threading.active_count() <= before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lockgate store_")]
 
 
 def test_pages(filled: tuple[Store, list[Flow]]) -> None:

@@ -76,6 +76,8 @@ def test_the_log_begins_anew_while_a_writer_never_rests(tmp_path: Path, monkeypa
             recorder.end(flowkit.http())
 
     class Db:
+        file = (0, 0)
+
         def __init__(self, db: sqlite3.Connection) -> None:
             self._db = db
 
@@ -238,6 +240,27 @@ def test_the_tail_is_indexed(tmp_path: Path) -> None:
             )  # fmt: skip
 
 
+def test_a_writer_that_ends_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has put into the index itself is not put there again."""
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    flows = many(4)
+    put(recorder, flows[0])
+    recorder.sync()
+    lock = segment.lock_abandoned
+
+    def late(path: Path) -> int | None:
+        for flow in flows[1:]:
+            put(recorder, flow)
+        recorder.close()
+        return lock(path)
+
+    monkeypatch.setattr(segment, "lock_abandoned", late)
+    assert recover(tmp_path) == 0
+    monkeypatch.undo()
+    assert ids(tmp_path) == [flow.id for flow in flows]
+
+
 def test_half_a_record_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     flows = many(12)
     crashed(tmp_path, flows, 4)
@@ -247,6 +270,18 @@ def test_half_a_record_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert ids(tmp_path) == [flow.id for flow in flows]
     assert "are cut off" in caplog.text
     assert list(Segment(tmp_path, 1).records())  # to the end, without a fault
+
+
+@pytest.mark.parametrize("count", [4, 8, 4096])
+def test_zeros_at_the_end_are_no_records(tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture) -> None:
+    flows = many(12)
+    crashed(tmp_path, flows, 4)
+    path = segment.plain_path(tmp_path, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(count))
+    assert ids(tmp_path) == [flow.id for flow in flows]
+    assert path.read_bytes() == whole
+    assert caplog.text.count("WARNING") == 1 and f"{count} bytes at its end" in caplog.text
 
 
 def test_a_conversation_that_a_kill_has_ended(tmp_path: Path) -> None:
@@ -294,8 +329,9 @@ def test_a_damaged_index_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureF
     assert [path.name.split(".")[0] for path in (tmp_path / "damaged").iterdir()] == ["index"]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("harm", ["head", "gone", "short"])
+@pytest.mark.parametrize(
+    ("harm", "packed"), [("head", False), ("gone", False), ("head", True), ("gone", True), ("short", True)]
+)
 def test_a_damaged_segment_does_not_harm_the_rest(
     tmp_path: Path, harm: str, packed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -340,7 +376,7 @@ def test_a_flipped_bit_costs_one_flow(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.binary(max_size=50), max_size=8), st.data())
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.data())
 def test_any_damage_is_noticed(tmp_path: Path, payloads: list[bytes], data: st.DataObject) -> None:
     """Whatever a file holds: reading gives whole records and then ends, or says Damaged."""
     folder = tmp_path / "f"

@@ -30,6 +30,7 @@ def test_nftables_text() -> None:
         "add rule inet lockgate_3 prerouting fib daddr type { local, broadcast, multicast, anycast } return\n"
         "add rule inet lockgate_3 prerouting ip daddr 169.254.0.0/16 return\n"
         "add rule inet lockgate_3 prerouting ip6 daddr fe80::/10 return\n"
+        "add rule inet lockgate_3 prerouting ip6 daddr ::ffff:0:0/96 drop\n"
         "add rule inet lockgate_3 prerouting meta nfproto ipv4 meta l4proto { tcp, udp } "
         "tproxy ip to :8081 meta mark set 0x6c670003 accept\n"
         "add rule inet lockgate_3 prerouting meta nfproto ipv6 meta l4proto { tcp, udp } "
@@ -85,7 +86,7 @@ def test_a_table_that_outlives_its_process_lets_nothing_past_for_that_long() -> 
     for number, line in enumerate(lines):
         if " tproxy " in line:
             assert lines[number + 1] == f"{line.partition(' tproxy ')[0]} drop"
-    assert "drop" not in nftables(Redirect(3, ("lan0",), 8081, BOTH)).interception[-1].input
+    assert "} drop" not in nftables(Redirect(3, ("lan0",), 8081, BOTH)).interception[-1].input
 
 
 def test_for_laying_by_hand_nothing_has_to_beat() -> None:

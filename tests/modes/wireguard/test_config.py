@@ -19,6 +19,7 @@ from modes.wireguard.noise import NO_PSK, PrivateKey
 from modes.wireguard.peer import PeerConfig
 
 KEY, PEER = PrivateKey(b"k" * 32), PrivateKey(b"p" * 32)
+LATE = PrivateKey(b"l" * 32).public
 TEXT = f"""\
 # made by hand
 [Interface]
@@ -50,6 +51,15 @@ def test_a_file_by_hand() -> None:
     assert (peer.name, peer.label, peer.expires) == ("phone", "Anna's = hers", 1801353600)
     assert (peer.endpoint, peer.keepalive, peer.psk) == (("2001:db8::5", 1234), 25, NO_PSK)
     assert list(map(str, peer.allowed)) == ["10.87.0.2/32", "fd87::2/128"]
+
+
+@pytest.mark.parametrize(("written", "read"), [("FD87::1", "fd87::1"), ("fd87:0:0::0002", "fd87::2")])
+@pytest.mark.parametrize("line", ["# DNS", "DNS"])
+def test_name_servers_are_read_as_addresses(line: str, written: str, read: str) -> None:
+    """A client's question is known by where it went, as the kernel writes that."""
+    server = parse(TEXT.replace("PostUp =", f"{line} = 10.87.0.9, {written}\nPostUp ="), "wg.conf")
+    assert server.dns == server.name_servers == ("10.87.0.9", read)
+    assert parse(render(server), "wg.conf").dns == server.dns
 
 
 @pytest.mark.parametrize(
@@ -102,7 +112,8 @@ PEERS = st.builds(
     allowed=st.lists(st.ip_addresses().map(ip_network), max_size=3).map(tuple),
     psk=st.just(NO_PSK) | st.binary(min_size=32, max_size=32),
     name=NAMES,
-    label=st.from_regex(r"([\w#=]([\w#= ]{0,20}[\w#=])?)?", fullmatch=True),
+    label=st.from_regex(r"([\w#=]([\w#= ]{0,20}[\w#=])?)?", fullmatch=True)
+    | st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])).map(str.strip),
     endpoint=st.none() | st.tuples(st.ip_addresses().map(str), st.integers(1, 65535)),
     keepalive=st.integers(0, 65535).map(float),
     expires=st.just(0.0) | st.integers(1, 4_000_000_000).map(float),
@@ -169,6 +180,24 @@ def test_add_show_remove(tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    "end", ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029", "\0", "\ud800"]
+)
+def test_a_label_is_no_line_of_the_file(tmp_path: Path, end: str) -> None:
+    """Not from the command line, and not in a file that has one."""
+    book = Book(tmp_path / "wireguard.conf")
+    book.init()
+    book.add("victim")
+    label = f"Anna{end}AllowedIPs = 10.87.0.2/32"
+    with pytest.raises(ModeError, match="one line of printable text"):
+        book.add("phone", label=label)
+    book.add("phone", label="Zoë Ω's 手機 (2)")
+    assert book.load().peers[1].label == "Zoë Ω's 手機 (2)"
+    if end not in "\n\r":
+        phone = parse(render(book.load()).replace("Zoë Ω's 手機 (2)", label), "x").peers[1]
+        assert phone.label == label and str(phone.allowed[0]) == "10.87.0.3/32"
+
+
 def test_no_address_left(tmp_path: Path) -> None:
     book = Book(tmp_path / "wireguard.conf")
     book.save(ServerConfig(KEY, (ip_interface("10.0.0.1/30"),)))
@@ -203,6 +232,23 @@ def test_what_outlives_the_process(tmp_path: Path) -> None:
     book.remember(device.peers, {"other": {"stamp": "00" * 12}})
     found = book.recall()
     assert stamp_of(found[encode_key(PEER.public)]) == b"s" * 12 and stamp_of(found["other"]) == bytes(12)
+    before = book.state.read_bytes()
+    peer.stamp = b"t" * 12
+    book.note(peer)
+    with book.state.open("a") as file:
+        file.write('\n["other", "11')  # a full disk
+    late = device.add(PeerConfig(LATE))
+    late.stamp = b"l" * 12
+    book.note(late)
+    found = book.recall()
+    assert {key: stamp_of(one)[:1] for key, one in found.items()} == {
+        encode_key(PEER.public): b"t", encode_key(LATE): b"l", "other": b"\0",
+    }  # fmt: skip
+    assert found[encode_key(PEER.public)]["received"] == 5
+    assert book.state.read_bytes().startswith(before), "one handshake does not write down all peers"
+    assert book.state.stat().st_mode & 0o777 == 0o600 and book.noted == 2
+    book.remember(device.peers, found)
+    assert book.noted == 0 and stamp_of(book.recall()[encode_key(LATE)]) == b"l" * 12
     for text in ("", "[]", '{"x": 1}', "\x00", "{" * 10_000):
         book.state.write_text(text)
         assert book.recall() == {}

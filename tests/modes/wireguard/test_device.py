@@ -274,6 +274,45 @@ def test_a_flood_of_unknown_keys() -> None:
     assert world.got["server"] == [UP]
 
 
+def test_initiations_that_lead_to_nothing_are_taken_once_a_second() -> None:
+    world = World()
+    world.keep = lambda data: data[0] == 1  # no response arrives
+    taken: list[float] = []
+    world.server._accepted = lambda peer: taken.append(world.now)
+    for _ in range(100):
+        world.of_server.initiated = 0.0
+        world.wall += 40_000_000
+        world.client._initiate(world.of_server, world.now)
+        world.carry()
+        world.now += 0.04
+    assert 4 <= len(taken) <= 6 and taken[1] - taken[0] < 0.1
+    world.keep = lambda data: True
+    world.wait(8)
+    world.up()
+    assert world.got["server"] and world.of_client.unconfirmed == 0
+
+
+def test_both_sides_under_load() -> None:
+    """The initiator asks for a cookie too, with our response (whitepaper §5.4.7), and has it the second time."""
+    world = World()
+    world.client._load.high = world.server._load.high = lambda now: True  # type: ignore[method-assign]
+    world.up()
+    for _ in range(3):
+        if not world.got["server"]:
+            world.wait(6)
+    assert world.got["server"] == [UP]
+    assert world.client.counted == world.server.counted == {"asked for a cookie": 1}
+
+
+def test_a_cookie_for_a_session_that_is_in_use_is_ignored() -> None:
+    world = World()
+    world.up()
+    session = world.of_client.current
+    assert session is not None
+    world.server.receive(b"\3\0\0\0" + session.index + bytes(56), CLIENT_AT, world.now)
+    assert not world.server.counted and not world.server.out
+
+
 def test_one_peers_own_flood() -> None:
     world = World()
     for _ in range(20):
