@@ -14,7 +14,7 @@ import socket
 import struct
 
 from appliance.net.reasons import CLOSED, Reason
-from appliance.net.transport import queued, reason_of
+from appliance.net.transport import FAREWELL_SECONDS, queued, reason_of
 
 PIPE_SIZE = 1 << 20
 ROUNDS = 4
@@ -23,6 +23,9 @@ BULK = 128 * 1024
 """Bytes moved in one turn from which a direction counts as bulk."""
 BULK_REST = 0.004
 """Seconds for which bulk then gathers in the socket: most of what splicing costs is waking for each few packets."""
+RESET_LOOK = 0.1
+"""Seconds between two looks whether a peer has all that was sent to it before a reset."""
+_TCP_CLOSE = 7
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _F_SETPIPE_SZ = 1031
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -240,7 +243,9 @@ class Splice:
         if reason is not CLOSED:
             for sock in self._socks:
                 with contextlib.suppress(OSError):
-                    if reason.kind != "reset" or not queued(sock):
+                    if reason.kind == "reset" and (left := _awaited(sock)):
+                        _reset_behind(self.pipes.loop, sock.dup(), left)
+                    else:
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
         self._finish(reason)
 
@@ -253,3 +258,25 @@ class Splice:
             self.done.set_result(reason)
         self.up.part()
         self.down.part()
+
+
+def _reset_behind(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, left: int, patience: float = FAREWELL_SECONDS
+) -> None:
+    """Reset a connection once its peer has what was sent before, or takes no more of it for a while. (A FIN would say
+    that this was all.) left: bytes it had not taken the last time.
+    """
+    now = _awaited(sock)
+    if now and patience > 0:
+        patience = FAREWELL_SECONDS if now < left else patience - RESET_LOOK
+        loop.call_later(RESET_LOOK, _reset_behind, loop, sock, now, patience)
+        return
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+    sock.close()
+
+
+def _awaited(sock: socket.socket) -> int:
+    """Bytes that the peer may still take."""
+    gone = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    return 0 if gone else queued(sock)

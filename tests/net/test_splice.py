@@ -15,6 +15,7 @@ import pytest
 
 from appliance.net.reasons import CLOSED, KILLED, Reason
 from appliance.net.splice import Pipes, Splice
+from appliance.net.transport import queued
 from tests.harness import cpu, descriptors, recv_all, rst, tcp_pair, until
 
 
@@ -25,7 +26,7 @@ async def pipes() -> AsyncIterator[Pipes]:
     pipes = Pipes(asyncio.get_running_loop())
     yield pipes
     pipes.close()
-    assert descriptors() <= before, "descriptors are left open"
+    await until(lambda: descriptors() <= before, 2, "descriptors are left open")
 
 
 class Passed(NamedTuple):
@@ -117,6 +118,25 @@ async def test_a_reset_is_passed_on_to_one_who_is_being_written_to(pipes: Pipes)
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         await asyncio.wait_for(sending, 5)
     p.server.close()
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_a_reset_behind_what_was_not_read_yet_is_no_end(pipes: Pipes, who: str) -> None:
+    """Who reads late gets all that was said, and hears that it was not all."""
+    p, loop = passed(pipes, small=True), asyncio.get_running_loop()
+    says, reads = (p.client, p.server) if who == "client" else (p.server, p.client)
+    data = bytes(range(250)) * 160
+    await loop.sock_sendall(says, data)
+    await until(lambda: sum(p.splice.moved) == len(data))
+    assert queued(p.splice._socks[who == "client"])
+    rst(says)
+    assert (await asyncio.wait_for(p.task, 5)).kind == "reset"
+    got = b""
+    with pytest.raises(ConnectionResetError):
+        while part := await asyncio.wait_for(loop.sock_recv(reads, 1000), 5):
+            got += part
+    assert got == data
+    reads.close()
 
 
 async def test_last_words_before_a_reset_come_across(pipes: Pipes) -> None:

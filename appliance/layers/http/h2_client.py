@@ -379,7 +379,7 @@ class H2Outbound(H2Stream):
 
     def reset(self, why: Reason) -> None:
         self._leave(code_of(why, Code.CANCEL))
-        self._parts = []
+        self.discard()
         self.lost(why)
 
     def lost(self, why: Reason) -> None:

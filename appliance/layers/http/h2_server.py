@@ -281,7 +281,7 @@ class H2Inbound(H2Stream):
         """RST_STREAM, with the code that the other side's had if it had one."""
         self.conn.session.reset(self.number, code_of(why, Code.INTERNAL_ERROR))
         self.conn.wrote()
-        self._parts = []
+        self.discard()
         self.lost(why)
 
     def over(self) -> None:

@@ -317,15 +317,19 @@ class H2Stream:
         """End it at once."""
         raise NotImplementedError
 
+    def discard(self) -> None:
+        """Nobody will read what has come: the connection's window gets it back."""
+        self.conn.consumed(sum([len(part) for part in self._parts]))
+        self._parts = []
+
     def over(self) -> None:
         """The exchange is through with it: nothing of it stays behind."""
         conn = self.conn
         if conn.streams.get(self.number) is not self:
             return
         del conn.streams[self.number]
-        unread = self._taken + sum([len(part) for part in self._parts])
-        self._parts = []
+        self.discard()
+        conn.consumed(self._taken)
         self._taken = 0
-        conn.consumed(unread)
         conn.spare += self._window - STREAM_WINDOW
         self._window = STREAM_WINDOW

@@ -11,7 +11,7 @@ from appliance.http import HTTPFlow
 from appliance.layers.http.h2_session import CONNECTION_WINDOW, MAX_STREAMS, STREAM_WINDOW, STREAM_WINDOW_MOST
 from appliance.layers.http.h2_stream import H2Stream
 from tests.harness import Events, Make, Peer, until
-from tests.layers.http.h2_frames import Code, S, T, data, get, goaway, headers, post, rst, settings, window
+from tests.layers.http.h2_frames import Code, S, T, data, get, goaway, headers, post, request, rst, settings, window
 from tests.layers.http.h2_kit import Origin, pattern, setting
 from tests.layers.http.h2_peer import H2Peer
 
@@ -310,3 +310,27 @@ def test_what_waits_in_tiny_frames_is_not_an_object_each() -> None:
         stream.feed(part, 2, False)
     assert len(stream._parts) * 256 <= STREAM_WINDOW
     assert stream._take() == b"".join(sent)
+
+
+@pytest.mark.parametrize("how", ["kill", "cancel", "length"])
+async def test_uploads_that_end_unread_leave_room_for_others(rigs: Make, how: str) -> None:
+    """What they had of the connection's window comes back, or after a few of them no upload goes on."""
+    s = await setting(rigs, None, Events("requestheaders", requestheaders=lambda flow: flow.intercept()))
+    client = await s.client()
+    part = bytes(STREAM_WINDOW - 1000)
+    for n in range(CONNECTION_WINDOW // len(part) + 5):
+        stream = 1 + 2 * n
+        fields = request(b"/never", (b"content-length", b"%d" % len(part)), method=b"POST")
+        await client.say(headers(stream, fields, end=False))
+        await client.send_body(stream, part, end=False)
+        await s.events.wait("requestheaders", n + 1)
+        await client.alive()
+        flow = s.events.of("requestheaders")[-1]
+        if how == "kill":
+            flow.kill()
+        elif how == "cancel":
+            await client.say(rst(stream))
+        else:
+            await client.send_body(stream, b"too much", end=False)
+        flow.resume()
+        await until(lambda flow=flow: not flow.live)  # type: ignore[misc]
