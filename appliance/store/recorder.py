@@ -47,6 +47,8 @@ cache and wake the garbage collector while they wait."""
 COMMIT_SECONDS: Final = 0.2
 """So late the index follows when batches are not full: a transaction has a price of its own, and what it lacks is
 found again in the segment."""
+BURST: Final = 1024
+"""Flows that may end in one turn of the loop; then they are written without waiting for the next."""
 MOST_ROWS: Final = 1024
 """Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
@@ -210,8 +212,11 @@ class Recorder:
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
         if self._gathered >= BATCH or self._heavy >= FLUSH_BYTES:
+            if self._gathered >= BURST:
+                self.flush()
+                return
             self._soon()
-        elif len(ended) >= TOGETHER:
+        if len(self._ended) >= TOGETHER:
             self._encode()
 
     def _encode(self) -> None:

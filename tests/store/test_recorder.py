@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import tracemalloc
@@ -14,7 +15,7 @@ import pytest
 
 from appliance.http import HTTPFlow
 from appliance.store import index as ix
-from appliance.store.recorder import BATCH, MOST_ROWS, TOGETHER, Recorder
+from appliance.store.recorder import BATCH, BURST, MOST_ROWS, TOGETHER, Recorder
 from appliance.store.store import Store
 from appliance.store.tee import Talk
 from tests import flowkit
@@ -201,3 +202,17 @@ def test_what_has_waited_for_the_index_comes_in_parts(tmp_path: Path) -> None:
         assert db.execute("SELECT flows, first_n, last_n FROM segment").fetchone() == (count + 1, 1, count + 1)
     recorder._fd = -1
     recorder._closed = True
+
+
+async def test_a_burst_is_written_without_the_loop(tmp_path: Path) -> None:
+    """Many that end in one turn do not pile up until they are dropped."""
+    recorder = Recorder(tmp_path, loop=asyncio.get_running_loop(), queue_bytes=2 << 20)
+    recorder.start()
+    for _ in range(3 * BURST):
+        recorder.end(flowkit.http())
+        assert len(recorder._ended) < TOGETHER
+    assert recorder.status().waiting < 2 << 20 and recorder.bytes > 0
+    recorder.close()
+    assert recorder.dropped == 0
+    with Store(tmp_path) as store:
+        assert len(list(store.rows())) == 3 * BURST
