@@ -40,7 +40,7 @@ class Subject:
     ports: (host, port) that the gateway will listen on. confdir: the configuration folder, absolute.
     plans: what lays the redirect, to be tried in a scratch namespace (scratch.rules.Plans).
     store: folder of the flow store, None = nothing is recorded; store_bytes: how large it may become. recording: what
-    the gateway that runs says of it (appliance.store.recorder.Status), None = none runs.
+    the gateway that runs says of it (appliance.store.writer.Status), None = none runs.
     """
 
     lan: tuple[str, ...] = ()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.human import parse_age
 from appliance.store.folder import folder_of
-from appliance.store.recorder import Recorder, Status
+from appliance.store.recorder import Recorder
 from appliance.store.upkeep import Upkeep
+from appliance.store.writer import Status
 
 if TYPE_CHECKING:
     from appliance.options import Options

@@ -15,9 +15,10 @@ import pytest
 
 from appliance.http import HTTPFlow
 from appliance.store import index as ix
-from appliance.store.recorder import BATCH, BURST, MOST_ROWS, TOGETHER, Recorder
+from appliance.store.recorder import BURST, TOGETHER, Recorder
 from appliance.store.store import Store
 from appliance.store.tee import Talk
+from appliance.store.writer import BATCH, MOST_ROWS
 from tests import flowkit
 from tests.store.storekit import cut_off, put
 
