@@ -228,6 +228,7 @@ def peers(ground: Ground) -> str:
 def said(ground: Ground, *words: str, command: Sequence[str]) -> str:
     """What `lockgate run` says that cannot start."""
     whole = [*command, "run", *words, "--set", f"confdir={ground.home / 'conf'}", "--set", "ca_key=ec"]
+    whole += ["--set", "control_socket=none"]  # which a gateway of the same folder has, and would be refused for
     done = ground.lab.gateway.run(whole, env={**clean_environment(), "PYTHONPATH": str(ROOT)}, timeout=30)
     assert done.returncode, done.stdout
     return done.stdout + done.stderr
