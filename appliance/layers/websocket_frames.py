@@ -28,6 +28,8 @@ PIECE = 65536
 MAX_CONTROL = 125
 MAX_FRAGMENTS = 16384
 """Frames of one message that is held; each may be empty, and still costs something."""
+SLACK = 1 << 16
+"""What compression may add to a message in small fragments before that counts."""
 REFRAGMENTED = 4000
 """Bytes of a fragment where a message that came in several has another length now."""
 
@@ -180,7 +182,7 @@ class Reader:
                 self._opcode, self._compressed = opcode, bool(first & _RSV1)
             fin = bool(first & _FIN)
             self._frames += 1
-            held = max(self._held, self._weight)
+            held = max(self._held, self._weight - SLACK)
             if self.streaming or held + length > self.hold or self._frames > MAX_FRAGMENTS:
                 self._raw.append(bytes(buf[at : at + head]))
                 self._key = self._raw[-1][-4:] if self._masked else b""
