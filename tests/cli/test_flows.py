@@ -417,6 +417,7 @@ def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"HOME": str(tmp_path), "PATH": ""},
         cwd=Path(__file__).parents[2],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs the tests may ignore it
     ) as tail:  # fmt: skip
         try:
             assert tail.stdout is not None

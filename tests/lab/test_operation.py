@@ -190,7 +190,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--mode", "socks5"], "not yet"),
     (["--mode", "regularr"], "did you mean regular"),
     (["--web-port", "1"], "not yet"),
-    (["--set", "client_certs=a.pem"], "not yet"),
+    (["--set", "keep_host_header"], "not yet"),
     (["-w", "/"], "save_stream_file: /: Is a directory"),
     (["--modify-headers", "/x"], "should be [/FILTER]/WHAT/REPLACEMENT"),
     (["--set", "stickyauth=~zz"], "there is no operator ~zz"),
