@@ -41,6 +41,7 @@ class Inside(TcpMode):
         super().__init__(spec, host, listen_host, listen_port)
         self.namespace: Namespace | None = None
         self.datagrams: list[UdpListener] = []
+        self._opened: set[Address] = set()
         self._stopping = False
 
     @staticmethod
@@ -75,8 +76,9 @@ class Inside(TcpMode):
         self.host.net.loop.add_reader(sock.fileno(), self._accept, sock)
 
     def take(self, loopback: list[socket.socket]) -> None:
-        """Accept on further listeners, which are ours from now on."""
+        """Accept on further listeners, which are ours from now on: to them this host's loopback answers."""
         for sock in loopback:
+            self._opened.add(sock.getsockname()[:2])
             sock.setblocking(False)
             self.listen(sock)
 
@@ -89,7 +91,7 @@ class Inside(TcpMode):
 
     def wanted(self, sock: socket.socket, peer: Address) -> Address | None:
         host, port, *_ = sock.getsockname()
-        if why := self.refuses((host, port)):
+        if (host, port) not in self._opened and (why := self.refuses((host, port))):
             raise Unwanted(why)
         return host, port
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from appliance.addonmanager import walk
-from appliance.addons import default_addons
 from appliance.addons.inspection import inspect_file
 from appliance.events import EVENTS
 from appliance.io import FlowReader
@@ -26,7 +24,6 @@ from tests.lab.witness import read_head, tunnel
 
 FOLDER = Path(__file__).parents[1] / "addons_mitm"
 PLAIN, TLS = f"http://origin.test:{HTTP}", f"https://origin.test:{HTTPS}"
-REPLAYS = any(getattr(addon, "name", "") == "clientplayback" for addon in walk(default_addons()))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +175,6 @@ def test_a_flow_file(lab: Lab, gateway: Gateway, kept: Path) -> None:
     assert flow.metadata["curl"].startswith("curl ") and flow.marked == ":red_circle:"
 
 
-@pytest.mark.skipif(not REPLAYS, reason="client replay is not merged yet")
 def test_a_copy_is_replayed(lab: Lab, gateway: Gateway, seen: Origins) -> None:
     assert lab.curl(f"{PLAIN}/again", via=gateway).status == 200
     wait_for(lambda: len(seen.requests(HTTP)) == 2, 5, "the copy arrives")
@@ -221,7 +217,6 @@ def test_an_event_of_their_own(lab: Lab, gateway: Gateway) -> None:
     assert field(lab.curl(f"{PLAIN}/fires", via=gateway), "x-heard") == "/made-up"
 
 
-@pytest.mark.skipif(not REPLAYS, reason="client replay is not merged yet")
 def test_a_copy_is_kept_and_replayed(lab: Lab, gateway: Gateway, seen: Origins) -> None:
     assert lab.curl(f"{PLAIN}/twice", via=gateway).status == 200
     wait_for(lambda: len(seen.requests(HTTP)) == 2, 5, "the copy arrives")

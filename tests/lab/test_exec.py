@@ -165,7 +165,6 @@ server.serve_forever()
 """
 
 
-@pytest.mark.slow
 def test_git_clone(run: Runner, tmp_path: Path) -> None:
     lab = run.lab
     script = "git init -q w && cd w && echo hi >f && git add f && git -c user.name=a -c user.email=a@b commit -qm m && "
@@ -181,7 +180,6 @@ def test_git_clone(run: Runner, tmp_path: Path) -> None:
     assert "/one.git/info/refs" in done.stderr
 
 
-@pytest.mark.slow
 def test_exit_code_input_and_descriptors(run: Runner) -> None:
     done = run(["sh", "-c", "cat; cat /dev/fd/9 2>&1; echo two >&2; exit 3"], "-q", input="one\n")
     assert done.returncode == 3
@@ -196,7 +194,6 @@ def test_exit_code_input_and_descriptors(run: Runner) -> None:
         assert (done.returncode, text in done.stderr) == (code, True), done.stderr
 
 
-@pytest.mark.slow
 def test_addon_and_flow_file(run: Runner) -> None:
     run.home.mkdir(exist_ok=True)
     addon = run.home / "addon.py"
@@ -255,7 +252,6 @@ def test_packets_and_what_opens_them(run: Runner) -> None:
     assert run(["true"], "--pcap", "/no/such/folder").returncode == 2
 
 
-@pytest.mark.slow
 def test_services_on_this_machines_loopback(run: Runner) -> None:
     with run.lab.gateway.inside():
         server = socket.create_server(("127.0.0.1", 5432))
