@@ -55,7 +55,7 @@ _ETH_P_ALL = 3
 _BACKLOG = 4096
 _MOST_AT_ONCE = 64
 _FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_SAME_SECONDS = 0.5
+_SAME_SECONDS = 10.0
 _GRACE_SECONDS = 2.0
 KINDS = {
     "udp4": (socket.AF_INET, socket.SOCK_DGRAM, 0),
@@ -119,7 +119,7 @@ class Helper:
         self._seconds: dict[int, socket.socket] = {}
         self._program: Program | None = None
         self.folder = ""  # removed at the end
-        self._got: dict[int, float] = {}  # when a signal came to us
+        self._got: dict[int, tuple[int, float]] = {}  # how often a signal came to us, and when it last did
 
     def _say(self, said: dict[str, Any], fds: list[int] | None = None, to: socket.socket | None = None) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -170,7 +170,7 @@ class Helper:
                 self._number = 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._got[number] = time.monotonic()
+        self._got[number] = self._got.get(number, (0, 0.0))[0] + 1, time.monotonic()
 
     def _answer(self, asked: dict[str, Any]) -> None:
         if "steps" in asked:
@@ -202,9 +202,14 @@ class Helper:
         elif "signal" in asked and self._program is not None:
             number = asked["signal"]
             # One that was meant for the whole process group, as a terminal does it, has reached the program by itself.
-            if time.monotonic() - self._got.get(number, -_SAME_SECONDS) >= _SAME_SECONDS:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._program.pid, number)
+            # It is told of when the gateway comes to it, which may be late.
+            count, at = self._got.get(number, (0, 0.0))
+            if count and time.monotonic() - at < _SAME_SECONDS:
+                self._got[number] = count - 1, at
+                return
+            self._got.pop(number, None)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._program.pid, number)
 
     def _sockets(self, asked: dict[str, Any], to: socket.socket) -> None:
         made = [transparent(*KINDS[asked["sockets"]]) for _ in range(min(asked["count"], _MOST_AT_ONCE))]

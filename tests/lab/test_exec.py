@@ -280,18 +280,7 @@ def test_signals_and_terminal(run: Runner) -> None:
     process = run.lab.gateway.popen(run.command(["sh", "-c", "kill -USR1 $$"]), env=run.env())
     assert process.wait(20) == -signal.SIGUSR1  # as the program has ended
     # On a terminal Ctrl-C reaches the program, once, and nobody else minds.
-    counts = """if True:  # not a shell: dash is ended by one that comes while it forks
-    import os, signal, sys, time
-    got = []
-    signal.signal(signal.SIGINT, lambda *_: got.append(1))
-    print(os.ttyname(0), "ready", flush=True)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        time.sleep(0.05)
-    print("interrupted", len(got))
-    sys.exit(4)
-    """
-    program = run.command([sys.executable, "-c", counts])
+    program = run.command([sys.executable, "-c", _COUNTS])
     words = ["script", "-qefc", " ".join(map(shlex.quote, program)), "/dev/null"]
     process = run.lab.gateway.popen(words, output=subprocess.PIPE, stdin=subprocess.PIPE, env=run.env())
     assert process.stdout is not None and process.stdin is not None
@@ -301,8 +290,37 @@ def test_signals_and_terminal(run: Runner) -> None:
     process.stdin.write(b"\x03")
     process.stdin.flush()
     said += process.communicate(timeout=20)[0]
-    assert b"/dev/pts/" in said and b"interrupted 1\r\n" in said, said
+    assert b"True ready" in said and b"interrupted 1\r\n" in said, said
     assert process.returncode == 4, said
+
+
+_COUNTS = """if True:  # not a shell: dash is ended by one that comes while it forks
+    import os, signal, sys, time
+    got = []
+    signal.signal(signal.SIGINT, lambda *_: got.append(1))
+    print(os.getppid(), os.isatty(0), "ready", flush=True)
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        time.sleep(0.05)
+    print("interrupted", len(got))
+    sys.exit(4)
+"""
+
+
+def test_a_signal_to_the_group_comes_once_to_the_program_though_the_gateway_is_late(run: Runner) -> None:
+    process = run.lab.gateway.popen(
+        run.command([sys.executable, "-c", _COUNTS]), output=subprocess.PIPE, env=run.env()
+    )  # fmt: skip
+    assert process.stdout is not None
+    helper = int(process.stdout.readline().split()[0])
+    gateway = int(Path(f"/proc/{helper}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(gateway, signal.SIGSTOP)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+    finally:
+        os.kill(gateway, signal.SIGCONT)
+    assert process.communicate(timeout=20)[0] == b"interrupted 1\n" and process.returncode == 4
 
 
 @pytest.mark.parametrize(
