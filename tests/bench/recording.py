@@ -1,0 +1,168 @@
+"""What recording costs a real request: one gateway, whose recorder is taken away and given back all the time.
+
+    python tests/bench/recording.py [--pairs 24] [--seconds 0.5] [--fresh] [--variants off,on]
+
+W1's load (64 connections, 1 kB, plain HTTP through a proxy; `--fresh`: a connection for each request) from wrk, on
+loopback, nginx behind it. The gateway has one core, the rest the other. Prints microseconds of the gateway's CPU for
+each request, medians, and of their differences to the first variant. Neighbouring slices of time are compared, so that
+an uneven machine matters less than between two runs.
+
+off: nothing is recorded. on: as it is. index: all but the index. encode: records and rows are made, and forgotten.
+hold: flows are held as long as that takes, no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from appliance.cli.run import load, loop_factory, raise_file_limit
+from appliance.gateway import Gateway
+from appliance.layers.http.exchange import Exchange
+from appliance.store import index
+from appliance.store.recorder import Recorder
+
+ORIGIN, PROXY = 18080, 18081
+NGINX = """
+daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log /dev/null;
+events {{ worker_connections 2048; }}
+http {{ access_log off; keepalive_requests 1000000000; types {{ text/html html; }}
+  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir};
+  scgi_temp_path {dir}; server {{ listen 127.0.0.1:{port} reuseport backlog=4096; root {dir}; }} }}
+"""
+WRK = """
+wrk.path = "http://127.0.0.1:{port}/1k.html"
+wrk.headers["User-Agent"] = "bench"
+wrk.headers["Accept"] = "*/*"
+{more}
+"""
+
+
+class Forgets(Recorder):
+    """Makes records and rows, and forgets them."""
+
+    def flush(self) -> None:
+        self._encode()
+        self._gathered = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._names.fresh = []
+        self._buffer = bytearray()
+        self._batch = index.Batch()
+        self._held = 0
+
+
+class Holds(Forgets):
+    def _encode(self) -> None:
+        self._ended = []
+
+
+class Unindexed(Recorder):
+    def _commit(self, sealed: bool = False) -> bool:
+        self._batch = index.Batch()
+        self._held = 0
+        return True
+
+
+KINDS: dict[str, Any] = {"on": Recorder, "index": Unindexed, "encode": Forgets, "hold": Holds}
+
+
+async def measure(args: argparse.Namespace, folder: Path) -> None:
+    options = load([
+        f"mode=regular@127.0.0.1:{PROXY}", f"confdir={folder}", "store=false", "termlog_verbosity=warn",
+        "flow_detail=0",
+    ])  # fmt: skip
+    gateway = Gateway(options)
+    task = asyncio.get_running_loop().create_task(gateway.run())
+    while not hasattr(gateway, "worker") or not hasattr(gateway, "store"):
+        await asyncio.sleep(0.1)
+        if task.done():
+            task.result()
+    await asyncio.sleep(0.5)
+    recorders: dict[str, Recorder | None] = {}
+    for name in args.variants:
+        if name != "off":
+            recorder = recorders[name] = KINDS[name](folder / f"store-{name}", loop=asyncio.get_running_loop())
+            recorder.start()
+        else:
+            recorders[name] = None
+    count = 0
+    record = Exchange._record
+
+    def counted(self: Exchange) -> None:
+        nonlocal count
+        count += 1
+        record(self)
+
+    Exchange._record = counted  # type: ignore[method-assign]
+    script = folder / "wrk.lua"
+    script.write_text(WRK.format(port=ORIGIN, more='wrk.headers["Connection"] = "close"' if args.fresh else ""))
+    seconds = int(args.pairs * len(args.variants) * args.seconds) + 6
+    load_process = subprocess.Popen(
+        ["taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{PROXY}/"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    await asyncio.sleep(2)
+    found: dict[str, list[float]] = {name: [] for name in args.variants}
+    for _ in range(args.pairs):
+        for name in args.variants:
+            gateway.worker.recorder = recorders[name]
+            await asyncio.sleep(0.02)
+            cpu, before = time.process_time(), count
+            await asyncio.sleep(args.seconds)
+            found[name].append((time.process_time() - cpu) / max(1, count - before) * 1e6)
+            if (recorder := recorders[name]) is not None:
+                recorder.flush()
+    gateway.worker.recorder = None
+    first = found[args.variants[0]]
+    for name, each in found.items():
+        differences = sorted(a - b for a, b in zip(each, first, strict=True))
+        print(f"{name:<8} {statistics.median(each):6.1f} µs a request, least {min(each):6.1f}, "
+              f"median of the differences {statistics.median(differences):+6.1f}, "
+              f"ratio {statistics.median(a / b for a, b in zip(each, first, strict=True)):.3f}")  # fmt: skip
+    load_process.send_signal(signal.SIGINT)
+    load_process.communicate()
+    gateway.shutdown()
+    await task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--variants", default="off,on", type=lambda text: text.split(","))
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    (folder / "1k.html").write_bytes(b"x" * 1024)
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(dir=folder, port=ORIGIN))
+    folder.chmod(0o755)
+    nginx = subprocess.Popen(["taskset", "-c", "1", "nginx", "-c", config], stderr=subprocess.DEVNULL)
+    os.sched_setaffinity(0, {0})
+    raise_file_limit()
+    try:
+        options = load([f"confdir={folder}"])
+        with asyncio.Runner(loop_factory=loop_factory(options)) as runner:
+            runner.run(measure(args, folder))
+    finally:
+        nginx.terminate()
+        nginx.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
