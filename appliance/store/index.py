@@ -2,7 +2,7 @@
 
 Texts that come again (hosts, clients, reasons ...) are rows of `name`, made by the writer of one segment for itself:
 ``id = segment << 20 | count``, so that several processes write without asking each other, and what a segment knows goes
-with it. `LIMIT_NAMES` of them to a segment.
+with it. `LIMIT_NAMES` of them to a segment. `common` is numbered in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 FILE: Final = "index.db"
-VERSION: Final = 2
+VERSION: Final = 3
 SHIFT: Final = 20
 LIMIT_NAMES: Final = 1 << 19
 
@@ -24,44 +24,56 @@ VERDICTS: Final = ("", "decrypt", "pass", "block")
 # Bits of `flags`.
 FAILED, ANSWERED, WEBSOCKET, REPLAYED_REQUEST, REPLAYED_RESPONSE = 1, 2, 4, 8, 16
 MARKED, COMMENTED, NOTED, CUT, OPEN, LONG_PATH, IN_PARTS, BARE, ODD_PATH = 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192
+KIND, VERDICT = 16, 20
+"""Where in `flags` the numbers of these two begin."""
 
 # Kinds of names.
 CLIENT, DEVICE, SERVER, REASON, SITE, HOST, METHOD, TYPE, TLS, SNI, ERROR = range(1, 12)
 
 COLUMNS: Final = (
-    "seg", "off", "len", "uid", "t", "dur", "kind", "flags", "client", "cport", "device", "server", "verdict", "reason",
-    "site", "host", "method", "path", "status", "type", "qtype", "up", "down", "tls", "sni", "error",
+    "common", "flags", "status", "path", "cport", "off", "len", "t", "dur", "up", "down", "uid", "error",
 )  # fmt: skip
+OFF, T, DUR = (COLUMNS.index(name) for name in ("off", "t", "dur"))
+COMMON: Final = ("client", "device", "reason", "tls", "sni", "server", "site", "host", "method", "type", "qtype")
 INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 INSERT_AT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES (?, {', '.join('?' * len(COLUMNS))})"
 INSERT_NAME: Final = "INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)"
+INSERT_COMMON: Final = (
+    f"INSERT OR REPLACE INTO common (id, {', '.join(COMMON)}) VALUES (?, {', '.join('?' * len(COMMON))})"
+)
 UPDATE: Final = f"UPDATE flow SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE n = ?"
 
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""
 CREATE TABLE segment (
     number INTEGER PRIMARY KEY, indexed INTEGER NOT NULL, bytes INTEGER NOT NULL, sealed INTEGER NOT NULL,
     flows INTEGER NOT NULL, first_n INTEGER, last_n INTEGER, begun REAL NOT NULL, last REAL NOT NULL,
     dropped INTEGER NOT NULL
 );
 CREATE TABLE name (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, alias TEXT);
+CREATE TABLE common (
+    id INTEGER PRIMARY KEY, client INTEGER, device INTEGER, reason INTEGER, tls INTEGER, sni INTEGER, server INTEGER,
+    site INTEGER, host INTEGER, method INTEGER, type INTEGER, qtype INTEGER
+);
 CREATE TABLE flow (
     n INTEGER PRIMARY KEY,
-    flags INTEGER NOT NULL, kind INTEGER NOT NULL, status INTEGER, path TEXT, verdict INTEGER NOT NULL, site INTEGER,
-    host INTEGER, client INTEGER, method INTEGER, type INTEGER, qtype INTEGER, cport INTEGER, server INTEGER,
-    reason INTEGER, device INTEGER, sni INTEGER, tls INTEGER, error INTEGER, seg INTEGER NOT NULL, off INTEGER NOT NULL,
-    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, uid TEXT NOT NULL
+    flags INTEGER NOT NULL, status INTEGER, path TEXT, common INTEGER NOT NULL, cport INTEGER, off INTEGER NOT NULL,
+    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, error INTEGER, uid TEXT NOT NULL,
+    kind INTEGER AS (flags >> {KIND} & 15), verdict INTEGER AS (flags >> {VERDICT} & 3),
+    seg INTEGER AS (common >> {SHIFT})
 );
 CREATE TABLE part (seg INTEGER NOT NULL, off INTEGER NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (seg, off))
     WITHOUT ROWID;
 CREATE INDEX part_n ON part (n);
-"""
-_GONE: Final = """
 CREATE TABLE gone (n INTEGER NOT NULL);
+INSERT INTO gone VALUES (0)
+"""
+_DELETED: Final = """
 CREATE TRIGGER deleted BEFORE DELETE ON flow WHEN OLD.n > (SELECT n FROM gone) AND OLD.n = (SELECT max(n) FROM flow)
     BEGIN UPDATE gone SET n = OLD.n; END
 """
 """`segment.indexed`: up to where its records are in `flow`; `bytes`: of its file; `dropped`: flows lost while it was
-written. `flow`: what is searched for comes first, so that a scan need not read further. `len`: bytes of the record.
+written. `common`: what many flows of a segment share, each combination once: a flow's own row is half as long, and half
+as dear, so. `flow`: what is searched for comes first, so that a scan need not read further; `len`: bytes of the record.
 `part`: messages of a conversation. `gone`: the highest number that a deleted flow has had: none is given twice
 (AUTOINCREMENT would say so too, at a sixth of the price of a row)."""
 
@@ -116,7 +128,7 @@ def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> Index:
         db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute("PRAGMA journal_size_limit = 16777216")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version < VERSION:
+        if version == 0:
             _make(db)
         else:
             _known(path, version)
@@ -137,8 +149,8 @@ def connect(path: Path, *, busy_ms: int = 0, sync: bool = False) -> Index:
 def _known(path: Path, version: int) -> None:
     if version > VERSION:
         raise Newer(version)
-    if version < 1:
-        raise Unusable(f"{path} is an index of version {version}, this release knows 1 to {VERSION}")
+    if version < VERSION:
+        raise Unusable(f"{path} is an index of version {version}, this release has {VERSION}")
 
 
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -160,16 +172,8 @@ def _make(db: sqlite3.Connection) -> None:
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]  # somebody may have been faster
         if version == 0:
-            for statement in _SCHEMA.split(";"):
+            for statement in (*_SCHEMA.split(";"), _DELETED, f"PRAGMA user_version = {VERSION}"):
                 db.execute(statement)
-        if version < VERSION:  # 1 had AUTOINCREMENT instead
-            table, trigger = _GONE.split(";", 1)
-            db.execute(table)
-            db.execute("INSERT INTO gone VALUES (0)")
-            if version == 1:
-                db.execute("UPDATE gone SET n = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'flow'), 0)")
-            db.execute(trigger)
-            db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")
@@ -212,25 +216,26 @@ class Talking(Protocol):
 class Batch:
     """What one transaction brings into the index. Kept and tried again while the index is locked."""
 
-    __slots__ = ("changed", "names", "opened", "parts", "refused", "rows")
+    __slots__ = ("changed", "common", "names", "opened", "parts", "refused", "rows")
 
     def __init__(self) -> None:
         self.refused = 0  # flows that were left out of it
         self.names: list[tuple[int, int, str, str | None]] = []
+        self.common: list[Sequence[Any]] = []
         self.rows: list[Sequence[Any]] = []
         self.opened: list[tuple[Talking, Sequence[Any]]] = []
         self.parts: list[tuple[int, int, Talking]] = []
         self.changed: list[tuple[Talking, Sequence[Any]]] = []
 
     def __len__(self) -> int:
-        return len(self.names) + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
+        return sum(len(part) for part in (self.names, self.common, self.rows, self.opened, self.parts, self.changed))
 
     def split(self, most: int) -> tuple[Batch, Batch | None]:
         """Two to be inserted one after the other, when there are more than `most` rows and nothing but rows."""
         if len(self.rows) <= most or self.opened or self.parts or self.changed:
             return self, None
         first, rest = Batch(), Batch()
-        first.names, first.rows, rest.rows = self.names, self.rows[:most], self.rows[most:]
+        first.names, first.common, first.rows, rest.rows = self.names, self.common, self.rows[:most], self.rows[most:]
         return first, rest
 
     def commit(
@@ -272,6 +277,7 @@ class Batch:
 
             flows = len(self.rows) + len(self.opened)
             self.names = [name for name in self.names if takes(INSERT_NAME, name)]
+            self.common = [one for one in self.common if takes(INSERT_COMMON, one)]
             self.rows = [row for row in self.rows if takes(INSERT, row)]
             for talk, _ in self.opened:
                 talk.n = 0  # no flow has it: what is said of one that is refused goes nowhere
@@ -286,6 +292,8 @@ class Batch:
         first = last = 0
         if self.names:
             db.executemany(INSERT_NAME, self.names)
+        if self.common:
+            db.executemany(INSERT_COMMON, self.common)
         if self.rows or self.opened:
             last = db.execute("SELECT max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0))").fetchone()[0]
             first = last + 1
@@ -338,7 +346,8 @@ def forget(db: sqlite3.Connection, number: int, step: int = 500) -> Iterable[int
     db.execute("BEGIN IMMEDIATE")
     try:
         low = number << SHIFT
-        db.execute("DELETE FROM name WHERE id BETWEEN ? AND ?", (low, low + (1 << SHIFT) - 1))
+        for table in ("name", "common"):
+            db.execute(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", (low, low + (1 << SHIFT) - 1))
         db.execute("DELETE FROM part WHERE seg = ?", (number,))
         db.execute("DELETE FROM segment WHERE number = ?", (number,))
         db.execute("COMMIT")

@@ -16,15 +16,15 @@ from appliance.store import rows
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _NOTHING: Final[dict[str, Any]] = {}
-_ODD: Final = ix.ANSWERED | ix.ODD_PATH
-_HTTP: Final = ix.KINDS.index("http")
+_ANSWERED: Final = ix.ANSWERED | ix.KINDS.index("http") << ix.KIND
+_ODD: Final = _ANSWERED | ix.ODD_PATH
 
 
 def made(
-    flow: HTTPFlow, client: int, server: int, limit: int, place: tuple[int, int], facts: tuple[Any, ...],
-    name: int | None, names: rows.Names,
+    flow: HTTPFlow, client: int, server: int, limit: int, offset: int, facts: rows.Facts, name: int | None,
+    names: rows.Names,
 ) -> tuple[bytes, tuple[Any, ...]] | None:  # fmt: skip
-    """(payload of the record, row). client, server: offsets of their records. place: segment and offset of this one.
+    """(payload of the record, row). client, server: offsets of their records. offset: of this one.
 
     limit: bytes of a body that are kept. facts, name: see `rows.row`.
     """
@@ -58,17 +58,23 @@ def made(
     where, kind = names.places(asked.names())
     if where == rows.SEVERAL or kind == rows.SEVERAL:
         return None
-    site = names.sites.get((fields[where][1] if where >= 0 else None, authority, scheme, host, port, version))
-    if site is None:
-        site = names.site(request)
-    asked_for = names.type(fields[kind][1]) if kind >= 0 else None
-    kind = names.places(answered.names())[1]
-    if kind == rows.SEVERAL:
+    kind_of = names.places(answered.names())[1]
+    if kind_of == rows.SEVERAL:
         return None
-    peer, cport, device, verdict, reason, tls, sni = facts
+    number, cport, bits, of_client = facts
+    key = (
+        number, name, fields[where][1] if where >= 0 else None, authority, scheme, host, port, version, method,
+        theirs[kind_of][1] if kind_of >= 0 else None, fields[kind][1] if kind >= 0 else None,
+    )  # fmt: skip
+    common = names.shared.get(key)
+    if common is None:
+        type, qtype = key[-2:]
+        common = names.common((
+            *of_client, name, *names.site(request), names.method(method), None if type is None else names.type(type),
+            None if qtype is None else names.type(qtype),
+        ))  # fmt: skip
+        names.remember(key, common)
     return payload, (
-        *place, len(payload), id, begun, None if end is None else end - begun, _HTTP,
-        _ODD if path.translate(None, rows.PRINTABLE) else ix.ANSWERED, peer, cport, device,
-        name, verdict, reason, *site, names.method(method), text, status,
-        names.type(theirs[kind][1]) if kind >= 0 else None, asked_for, len(sent), len(got), tls, sni, None,
+        common, bits | (_ODD if path.translate(None, rows.PRINTABLE) else _ANSWERED), status, text, cport, offset,
+        len(payload), begun, None if end is None else end - begun, len(sent), len(got), id, None,
     )  # fmt: skip

@@ -70,7 +70,6 @@ class Translator:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._functions = 0
-        self._texts: dict[int, dict[int, str]] = {}
 
     def condition(self, node: Node) -> Condition:
         """Raises re.error."""
@@ -128,15 +127,15 @@ class Translator:
         if not ids:
             return _NO
         if not selective:
-            return Sql(f"({column} IS NOT NULL)")
-        if len(ids) == 1:
-            return Sql(f"({column} = ?)", (ids[0],))
-        return Sql(f"({column} IN (SELECT value FROM json_each(?)))", (msgspec.json.encode(ids).decode(),))
+            return Sql(f"(common IN (SELECT id FROM common WHERE {column} IS NOT NULL))")
+        return _ids(column, ids)
 
     def _table(self, kind: int) -> dict[int, str]:
-        if kind not in self._texts:
-            self._texts[kind] = dict(self._db.execute("SELECT id, text FROM name WHERE kind = ?", (kind,)))
-        return self._texts[kind]
+        return dict(self._db.execute("SELECT id, text FROM name WHERE kind = ?", (kind,)))
+
+    def _of_common(self, column: str) -> dict[int, str]:
+        """The text of `column` for each combination that has one."""
+        return dict(self._db.execute(f"SELECT common.id, text FROM common JOIN name ON name.id = {column}"))
 
     def _function(self, columns: int, function: Callable[..., Any]) -> str:
         self._functions += 1
@@ -180,27 +179,25 @@ class Translator:
 
     def _src(self, argument: str) -> Condition:
         search = _compiled(argument, _flags()).search
-        texts = self._table(ix.CLIENT)
+        texts = self._of_common("client")
 
-        def source(client: int | None, port: int | None) -> bool:
-            return client is not None and search(f"{texts.get(client, '')}:{port}") is not None
+        def source(common: int, port: int | None) -> bool:
+            return common in texts and search(f"{texts[common]}:{port}") is not None
 
-        test = Sql(f"{self._function(2, source)}(client, cport)")
+        test = Sql(f"{self._function(2, source)}(common, cport)")
         if (found := literal(argument, _flags())) is not None:
-            some = [id for id, text in texts.items() if _before_port(f"{text}:", found.atoms)]
+            some = [id for id, text in self._table(ix.CLIENT).items() if _before_port(f"{text}:", found.atoms)]
             test = _where(_ids("client", some), test)
         return Condition(test, test)
 
     def _u(self, argument: str) -> Condition:
         search = _compiled(argument, _flags()).search
-        texts = self._table(ix.SITE)
+        texts, before = self._table(ix.SITE), self._of_common("site")
 
-        def url(site: int | None, path: str | None) -> bool:
-            if path is None:
-                return False
-            return search(texts.get(site, "") + path if site is not None else path) is not None
+        def url(common: int, path: str | None) -> bool:
+            return path is not None and search(before.get(common, "") + path) is not None
 
-        asked = Sql(f"{self._function(2, url)}(site, path)")
+        asked = Sql(f"{self._function(2, url)}(common, path)")
         test = asked
         if (found := literal(argument, _flags())) is not None:
             contains = _in_url(texts, found)
@@ -277,7 +274,10 @@ def _before_port(text: str, atoms: tuple[str, ...]) -> bool:
 def _ids(column: str, ids: list[int]) -> Sql:
     if not ids:
         return _NO
-    return Sql(f"({column} IN (SELECT value FROM json_each(?)))", (msgspec.json.encode(ids).decode(),))
+    if len(ids) == 1:
+        return Sql(f"(common IN (SELECT id FROM common WHERE {column} = ?))", (ids[0],))
+    among = f"{column} IN (SELECT value FROM json_each(?))"
+    return Sql(f"(common IN (SELECT id FROM common WHERE {among}))", (msgspec.json.encode(ids).decode(),))
 
 
 _TYPES: Final = {"t": ("type", "qtype"), "tq": ("qtype",), "ts": ("type",)}

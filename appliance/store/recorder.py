@@ -101,8 +101,8 @@ class Recorder(Writer):
                 if there is None or there[0] is not self._epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
                     there = self._server(server)
                 if type(flow) is HTTPFlow:
-                    made = plain.made(flow, known[3], there[3], self.body_limit, (self.number, self._end), known[4],
-                                      there[4], self._names)  # fmt: skip
+                    made = plain.made(flow, known[3], there[3], self.body_limit, self._end, known[4], there[4],
+                                      self._names)  # fmt: skip
                     if made is not None:
                         self._frame(made[0])
                         self._batch.rows.append(made[1])
@@ -205,7 +205,7 @@ class Recorder(Writer):
         count = (*(getattr(flow, "moved", None) or (talk.up, talk.down)), time.time())
         bits |= talk.bits
         offset, size = self._put(records.flow(flow, of_client, of_server, self.body_limit, None, count, bits))
-        row = rows.row(flow, self.number, offset, size + talk.kept, facts, name, self._names, count, bits,
+        row = rows.row(flow, offset, size + talk.kept, facts, name, self._names, count, bits,
                        self.body_limit)  # fmt: skip
         if talk.segment >= max(self._oldest, 1):
             self._batch.parts.append((talk.segment, talk.offset, talk))  # what was said of it before is still its own
@@ -218,13 +218,11 @@ class Recorder(Writer):
         talk.segment, talk.offset = self.number, offset
 
     def _write(
-        self, flow: Flow, client: int | State, server: int | State, facts: tuple[Any, ...], name: int | None,
+        self, flow: Flow, client: int | State, server: int | State, facts: rows.Facts, name: int | None,
         count: tuple[int, int, float] | None = None, bits: int = 0, messages: list[Any] | None = None,
     ) -> None:  # fmt: skip
         offset, size = self._put(records.flow(flow, client, server, self.body_limit, messages, count, bits))
-        self._batch.rows.append(
-            rows.row(flow, self.number, offset, size, facts, name, self._names, count, bits, self.body_limit)
-        )
+        self._batch.rows.append(rows.row(flow, offset, size, facts, name, self._names, count, bits, self.body_limit))
         self.flows += 1
 
     def _client(self, client: Client) -> Any:

@@ -226,15 +226,23 @@ class Reindex:
         self._talks = talks
         self._number = number
         self._shelf = Shelf(folder)
-        self._names = rows.Names(number)
-        low = number << ix.SHIFT
-        for name in db.execute("SELECT id, kind, text, alias FROM name WHERE id BETWEEN ? AND ?",
-                               (low, low + (1 << ix.SHIFT) - 1)):  # fmt: skip
-            self._names.known(*name)
+        self._names = self._known(number)
         self._batch = ix.Batch()
         self._open: dict[str, _Open | None] = {}
         self._last = 0.0
         self._begun = 0.0
+
+    def _known(self, number: int) -> rows.Names:
+        """What the index has of a segment's names."""
+        names = rows.Names(number)
+        within = number << ix.SHIFT, (number + 1 << ix.SHIFT) - 1
+        for name in self._db.execute("SELECT id, kind, text, alias FROM name WHERE id BETWEEN ? AND ?", within):
+            names.known(*name)
+        for common in self._db.execute(
+            f"SELECT id, {', '.join(ix.COMMON)} FROM common WHERE id BETWEEN ? AND ?", within
+        ):
+            names.known_common(*common)
+        return names
 
     def back(self, source: Segment, indexed: int) -> int:
         """After a power cut the index may know more than has reached the file: from where on it has to go on.
@@ -289,7 +297,9 @@ class Reindex:
                 record = self._shelf.record(number, offset)
                 if record[0] == "f":
                     size = len(self._shelf.segment(number).record(offset))
-                    flow, row = self._row(number, offset, record, size)
+                    names = self._known(number)
+                    flow, row = self._row(number, offset, record, size, names)
+                    self._add(names)
                     talk = self._open[flow.id] = _Open()
                     talk.n, talk.segment, talk.offset = n, number, offset
                     self._batch.changed.append((talk, row))
@@ -314,23 +324,26 @@ class Reindex:
             end = offset + segment.FRAME.size + len(payload)
             self._commit(end, end, sealed=False)
 
-    def _row(self, number: int, offset: int, record: Any, size: int) -> tuple[Flow, list[Any]]:
+    def _row(
+        self, number: int, offset: int, record: Any, size: int, names: rows.Names
+    ) -> tuple[Flow, list[Any]]:  # fmt: skip
         flow = self._shelf.made(record, number, offset)
         extra = record[7]
-        facts = rows.client_facts(flow.client_conn, self._names)
-        name = rows.server_name(flow.server_conn, self._names)
+        facts = rows.client_facts(flow.client_conn, names)
+        name = rows.server_name(flow.server_conn, names)
         count = tuple(extra["count"]) if "count" in extra else None
         bits = extra.get("bits", 0) & ~ix.OPEN
         try:
-            return flow, rows.row(flow, number, offset, size, facts, name, self._names, count, bits)
+            return flow, rows.row(flow, offset, size, facts, name, names, count, bits)
         except (ValueError, TypeError, AttributeError, IndexError) as error:
             raise Damaged(f"segment {number}: the record at {offset} makes no row: {error!r}") from None
 
     def _flow(self, offset: int, record: Any, size: int) -> None:
-        flow, row = self._row(self._number, offset, record, size)
-        if row[4] is not None:
-            self._last = max(self._last, ended(flow, row))
-            self._begun = min(self._begun or row[4], row[4])
+        flow, row = self._row(self._number, offset, record, size, self._names)
+        begun = row[ix.T]
+        if begun is not None:
+            self._last = max(self._last, begun + (row[ix.DUR] or 0.0))
+            self._begun = min(self._begun or begun, begun)
         if not record[7].get("bits", 0) & ix.IN_PARTS:
             self._batch.rows.append(row)
         elif (talk := self._talk(flow.id)) is not None:
@@ -360,8 +373,7 @@ class Reindex:
         return self._open[id]
 
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
-        self._batch.names += self._names.fresh
-        self._names.fresh = []
+        self._add(self._names)
         now = self._last or time.time()
         refused = self._batch.commit(self._db, self._number, indexed, size, self._begun or now, now, sealed=sealed)
         self._batch = ix.Batch()
@@ -369,6 +381,11 @@ class Reindex:
             self.count -= refused
             logger.warning("%s: %d flows are left out: the index does not take them",
                            self._shelf.segment(self._number).path, refused)  # fmt: skip
+
+    def _add(self, names: rows.Names) -> None:
+        self._batch.names += names.fresh
+        self._batch.common += names.fresh_common
+        names.fresh, names.fresh_common = [], []
 
     def finish(self, indexed: int, size: int) -> None:
         self._db.execute(
@@ -383,8 +400,3 @@ class _Open:
     """A conversation of which more may come."""
 
     n = segment = offset = 0
-
-
-def ended(flow: Flow, row: Any) -> float:
-    """Seconds since the epoch, from its row."""
-    return float(row[4] + (row[5] or 0.0))

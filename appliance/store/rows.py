@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from appliance.connection import Client, Server
 from appliance.dns import DNSFlow, types
@@ -17,10 +17,11 @@ MAX_TEXT: Final = 300
 """Characters of a path, and of any other text, that the index keeps."""
 SEVERAL: Final = -2
 """In place of a field's index: there are several such fields. -1: there is none."""
-_SHAPES: Final = 1024
+_REMEMBERED: Final = 4096
 _SHAPE: Final = 40
 _SHAPE_BYTES: Final = 1000
-"""Lists of field names that are remembered, names in one, and their bytes."""
+_KEY_BYTES: Final = 600
+"""Keys that are remembered, names in a list of field names, and the bytes of these and of other keys."""
 PRINTABLE: Final = bytes(range(33, 127))
 """What a path is made of where a search for a text finds what a search for an expression does."""
 INEXACT: Final = "\ufffd"
@@ -29,46 +30,82 @@ _NUMBERS: Final = {name: number for number, name in enumerate(ix.KINDS)}
 _VERDICTS: Final = {name: number for number, name in enumerate(ix.VERDICTS)}
 
 
+class Facts(NamedTuple):
+    """What a row says of the client's connection. number: of `names` (client, device, reason, tls, sni) in its `Names`.
+    port: the client's. bits: of `flags`."""
+
+    number: int
+    port: int | None
+    bits: int
+    names: tuple[int | None, ...]
+
+
 class Names:
-    """The texts of one segment, each with its number. `fresh`: those that the index has not got yet."""
+    """The texts of one segment, each with its number, and their combinations. `fresh`, `fresh_common`: those that the
+    index has not got yet. `shared`: the combination for what a message has in the raw; `remember` adds to it.
+    """
 
     def __init__(self, segment: int) -> None:
-        self._last = segment << ix.SHIFT
+        self._last = self._last_common = segment << ix.SHIFT
+        self._facts = 0
         self._known: dict[Hashable, int] = {}
-        self._methods: dict[bytes, int] = {}
-        self._types: dict[bytes, int] = {}
+        self._common: dict[tuple[int | None, ...], int] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._shapes: dict[tuple[bytes, ...], tuple[int, int]] = {}
-        self.sites: dict[Hashable, tuple[int, int]] = {}
+        self._sites: dict[Hashable, tuple[int, int]] = {}
+        self.shared: dict[Hashable, int] = {}
         self.fresh: list[tuple[int, int, str, str | None]] = []
+        self.fresh_common: list[tuple[int | None, ...]] = []
 
     def __len__(self) -> int:
-        return len(self._known)
+        return max(len(self._known), len(self._common))
 
     def known(self, id: int, kind: int, text: str, alias: str | None) -> None:
         """A text that the index has already."""
         self._known[kind, text, alias] = id
         self._last = max(self._last, id)
 
+    def known_common(self, id: int, *common: int | None) -> None:
+        """The same of a combination."""
+        self._common[common] = id
+        self._last_common = max(self._last_common, id)
+
     def get(self, kind: int, text: str, alias: str | None = None) -> int:
-        key = (kind, text, alias)
+        key = (kind, clean(text), alias if alias is None else clean(alias))
         found = self._known.get(key)
         if found is None:
             self._last += 1
             found = self._known[key] = self._last
-            self.fresh.append((found, kind, clean(text), alias if alias is None else clean(alias)))
+            self.fresh.append((found, *key))
         return found
+
+    def common(self, common: tuple[int | None, ...]) -> int:
+        """The number of a combination, in the order of `index.COMMON`."""
+        found = self._common.get(common)
+        if found is None:
+            self._last_common += 1
+            found = self._common[common] = self._last_common
+            self.fresh_common.append((found, *common))
+        return found
+
+    def number(self, names: tuple[int | None, ...]) -> int:
+        """See `Facts`."""
+        found = self._numbers.get(names)
+        if found is None:
+            self._facts += 1
+            found = self._facts
+            _remember(self._numbers, names, found)
+        return found
+
+    def remember(self, key: tuple[Any, ...], found: int) -> None:
+        if sum([len(part) for part in key if isinstance(part, bytes | str)]) <= _KEY_BYTES:
+            _remember(self.shared, key, found)
 
     def method(self, raw: bytes) -> int:
-        found = self._methods.get(raw)
-        if found is None:
-            found = self._methods[raw] = self.get(ix.METHOD, raw.decode("latin-1"))
-        return found
+        return self.get(ix.METHOD, raw.decode("latin-1"))
 
     def type(self, raw: bytes) -> int:
-        found = self._types.get(raw)
-        if found is None:
-            found = self._types[raw] = self.get(ix.TYPE, to_str(raw))
-        return found
+        return self.get(ix.TYPE, to_str(raw))
 
     def places(self, fields: tuple[bytes, ...]) -> tuple[int, int]:
         """Where Host and Content-Type are among these names in lower case; SEVERAL, -1. The same often come again."""
@@ -76,9 +113,7 @@ class Names:
         if found is None:
             found = _place(fields, b"host"), _place(fields, b"content-type")
             if len(fields) <= _SHAPE and sum(map(len, fields)) <= _SHAPE_BYTES:
-                if len(self._shapes) >= _SHAPES:
-                    self._shapes.clear()
-                self._shapes[fields] = found
+                _remember(self._shapes, fields, found)
         return found
 
     def site(self, request: Request) -> tuple[int, int]:
@@ -87,15 +122,22 @@ class Names:
             first(request.headers, b"host"), request.raw_authority, request.raw_scheme, request.raw_host,
             request.raw_port, request.raw_http_version,
         )  # fmt: skip
-        found = self.sites.get(key)
+        found = self._sites.get(key)
         if found is None:
             url, path = request.pretty_url, request.path
             if request.raw_path == b"*":
                 path = ""
             before = url.removesuffix(path) if path else url
             found = (self.get(ix.SITE, before, request.pretty_host), self.get(ix.HOST, request.host))
-            self.sites[key] = found
+            if len(key[0] or b"") + len(key[1]) + len(key[3]) <= _KEY_BYTES:
+                _remember(self._sites, key, found)
         return found
+
+
+def _remember(memo: dict[Any, Any], key: Hashable, found: Any) -> None:
+    if len(memo) >= _REMEMBERED:
+        memo.clear()
+    memo[key] = found
 
 
 def _place(fields: tuple[bytes, ...], name: bytes) -> int:
@@ -124,20 +166,19 @@ def clean(text: str) -> str:
     return text
 
 
-def client_facts(client: Client, names: Names) -> tuple[Any, ...]:
-    """client, cport, device, verdict, reason, tls, sni."""
+def client_facts(client: Client, names: Names) -> Facts:
     peer, verdict, device = client.peername, client.verdict, getattr(client, "device", None)
     tls = client.tls_version
-    return (
+    found = (
         None if peer is None else names.get(ix.CLIENT, peer[0]),
-        None if peer is None else peer[1],
         None if device is None else names.get(ix.DEVICE, str(getattr(device, "name", device)),
                                               str(getattr(device, "label", "") or "") or None),
-        0 if verdict is None else _VERDICTS.get(verdict.action, 0),
         None if verdict is None else names.get(ix.REASON, verdict.reason, verdict.rule),
         None if tls is None else names.get(ix.TLS, tls, client.cipher),
         None if client.sni is None else names.get(ix.SNI, client.sni),
     )  # fmt: skip
+    bits = 0 if verdict is None else _VERDICTS.get(verdict.action, 0) << ix.VERDICT
+    return Facts(names.number(found), None if peer is None else peer[1], bits, found)
 
 
 def server_name(server: Server, names: Names) -> int | None:
@@ -151,10 +192,9 @@ Count = tuple[int, int, float]
 
 def row(
     flow: Flow,
-    segment: int,
     offset: int,
     size: int,
-    facts: tuple[Any, ...],
+    facts: Facts,
     server: int | None,
     names: Names,
     count: Count | None = None,
@@ -162,7 +202,7 @@ def row(
     limit: int = 1 << 62,
 ) -> list[Any]:
     """A row in the order of `index.COLUMNS`. limit: bytes of a body that are kept. bits: of `flags`."""
-    client, cport, device, verdict, reason, tls, sni = facts
+    bits |= facts.bits | _NUMBERS[flow.type] << ix.KIND
     error = None
     if flow.error is not None:
         bits |= ix.FAILED
@@ -184,10 +224,10 @@ def row(
         begun = flow.timestamp_created
         more = begun, ended, bits, None, None, None, None, None, None, None, up, down
     begun, over, bits, site, host, method, path, status, kind_of, qtype, sent, got = more
+    common = names.common((*facts.names, server, site, host, method, kind_of, qtype))
     return [
-        segment, offset, size, flow.id, begun, None if over is None else over - begun, _NUMBERS[flow.type], bits,
-        client, cport, device, server, verdict, reason, site, host, method, path, status, kind_of, qtype, sent, got,
-        tls, sni, error,
+        common, bits, status, path, facts.port, offset, size, begun, None if over is None else over - begun, sent, got,
+        flow.id, error,
     ]  # fmt: skip
 
 

@@ -6,8 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +30,7 @@ CHUNK: Final = 50_000
 PAGE: Final = 2_000
 """Rows of them that are in memory at a time."""
 NAMES: Final = 20_000
+"""Texts, and combinations of them, that are kept for the next page."""
 _SELECT: Final = f"n, {', '.join(ix.COLUMNS)}"
 
 Progress = Callable[[int, int], None]
@@ -116,7 +116,8 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{folder / ix.FILE}: {error}") from None
         self._shelf = Shelf(folder)
-        self._names: OrderedDict[int, tuple[str, str | None]] = OrderedDict()
+        self._names: dict[int, tuple[str | None, str | None]] = {}
+        self._common: dict[int, Sequence[int | None]] = {}
         self.unreadable = 0
 
     def _recover(self) -> None:
@@ -258,32 +259,37 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"{self.folder / ix.FILE}: {error}") from None
 
-    def _fetch_names(self, rows: Iterable[Any]) -> None:
-        wanted = {values[at] for values in rows for at in _NAMED if values[at] is not None} - self._names.keys()
-        if len(self._names) > NAMES:
+    def _fetch_names(self, rows: Sequence[Any]) -> None:
+        if len(self._names) + len(self._common) > NAMES:
             self._names.clear()
-            wanted = {values[at] for values in rows for at in _NAMED if values[at] is not None}
-        if wanted:
-            ids = msgspec.json.encode(sorted(wanted)).decode()
+            self._common.clear()
+        if wanted := {values[1] for values in rows} - self._common.keys():
+            for id, *common in self._ask(
+                f"SELECT id, {', '.join(ix.COMMON)} FROM common WHERE id IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(sorted(wanted)).decode(),),
+            ):
+                self._common[id] = common
+        named = {id for values in rows for id in self._common.get(values[1], ())} | {values[_ERROR] for values in rows}
+        if wanted := named - self._names.keys() - {None}:
             for id, text, alias in self._ask(
-                "SELECT id, text, alias FROM name WHERE id IN (SELECT value FROM json_each(?))", (ids,)
+                "SELECT id, text, alias FROM name WHERE id IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(sorted(wanted)).decode(),),
             ):
                 self._names[id] = text, alias
 
-    def _row(self, v: Any) -> Row:
-        def text(at: int, which: int = 0) -> str | None:
-            found = self._names.get(v[at]) if v[at] is not None else None
-            return None if found is None else found[which]
-
-        kind = ix.KINDS[v[7]]
-        server, path = text(_AT["server"]), v[_AT["path"]]
-        url = (text(_AT["site"]) or "") + (path or "") if kind == "http" else path if kind == "dns" else server
+    def _row(self, values: Sequence[Any]) -> Row:
+        n, common, flags, status, path, port, offset, size, begun, took, up, down, id, error = values
+        nothing = None, None
+        client, device, (reason, rule), tls, sni, server, (before, pretty), host, method, type, qtype = [
+            nothing if name is None else self._names.get(name, nothing)
+            for name in self._common.get(common, _NO_COMMON)
+        ]  # fmt: skip
+        kind = ix.KINDS[flags >> ix.KIND & 15]
+        url = (before or "") + (path or "") if kind == "http" else path if kind == "dns" else server[0]
         return Row(
-            v[0], v[4], kind, v[5], v[6], text(_AT["client"]),
-            v[_AT["cport"]], text(_AT["device"]), server, ix.VERDICTS[v[_AT["verdict"]]], text(_AT["reason"]),
-            text(_AT["reason"], 1), text(_AT["method"]), url, text(_AT["site"], 1) or text(_AT["host"]),
-            v[_AT["status"]], text(_AT["type"]), text(_AT["qtype"]), v[_AT["up"]], v[_AT["down"]], text(_AT["tls"]),
-            text(_AT["sni"]), text(_AT["error"]), v[_AT["flags"]], v[1], v[2], v[3],
+            n, id, kind, begun, took, client[0], port, device[0], server[0], ix.VERDICTS[flags >> ix.VERDICT & 3],
+            reason, rule, method[0], url, pretty or host[0], status, type[0], qtype[0], up, down, tls[0], sni[0],
+            None if error is None else self._names.get(error, nothing)[0], flags, common >> ix.SHIFT, offset, size,
         )  # fmt: skip
 
     # -- flows
@@ -372,16 +378,16 @@ class Store:
         """The commonest of `client`, `host`, `server`, `type`, `reason`: text, flows, bytes. KeyError for another."""
         kind = {"client": ix.CLIENT, "host": ix.HOST, "server": ix.SERVER, "type": ix.TYPE, "reason": ix.REASON}[column]
         return self._ask(
-            f"SELECT text, sum(flows), sum(size) FROM (SELECT {column} AS id, count(*) AS flows, "
-            f"sum(coalesce(up, 0) + coalesce(down, 0)) AS size FROM flow GROUP BY {column}) JOIN name USING (id) "
+            "SELECT text, sum(flows), sum(size) FROM (SELECT common AS shared, count(*) AS flows, "
+            "sum(coalesce(up, 0) + coalesce(down, 0)) AS size FROM flow GROUP BY common) "
+            f"JOIN common ON common.id = shared JOIN name ON name.id = common.{column} "
             "WHERE name.kind = ? GROUP BY text ORDER BY 2 DESC LIMIT ?",
             (kind, count),
         )
 
 
-_AT: Final = {name: at + 1 for at, name in enumerate(ix.COLUMNS)}
-_TEXTS: Final = "client device server reason site host method type qtype tls sni error"
-_NAMED: Final = [_AT[name] for name in _TEXTS.split()]
+_ERROR: Final = 1 + ix.COLUMNS.index("error")
+_NO_COMMON: Final = (None,) * len(ix.COMMON)
 
 
 def _chunks(low: int, high: int, newest: bool) -> Iterator[tuple[int, int]]:

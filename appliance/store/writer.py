@@ -246,6 +246,10 @@ class Writer(ABC):
                 self._batch.names += self._names.fresh
                 self._held += len(self._names.fresh) * NAME_COST
                 self._names.fresh = []
+            if self._names.fresh_common:
+                self._batch.common += self._names.fresh_common
+                self._held += len(self._names.fresh_common) * NAME_COST
+                self._names.fresh_common = []
             now = time.monotonic()
             if len(self._batch) and (
                 self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= BATCH
@@ -283,7 +287,7 @@ class Writer(ABC):
             return False
         dropped = self.dropped
         batch, rest = (self._batch, None) if sealed else self._batch.split(MOST_ROWS)
-        indexed = self._written if rest is None else rest.rows[0][1]
+        indexed = self._written if rest is None else rest.rows[0][ix.OFF]
         refused = batch.commit(db, self.number, indexed, self._written, self._begun, time.time(),
                                dropped=dropped - self._tried_dropped, sealed=sealed)  # fmt: skip
         self._file = db.file

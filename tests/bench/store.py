@@ -126,7 +126,7 @@ def cost(args: argparse.Namespace) -> None:
     timed("the record as a list", lambda: [records.flow(flow, 1, 2, 1 << 23) for flow in flows])
     timed("the record, encoded", lambda: [records.encode(records.flow(flow, 1, 2, 1 << 23)) for flow in flows])
     timed("its frame", lambda: [segment.framed(payload) for payload in payloads])
-    timed("its row", lambda: [rows.row(flow, 1, 0, 1, facts, 1, names) for flow in flows])
+    timed("its row", lambda: [rows.row(flow, 0, 1, facts, 1, names) for flow in flows])
     number = iter(range(100))
 
     def whole() -> None:

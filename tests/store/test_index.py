@@ -1,4 +1,4 @@
-"""Numbers of flows, and an index of the first version."""
+"""Numbers of flows, what they share, and an index of an older version."""
 
 from __future__ import annotations
 
@@ -97,22 +97,26 @@ def test_two_writers_do_not_share_numbers(tmp_path: Path) -> None:
     assert numbers(tmp_path) == list(range(1, 10))
 
 
-def test_an_index_of_version_1(tmp_path: Path) -> None:
-    """It counted its flows itself; it is read as it is, and written to as the others are."""
-    fill(tmp_path, [flowkit.http() for _ in range(3)])
+def test_an_index_of_an_older_version_is_made_anew(tmp_path: Path) -> None:
+    flows = [flowkit.http(), flowkit.tcp(), flowkit.http()]
+    fill(tmp_path, flows)
     with closing(sqlite3.connect(tmp_path / ix.FILE, isolation_level=None)) as db:
-        columns = db.execute("SELECT sql FROM sqlite_master WHERE name = 'flow'").fetchone()[0]
-        db.execute("ALTER TABLE flow RENAME TO old")
-        db.execute(columns.replace("INTEGER PRIMARY KEY,", "INTEGER PRIMARY KEY AUTOINCREMENT,", 1))
-        db.execute("INSERT INTO flow SELECT * FROM old")
-        db.execute("DROP TABLE old")
-        db.execute("DROP TABLE gone")
-        db.execute("DELETE FROM flow WHERE n = 3")
-        db.execute("PRAGMA user_version = 1")
-    with Store(tmp_path, recover=False) as store:
-        assert [row.n for row in store.rows()] == [2, 1]
-    fill(tmp_path, [flowkit.http(), flowkit.tcp()])
-    assert numbers(tmp_path) == [1, 2, 4, 5]
-    assert not (tmp_path / "damaged").exists()
-    with closing(ix.read_only(tmp_path / ix.FILE)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (ix.VERSION,)
+        db.execute("DROP TABLE flow")
+        db.execute(f"PRAGMA user_version = {ix.VERSION - 1}")
+    with Store(tmp_path) as store:
+        assert [row.id for row in store.rows(newest=False)] == [flow.id for flow in flows]
+    assert [path.name.startswith(ix.FILE) for path in (tmp_path / "damaged").iterdir()]
+
+
+def test_what_flows_share_is_there_once(tmp_path: Path) -> None:
+    """A combination goes with its segment."""
+    fill(tmp_path, [flowkit.http() for _ in range(50)])
+    fill(tmp_path, [flowkit.http() for _ in range(50)])
+    with closing(ix.connect(tmp_path / ix.FILE)) as db:
+        assert db.execute("SELECT seg, count(*) FROM flow GROUP BY seg").fetchall() == [(1, 50), (2, 50)]
+        count = "SELECT count(*) FROM common"
+        assert db.execute(count).fetchone()[0] <= 2 * len({flowkit.http().client_conn.peername for _ in range(50)})
+        for _ in ix.forget(db, 1):
+            pass
+        assert db.execute(f"{count} WHERE id >> {ix.SHIFT} = 1").fetchone() == (0,)
+        assert db.execute(f"{count} WHERE id >> {ix.SHIFT} = 2").fetchone() > (0,)

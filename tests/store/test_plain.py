@@ -21,19 +21,20 @@ def both(flow: HTTPFlow) -> tuple[Any, Any]:
     """(short way, long way): (payload, row, texts)."""
     names = rows.Names(3)
     facts = rows.client_facts(flow.client_conn, names)
-    short = plain.made(flow, 16, 48, LIMIT, (3, 99), facts, 7, names)
+    short = plain.made(flow, 16, 48, LIMIT, 99, facts, 7, names)
     others = rows.Names(3)
     facts = rows.client_facts(flow.client_conn, others)
     payload = records.encode(records.flow(flow, 16, 48, LIMIT))
-    row = rows.row(flow, 3, 99, len(payload), facts, 7, others, limit=LIMIT)
+    row = rows.row(flow, 99, len(payload), facts, 7, others, limit=LIMIT)
     made = None if short is None else (short[0], named(list(short[1]), names), len(short[1]))
     return made, (payload, named(row, others), len(row))
 
 
 def named(row: list[Any], names: rows.Names) -> list[Any]:
     """Numbers of texts depend on who asked first: the texts instead."""
-    texts = {number: rest for number, *rest in names.fresh}
-    return [texts.get(value, value) if isinstance(value, int) else value for value in row]
+    texts: dict[int | None, Any] = {number: rest for number, *rest in names.fresh}
+    (common,) = [common for number, *common in names.fresh_common if number == row[0]]
+    return [[texts.get(number, number) for number in common], *row[1:]]
 
 
 def set_fields(flow: HTTPFlow, *fields: tuple[bytes, bytes]) -> None:
@@ -92,6 +93,31 @@ def test_left_to_the_long_way(name: str) -> None:
     assert short is None
 
 
+def test_what_is_shared_is_remembered_within_bounds() -> None:
+    names = rows.Names(1)
+    facts = rows.client_facts(flowkit.http().client_conn, names)
+
+    def row(host: bytes, status: int = 200) -> Any:
+        flow = flowkit.http(status=status)
+        set_fields(flow, (b"Host", host))
+        made = plain.made(flow, 16, 48, LIMIT, 99, facts, 7, names)
+        assert made is not None
+        return made[1]
+
+    first = row(b"a.example")
+    assert len(names.fresh_common) == len(names.shared) == 1
+    assert row(b"a.example", 404)[0] == first[0] and row(b"b.example")[0] != first[0]
+    assert len(names.fresh_common) == len(names.shared) == 2
+    for number in range(5000):
+        row(b"%d.example" % number)
+    assert len(names.shared) <= 4096 and len(names.fresh_common) == 5002
+    assert row(b"a.example")[0] == first[0], "what is forgotten has its number all the same"
+    for number in range(20):
+        row(b"x" * 60_000 + b"%d" % number)
+    held = [part for memo in (names.shared, names._known, names._sites) for key in memo for part in key]  # type: ignore[attr-defined]
+    assert max(len(part) for part in held if isinstance(part, str | bytes)) <= 600, "what is large is not remembered"
+
+
 def test_places_of_fields() -> None:
     names = rows.Names(1)
     assert names.places((b"a", b"host", b"content-type")) == (1, 2)
@@ -99,6 +125,6 @@ def test_places_of_fields() -> None:
     assert names.places(()) == (-1, -1)
     for number in range(5000):
         assert names.places((b"%d" % number, b"content-type")) == (-1, 1)
-    assert len(names._shapes) <= 1024
+    assert len(names._shapes) <= 4096
     assert names.places((b"x" * 5000, b"host")) == (1, -1)
     assert not any(b"x" * 5000 in shape for shape in names._shapes), "what is large is not remembered"
