@@ -26,10 +26,13 @@ from appliance.udp import UDPFlow
 
 if TYPE_CHECKING:
     from appliance.connection import Client, Server
+    from appliance.dns import DNSFlow
 
 TOGETHER: Final = 48
 """Flows that are encoded in a row: one at a time costs half as much again, and more at a time leave the processor's
 cache and wake the garbage collector while they wait."""
+LARGE: Final = 64 << 10
+"""Bytes of a body before which it is asked whether there is room; else that is asked for each sixteenth flow."""
 BURST: Final = 1024
 """Flows that may end in one turn of the loop; then they are written without waiting for the next."""
 CERTIFICATES: Final = 512
@@ -64,29 +67,31 @@ class Recorder(Writer):
         self._epoch = object()  # what connections carry when their records are in this segment
         self._certificates: dict[bytes, int] = {}
 
-    def end(self, flow: Flow) -> None:
+    def end(self, flow: HTTPFlow | DNSFlow) -> None:
         """A flow that is over (HTTP, DNS)."""
-        if self._no_room():
+        content = getattr(flow.response, "raw_content", None)
+        size = 0 if content is None else len(content)
+        gathered = self._gathered
+        if (not gathered & 15 or size >= LARGE) and self._no_room():
             return
         ended = self._ended
         ended.append(flow)
-        content = getattr(getattr(flow, "response", None), "raw_content", None)
-        if content is not None:
-            self._heavy += len(content)
-        self._gathered += 1
+        self._heavy += size
+        self._gathered = gathered = gathered + 1
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
-        if self._gathered >= BATCH or self._heavy >= FLUSH_BYTES:
-            if self._gathered >= BURST:
+        if gathered >= BATCH or self._heavy >= FLUSH_BYTES:
+            if gathered >= BURST:
                 self.flush()
                 return
             self._soon()
-        if len(self._ended) >= TOGETHER:
+        if len(ended) >= TOGETHER:
             self._encode()
 
     def _encode(self) -> None:
         """What has ended becomes records and rows."""
-        ended, self._ended = self._ended, []
+        ended: list[Any] = self._ended
+        self._ended = []
         self._heavy = 0
         for flow in ended:
             try:
@@ -152,7 +157,7 @@ class Recorder(Writer):
 
     def piece(self, data: bytes) -> tuple[int, int] | None:
         """Keep a piece of a body: (segment, offset), None = there is no room."""
-        if not self._ready() or len(self._buffer) + len(data) > self.queue_bytes:
+        if not self._ready() or self._end - self._written + len(data) > self.queue_bytes:
             return None
         return self.number, self._put(("b", data))[0]
 

@@ -112,7 +112,7 @@ class Writer(ABC):
         """State of a segment that is not there yet. Its first records lie at the offsets that they are given now."""
         self.number = 0
         self._written = self._end = segment.HEAD.size
-        self._buffer = bytearray()  # records that are to be written
+        self._records: list[bytes] = []  # what is to be written, from `_written` to `_end`
         self._ended: list[Flow] = []  # flows that are to become records
         self._heavy = 0  # bytes of their bodies
         self._names = rows.Names(0)
@@ -187,14 +187,13 @@ class Writer(ABC):
         self._frame(payload)
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
-        elif len(self._buffer) >= FLUSH_BYTES:
+        elif self._end - self._written >= FLUSH_BYTES:
             self._soon()
         return offset, len(payload)
 
     def _frame(self, payload: bytes) -> None:
         length = len(payload)
-        self._buffer += segment.FRAME.pack(length, zlib.crc32(payload))
-        self._buffer += payload
+        self._records += (segment.FRAME.pack(length, zlib.crc32(payload)), payload)
         self._end += segment.FRAME.size + length
 
     def _no_room(self, lost: int = 1) -> bool:
@@ -209,7 +208,8 @@ class Writer(ABC):
 
     def _waiting(self) -> int:
         """Bytes in memory that are to be written."""
-        return len(self._buffer) + self._heavy + self._held + (len(self._batch.rows) + len(self._ended)) * ROW_COST
+        rows = len(self._batch.rows) + len(self._ended)
+        return self._end - self._written + self._heavy + self._held + rows * ROW_COST
 
     def _arm(self, seconds: float) -> None:
         if self._loop is not None and not self._closed:
@@ -237,11 +237,12 @@ class Writer(ABC):
             return
         self._encode()
         try:
-            if self._buffer:
-                segment.write(self._fd, self._buffer, self._written)
+            if self._records:
+                self._records = [b"".join(self._records)]
+                segment.write(self._fd, self._records[0], self._written)
                 self.bytes += self._end - self._written
                 self._written = self._end
-                self._buffer = bytearray()
+                self._records = []
             if self._names.fresh:
                 self._batch.names += self._names.fresh
                 self._held += len(self._names.fresh) * NAME_COST
@@ -374,7 +375,7 @@ class Writer(ABC):
         if self._fd >= 0:
             if self._written == segment.HEAD.size:
                 segment.plain_path(self.folder, self.number).unlink(missing_ok=True)
-            elif not self._buffer:
+            elif not self._records:
                 try:
                     self._commit(sealed=True)
                 except (OSError, sqlite3.Error) as error:

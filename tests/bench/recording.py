@@ -60,7 +60,7 @@ class Forgets(Recorder):
             self._timer.cancel()
             self._timer = None
         self._names.fresh = []
-        self._buffer = bytearray()
+        self._records = []
         self._batch = index.Batch()
         self._held = 0
 
