@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
 from appliance.http import HTTPFlow
 from appliance.store import index as ix
 from appliance.store import rows
 
-_encode: Final = msgspec.msgpack.Encoder().encode
 _NOTHING: Final[dict[str, Any]] = {}
 _ANSWERED: Final = ix.ANSWERED | ix.KINDS.index("http") << ix.KIND
 _ODD: Final = _ANSWERED | ix.ODD_PATH
@@ -40,35 +37,35 @@ def made(
         or path == b"*" or request.trailers is not None or response.trailers is not None
     ):  # fmt: skip
         return None
-    asked, answered, id = request.headers, response.headers, flow.id
+    asked, answered, id_ = request.headers, response.headers, flow.id
     host, port, method, scheme = request.raw_host, request.raw_port, request.raw_method, request.raw_scheme
     authority, version, begun, end = (
         request.raw_authority, request.raw_http_version, request.timestamp_start, response.timestamp_end,
     )  # fmt: skip
-    fields, theirs, status = asked.fields, answered.fields, response.status_code
+    fields, theirs, status, lines = asked.fields, answered.fields, response.status_code, names.lines
     try:
+        known = lines.get(id(fields))
+        if known is None or known[0] is not fields:
+            known = names.look(asked)
+        _, called, qtype, fields = known
+        known = lines.get(id(theirs))
+        if known is None or known[0] is not theirs:
+            known = names.look(answered)
+        _, _, type, theirs = known
+        if fields is None or theirs is None:
+            return None
         text = path.decode()
-        payload = _encode((
-            "f", "http", id, flow.timestamp_created, client, server, None, _NOTHING,
+        payload = rows.encode((
+            "f", "http", id_, flow.timestamp_created, client, server, None, _NOTHING,
             (host, port, method, scheme, authority, path, version, fields, sent, None, begun, request.timestamp_end),
             (response.raw_http_version, status, response.raw_reason, theirs, got, None, response.timestamp_start, end),
         ))  # fmt: skip
-    except (TypeError, ValueError, OverflowError, RecursionError):  # UnicodeError is a ValueError
-        return None
-    where, kind = names.places(asked.names())
-    if where == rows.SEVERAL or kind == rows.SEVERAL:
-        return None
-    kind_of = names.places(answered.names())[1]
-    if kind_of == rows.SEVERAL:
+    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError):  # UnicodeError is a ValueError
         return None
     number, cport, bits, of_client = facts
-    key = (
-        number, name, fields[where][1] if where >= 0 else None, authority, scheme, host, port, version, method,
-        theirs[kind_of][1] if kind_of >= 0 else None, fields[kind][1] if kind >= 0 else None,
-    )  # fmt: skip
+    key = (number, name, called, authority, scheme, host, port, version, method, type, qtype)
     common = names.shared.get(key)
     if common is None:
-        type, qtype = key[-2:]
         common = names.common((
             *of_client, name, *names.site(request), names.method(method), None if type is None else names.type(type),
             None if qtype is None else names.type(qtype),
@@ -76,5 +73,5 @@ def made(
         names.remember(key, common)
     return payload, (
         common, bits | (_ODD if path.translate(None, rows.PRINTABLE) else _ANSWERED), status, text, cport, offset,
-        len(payload), begun, None if end is None else end - begun, len(sent), len(got), id, None,
+        len(payload), begun, None if end is None else end - begun, len(sent), len(got), id_, None,
     )  # fmt: skip

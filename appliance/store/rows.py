@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from appliance.connection import Client, Server
 from appliance.dns import DNSFlow, types
 from appliance.flow import Flow
@@ -15,9 +17,11 @@ from appliance.store import index as ix
 MAX_PATH: Final = 500
 MAX_TEXT: Final = 300
 """Characters of a path, and of any other text, that the index keeps."""
+encode: Final = msgspec.msgpack.Encoder().encode
 SEVERAL: Final = -2
 """In place of a field's index: there are several such fields. -1: there is none."""
 _REMEMBERED: Final = 4096
+_LINES: Final = 256
 _SHAPE: Final = 40
 _SHAPE_BYTES: Final = 1000
 _KEY_BYTES: Final = 600
@@ -40,9 +44,17 @@ class Facts(NamedTuple):
     names: tuple[int | None, ...]
 
 
+Lines = tuple[Any, bytes | None, bytes | None, Any]
+"""What is known of a list of header fields: (itself, Host, Content-Type, what is encoded in its place); the last is
+None where a Host or a Content-Type is not the only one. The HTTP/1 parser gives the same object for lines that come
+again, so it is remembered by its identity, from the second time on."""
+
+
 class Names:
-    """The texts of one segment, each with its number, and their combinations. `fresh`, `fresh_common`: those that the
-    index has not got yet. `shared`: the combination for what a message has in the raw; `remember` adds to it.
+    """The texts of one segment, each with its number, and their combinations.
+
+    `fresh`, `fresh_common`: those that the index has not got yet. `lines`: by the identity of a list of fields.
+    `shared`: the combination for what a message has in the raw; `remember` adds to it.
     """
 
     def __init__(self, segment: int) -> None:
@@ -53,6 +65,8 @@ class Names:
         self._numbers: dict[Hashable, int] = {}
         self._shapes: dict[tuple[bytes, ...], tuple[int, int]] = {}
         self._sites: dict[Hashable, tuple[int, int]] = {}
+        self._once: dict[int, Any] = {}
+        self.lines: dict[int, Lines] = {}
         self.shared: dict[Hashable, int] = {}
         self.fresh: list[tuple[int, int, str, str | None]] = []
         self.fresh_common: list[tuple[int | None, ...]] = []
@@ -101,6 +115,23 @@ class Names:
         if sum([len(part) for part in key if isinstance(part, bytes | str)]) <= _KEY_BYTES:
             _remember(self.shared, key, found)
 
+    def look(self, headers: Headers) -> Lines:
+        """What `lines` is to have for these; where they come again, it has. Raises what encoding raises."""
+        fields = headers.fields
+        host, kind = self.places(headers.names())
+        if host == SEVERAL or kind == SEVERAL:
+            return fields, None, None, None
+        if again := self._once.pop(id(fields), None) is fields:
+            written: Any = msgspec.Raw(encode(fields))
+        else:
+            written = fields
+        found = fields, fields[host][1] if host >= 0 else None, fields[kind][1] if kind >= 0 else None, written
+        if again:
+            _remember(self.lines, id(fields), found, _LINES)
+        elif len(fields) <= _SHAPE:
+            _remember(self._once, id(fields), fields, _LINES)
+        return found
+
     def method(self, raw: bytes) -> int:
         return self.get(ix.METHOD, raw.decode("latin-1"))
 
@@ -134,8 +165,8 @@ class Names:
         return found
 
 
-def _remember(memo: dict[Any, Any], key: Hashable, found: Any) -> None:
-    if len(memo) >= _REMEMBERED:
+def _remember(memo: dict[Any, Any], key: Hashable, found: Any, most: int = _REMEMBERED) -> None:
+    if len(memo) >= most:
         memo.clear()
     memo[key] = found
 

@@ -91,6 +91,7 @@ class Writer(ABC):
         self.longest = 0.0
         self._loop = loop
         self._timer: asyncio.Handle | None = None
+        self._hurried = False  # it is not waited for
         self._told = RateLimited(logger, per_minute=1)
         self._odd = RateLimited(logger, per_minute=1)
         self._closed = False
@@ -218,7 +219,8 @@ class Writer(ABC):
     def _soon(self) -> None:
         if self._loop is None:
             self.flush()
-        elif isinstance(self._timer, asyncio.TimerHandle) and not self._closed and not self.fault:
+        elif self._timer is not None and not self._hurried and not self._closed and not self.fault:
+            self._hurried = True
             self._timer.cancel()
             self._timer = self._loop.call_soon(self.flush)
 
@@ -228,6 +230,7 @@ class Writer(ABC):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._hurried = False
         self._gathered = 0
         talks, self._talks = self._talks, []
         for talk in talks:

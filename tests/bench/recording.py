@@ -60,7 +60,8 @@ class Forgets(Recorder):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._names.fresh = []
+        self._names.fresh, self._names.fresh_common = [], []
+        self._written = self._end
         self._records = []
         self._batch = index.Batch()
         self._held = 0

@@ -83,6 +83,27 @@ def test_the_same_by_the_short_way(name: str) -> None:
     ORDINARY[name](flow)
     short, long = both(flow)
     assert short == long
+    names = rows.Names(3)
+    facts = rows.client_facts(flow.client_conn, names)
+    again = [plain.made(flow, 16, 48, LIMIT, 99, facts, 7, names) for _ in range(4)]
+    assert again == [again[0]] * 4 and again[0] is not None and again[0][0] == long[0]
+    assert len(names.lines) == 2 and not names._once
+
+
+def test_lines_that_come_again_are_told_by_what_they_are() -> None:
+    """One that has the identity of another that is gone is not taken for it; what is remembered is bounded."""
+    names = rows.Names(3)
+    for number in range(3000):
+        headers = Headers.trusted(((b"Host", b"%d" % number), (b"Content-Type", b"text/plain")))
+        for _ in range(number % 4):
+            found = names.lines.get(id(headers.fields))
+            if found is None or found[0] is not headers.fields:
+                found = names.look(headers)
+            assert found[:3] == (headers.fields, b"%d" % number, b"text/plain")
+    assert 0 < len(names.lines) <= 256 and 0 < len(names._once) <= 256
+    wide = Headers.trusted(tuple((b"%d" % number, b"x" * 1000) for number in range(64)))
+    for _ in range(3):
+        assert names.look(wide)[3] is wide.fields and id(wide.fields) not in names._once, "nor is what is large"
 
 
 @pytest.mark.parametrize("name", OTHER)
