@@ -19,6 +19,7 @@ from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Flow
 from appliance.headers import parse_content_type
 from appliance.http import HTTPFlow, Message
+from appliance.log import escape
 from appliance.options import Options
 from appliance.store.folder import folder_of
 from appliance.store.redact import SECRETS, Redactor
@@ -37,7 +38,10 @@ def export(args: argparse.Namespace, options: Options) -> int:
     with Store(folder_of(options)) as store, progress() as tell:
         chosen = [store.row(n) for n in args.number or ()] or store.rows(flt, newest=False, progress=tell)
 
+        raw = 0
+
         def flows() -> Iterator[tuple[int, Flow]]:
+            nonlocal raw
             for row in chosen:
                 try:
                     flow = store.load(row)
@@ -46,7 +50,9 @@ def export(args: argparse.Namespace, options: Options) -> int:
                     print(f"lockgate: flow {row.n}: {error}", file=sys.stderr)
                     continue
                 if redactor is not None:
-                    redactor(flow)
+                    for what in redactor(flow):
+                        print(f"lockgate: flow {row.n}: {escape(what)}", file=sys.stderr)
+                    raw += bool(flow.type in ("tcp", "udp") and flow.messages)  # type: ignore[attr-defined]
                 yield row.n, flow
 
         found = flows()
@@ -58,6 +64,8 @@ def export(args: argparse.Namespace, options: Options) -> int:
         if not count:
             print(f"lockgate: nothing of what matches can be written as {args.format}", file=sys.stderr)
             return 1
+        if raw and args.format in ("flows", "bodies", "pcapng"):
+            print(f"lockgate: {_flows(raw)} of raw TCP or UDP: nothing but JSON is redacted in them", file=sys.stderr)
         if args.output not in (None, "-"):
             print(f"{_flows(count)} written to {args.output}", file=sys.stderr)
         return 1 if store.unreadable else 0
@@ -142,11 +150,12 @@ def _bodies(flows: Flows, args: argparse.Namespace) -> int:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for n, flow in flows:
+            name = ""
             for name, data in _pieces(n, flow):
                 fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 with open(fd, "wb") as file:
                     file.write(data)
-            count += 1
+            count += bool(name)
     except OSError as error:
         raise OptionsError(f"{error.filename or folder}: {error.strerror or error}") from None
     return count
