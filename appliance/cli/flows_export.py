@@ -201,7 +201,7 @@ _FORMATS: Final[dict[str, Callable[[Flows, argparse.Namespace], int]]] = {
 
 
 def delete(args: argparse.Namespace, options: Options) -> int:
-    """Raises LockgateError."""
+    """0: done; 1: nothing matched, or something of them is left. Raises LockgateError."""
     from appliance.store.deletion import delete as delete_rows
 
     flt = filter_of(*args.filter)
@@ -218,8 +218,15 @@ def delete(args: argparse.Namespace, options: Options) -> int:
                 raise StoreError(f"{_flows(len(numbers))} would be deleted; --yes does so without asking")
             if not _agreed(f"Delete {_flows(len(numbers))} from {store.folder}? [y/N] "):
                 return 1
-        print(f"{_flows(delete_rows(store.folder, _still(store, numbers)))} deleted")
-    return 0
+        done = delete_rows(store.folder, _still(store, numbers))
+    print(f"{_flows(done.whole)} deleted")
+    if done.left:
+        print(
+            f"lockgate: {_flows(done.left)} more can no longer be listed, but what is damaged of them could not be "
+            "overwritten",
+            file=sys.stderr,
+        )
+    return 1 if done.left else 0
 
 
 def _agreed(question: str) -> bool:
