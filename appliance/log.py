@@ -52,6 +52,16 @@ def level_name(number: int) -> Verbosity:
     return "info" if number >= logging.INFO else "debug"
 
 
+def text_of(record: logging.LogRecord) -> str:
+    """What a record says. Never raises: arguments that do not fit their text are told by the terminal's handler, and
+    hurt nobody who logs while others listen.
+    """
+    try:
+        return record.getMessage()
+    except Exception as error:
+        return f"{record.msg!r} ({type(error).__name__}: its arguments do not fit)"
+
+
 def escape(text: str) -> str:
     """`text` with control characters spelt out (``\\x1b``): captured content cannot steer a terminal."""
     return _CONTROL.sub(_spelt, text)
@@ -230,7 +240,7 @@ class AddLog(logging.Handler):
         if len(self._queue) >= self.limit:
             self._left_out += 1
             return
-        self._queue.append(LogEntry(record.getMessage(), level_name(record.levelno)))
+        self._queue.append(LogEntry(text_of(record), level_name(record.levelno)))
         if not self._scheduled:
             context = copy_context()
             context.run(_inside.set, True)
