@@ -209,20 +209,20 @@ def _tail(args: argparse.Namespace, options: Options) -> int:
     flt, columns = filter_of(*args.filter), columns_of(args.columns)
     table = Table(columns, args.json)
     with Store(folder_of(options)) as store:
-        newest = list(store.rows(flt, limit=args.limit)) if args.limit else []
+        last = store.last()  # what comes while it is looked for belongs to the next look
+        newest = list(store.rows(flt, limit=args.limit, before=last + 1)) if args.limit else []
         for row in reversed(newest):
             table.add(row)
         table.show()
         if table._widths is None:
             table._widths = [len(name) for name in columns]
-        last = max([row.n for row in newest], default=0)
-        last = max(last, store.last())
         while True:
             time.sleep(TAIL_SECONDS)
-            for row in store.rows(flt, newest=False, after=last):
+            upto = store.last()
+            for row in store.rows(flt, newest=False, after=last, before=upto + 1):
                 table.add(row)
             sys.stdout.flush()
-            last = max(last, store.last())
+            last = max(last, upto)
 
 
 def _stats(args: argparse.Namespace, options: Options) -> int:

@@ -75,7 +75,7 @@ def export(args: argparse.Namespace, options: Options) -> int:
 def _output(args: argparse.Namespace) -> Iterator[IO[bytes]]:
     """Standard output, or a file that only its owner may read: there are secrets in it. Raises OptionsError."""
     if args.output in (None, "-"):
-        if sys.stdout.isatty() and args.format in ("flows", "pcapng"):
+        if sys.stdout.isatty() and args.format in ("flows", "pcapng", "raw"):  # what was captured may steer it
             raise OptionsError(f"{args.format} is not for a terminal: -o FILE says where to write it")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -107,7 +107,10 @@ def _har(flows: Flows, args: argparse.Namespace) -> int:
     from appliance.io import har
 
     with _output(args) as file:
-        return har.dump((flow for _, flow in flows), lambda text: file.write(text.encode()))
+        count, faults = har.dump((flow for _, flow in flows), lambda text: file.write(text.encode()))
+    for fault in faults:
+        print(f"lockgate: {escape(fault)}", file=sys.stderr)
+    return count
 
 
 def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
@@ -135,7 +138,7 @@ def _pcapng(flows: Flows, args: argparse.Namespace) -> int:
     with _output(args) as file:
         count, faults = pcapng.write((flow for _, flow in flows), file)
     for fault in faults:
-        print(f"lockgate: {fault}", file=sys.stderr)
+        print(f"lockgate: {escape(fault)}", file=sys.stderr)
     return count
 
 

@@ -370,6 +370,50 @@ def test_what_cannot_be_redacted_is_left_out_and_told(tmp_path: Path, capsys: py
     ]
 
 
+def test_a_flow_that_cannot_be_in_a_har_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, bytes_in_it = flowkit.http(), flowkit.http()
+    odd.request.timestamp_start = 1e20
+    bytes_in_it.comment = b"\xff"  # type: ignore[assignment]
+    bytes_in_it.request.headers.fields += ((b"content-type", b"text/\xff"),)
+    fill(tmp_path / "flows", [odd, bytes_in_it, flowkit.http()])
+    where = ["--set", f"confdir={tmp_path}"]
+    target, other = tmp_path / "x.har", tmp_path / "y.har"
+    assert main(["flows", "export", "har", "-o", str(target), *where]) == 0
+    assert f"flow {odd.id}: OverflowError" in capsys.readouterr().err
+    har = har_schema.check(target.read_text())
+    assert [entry.get("comment") for entry in har["log"]["entries"]] == ["b'\\xff'", None]
+    assert b"\\ud" not in target.read_bytes()
+    for words in (["list"], ["stats"], ["show", "1"]):
+        assert main(["flows", *words, *where]) == 0
+    assert "1e+20" in capsys.readouterr().out
+    assert main(["flows", "export", "flows", "-o", str(tmp_path / "flows.mitm"), *where]) == 0
+    assert main(["convert", str(tmp_path / "flows.mitm"), str(other)]) == 1
+    assert len(json.loads(other.read_bytes())["log"]["entries"]) == 2
+    assert other.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("format", ["flows", "pcapng", "raw"])
+def test_what_was_captured_is_not_written_to_a_terminal(
+    flows: Any, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, err = flows("export", format, "--number", "1")
+    assert code == 2 and not out and "is not for a terminal" in err
+
+
+@pytest.mark.parametrize("words", [["list"], ["stats"], ["show", "1"], ["export", "har"], ["list", "-n0", "--json"]])
+def test_a_full_disk_behind_standard_output_is_told(confdir: Path, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.cli", "flows", *words, "--set", f"confdir={confdir}"],
+            stdout=full, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2], check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"lockgate: what was asked for: cannot be written: No space left on device\n"
+
+
 @pytest.mark.parametrize("format", ["pcapng", "har", "raw", "bodies"])
 def test_what_a_script_has_left_in_a_flow_hinders_nothing(tmp_path: Path, format: str) -> None:
     flow = flowkit.websocket()
@@ -427,6 +471,37 @@ def test_delete(tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]
         path.unlink()
     with Store(tmp_path / "flows") as store:  # they do not come back
         assert len(list(store.flows())) == 5
+
+
+def test_tail_leaves_none_out_that_comes_while_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(tmp_path / "flows")
+    recorder.start()
+    put(recorder, flowkit.http())
+    recorder.sync()
+    shown: list[int] = []
+    rows = Store.rows
+
+    def slow(self: Store, *args: Any, **more: Any) -> Any:
+        yield from rows(self, *args, **more)
+        if recorder.flows < 6:  # others end before it has gone on
+            put(recorder, flowkit.http())
+            recorder.sync()
+
+    def add(self: Any, row: Any) -> None:
+        self.count += 1
+        shown.append(row.n)
+
+    def pause(seconds: float) -> None:
+        if recorder.flows == 6 and (len(shown) == 6 or pauses.append(seconds) or len(pauses) > 3):
+            raise KeyboardInterrupt
+
+    pauses: list[float] = []
+    monkeypatch.setattr(Store, "rows", slow)
+    monkeypatch.setattr("appliance.cli.flows.Table.add", add)
+    monkeypatch.setattr("appliance.cli.flows.time.sleep", pause)
+    assert main(["flows", "tail", "--json", "--set", f"confdir={tmp_path}"]) == 130
+    assert shown == [1, 2, 3, 4, 5, 6]
+    recorder.close()
 
 
 def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
