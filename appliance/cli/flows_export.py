@@ -123,7 +123,7 @@ def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
                 try:
                     made = formats[format](flow)
                 except CommandError as error:
-                    print(f"lockgate: flow {n}: {error}", file=sys.stderr)
+                    print(f"lockgate: flow {n}: {escape(str(error))}", file=sys.stderr)
                     continue
                 file.write((made if isinstance(made, bytes) else made.encode("utf-8", "surrogateescape")) + end)
                 count += 1

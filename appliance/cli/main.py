@@ -95,5 +95,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _fail(error: LockgateError, code: int) -> int:
-    print(f"lockgate: {error}", file=sys.stderr)
+    from appliance.log import escape
+
+    print("lockgate: " + "\n".join(map(escape, str(error).split("\n"))), file=sys.stderr)  # a URL may be in it
     return code
