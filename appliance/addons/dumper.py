@@ -57,9 +57,10 @@ class Dumper(Switch):
     def configure(self, updated: frozenset[str]) -> None:
         if "flow_detail" not in updated and "dumper_filter" not in updated:
             return
-        self._screen.filter = option_filter("dumper_filter")
+        self._screen.filter = flt = option_filter("dumper_filter")
         detail = ctx.options.flow_detail
-        kind = None if detail <= 0 else Contents if detail >= CONTENTS else Lines
+        lines = Lines if flt is None or flt.heads else Matched
+        kind = None if detail <= 0 else Contents if detail >= CONTENTS else lines
         if [type(addon) for addon in self.addons] != ([kind] if kind else []):
             self.use(kind(self._screen) if kind else None)
 
@@ -252,6 +253,25 @@ class Lines:
 
     def _verdict(self, verdict: Verdict | None) -> str:
         return "" if verdict is None else self._screen.style(f"  {verdict.action} {_why(verdict)}", _DIM)
+
+
+class Matched(Lines):
+    """Shows no more, but has a filter that looks into bodies or messages."""
+
+    def request(self, flow: HTTPFlow) -> None:
+        """So that its body is there."""
+
+    def response(self, flow: HTTPFlow) -> None:
+        self._http(flow)
+
+    def websocket_message(self, flow: HTTPFlow) -> None:
+        """So that there are messages."""
+
+    def tcp_message(self, flow: TCPFlow) -> None:
+        """So that there are messages."""
+
+    def udp_message(self, flow: UDPFlow) -> None:
+        """So that there are messages."""
 
 
 class Contents(Lines):

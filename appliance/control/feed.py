@@ -119,6 +119,7 @@ class FlowSubscription(Subscription):
         super().__init__(number, transport, loop)
         self.flt = flt
         self.kinds = kinds
+        self.bodies = flt is not None and not flt.heads
         self._changed: set[int] = set()  # flows of this batch, by id(), that need no second `update`
 
     def note(self, kind: str, flow: Flow) -> None:

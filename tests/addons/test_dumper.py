@@ -251,6 +251,17 @@ def test_a_line_a_flow_holds_no_body() -> None:
     assert not terminal.hooks.holds["response"]
 
 
+def test_a_filter_that_looks_into_bodies_needs_them() -> None:
+    """Or it would match those alone that happen to come in one piece."""
+    terminal = Terminal(dumper_filter="~bs x{1000}")
+    assert terminal.hooks.holds["response"] and terminal.hooks.holds["request"]
+    assert all(terminal.hooks.wants(f"{kind}_message") for kind in ("tcp", "udp", "websocket"))
+    assert len(terminal.fire("response", http())) == 1 and terminal.fire("response", http(b"y")) == []
+    assert terminal.fire("websocket_message", websocket()) == []
+    terminal.options.update(dumper_filter="~u x")
+    assert not terminal.hooks.holds["response"] and not terminal.hooks.wants("tcp_message")
+
+
 def test_one_listener_that_needs_the_body_is_enough() -> None:
     class Looks:
         @body_not_needed

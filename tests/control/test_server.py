@@ -31,6 +31,7 @@ from appliance.test import tflow
 from tests.control.kit import SCHEMA, Checked, answer, plain_socket, raw, running
 from tests.flowkit import http, tcp
 from tests.harness import until
+from tests.store.gatewaykit import origin
 from tests.store.storekit import fill
 
 _SCHEMA_KIND = {"text": "string", "count": "integer", "bool": "boolean", "texts": "array", "object": "object"}
@@ -544,6 +545,28 @@ async def test_of_two_changes_at_once_the_good_one_stays(tmp_path: Path) -> None
         assert [isinstance(one, ControlError) for one in found] == [False, True, False]
         modes = {mode["spec"] for mode in (await gateway.call("modes.list"))["modes"]}
         assert modes == {"regular@127.0.0.1:0", "regular@localhost:0", "regular@[::1]:0"}
+
+
+@pytest.mark.parametrize("events", [["end"], ["update", "end"]])
+async def test_a_filter_that_looks_into_bodies_has_them(tmp_path: Path, events: list[str]) -> None:
+    """Also of what would stream past."""
+    async with running(tmp_path) as gateway, origin(b"first " + b"x" * 300_000 + b" last") as port:
+        plain, looks = await gateway.client(), await gateway.client()
+        await asyncio.to_thread(plain.call, "flows.subscribe", events=events)
+        hooks = gateway.gateway.hooks
+        assert not hooks.holds["response"] and not hooks.wants("tcp_message")
+        await asyncio.to_thread(looks.call, "flows.subscribe", filter="~bs first.*last", events=["end"])
+        assert hooks.holds["response"] and hooks.wants("tcp_message")
+        reader, writer = await asyncio.open_connection(*gateway.proxy)
+        writer.write(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n" % port)
+        assert len(await reader.read()) > 300_000
+        writer.close()
+        found = looks.events()
+        assert (await asyncio.wait_for(asyncio.to_thread(next, found), 10))["flow"]["status"] == 200
+        found.close()
+        looks.close()
+        await until(lambda: not hooks.holds["response"])
+        assert hooks.wants("response") and not hooks.wants("tcp_message")
 
 
 async def test_while_nobody_is_subscribed_nothing_listens(tmp_path: Path) -> None:
