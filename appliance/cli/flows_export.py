@@ -229,7 +229,9 @@ def delete(args: argparse.Namespace, options: Options) -> int:
             "overwritten",
             file=sys.stderr,
         )
-    return 1 if done.left else 0
+    if done.open:
+        print(f"lockgate: {_flows(done.open)} not over yet: left, to be deleted when they are", file=sys.stderr)
+    return 1 if done.left or done.open else 0
 
 
 def _agreed(question: str) -> bool:

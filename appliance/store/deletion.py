@@ -33,10 +33,13 @@ STEP: Final = 200
 
 
 class Deleted(NamedTuple):
-    """Flows. left: not in `whole`; gone from the index, but not all of what is damaged of them could be overwritten."""
+    """Flows. left: not in `whole`; gone from the index, but not all of what is damaged of them could be overwritten.
+    open: conversations that go on, of which nothing was deleted: what is still said in them would come after it.
+    """
 
     whole: int
     left: int
+    open: int
 
 
 def delete(folder: Path, rows: Iterable[Row]) -> Deleted:
@@ -46,11 +49,14 @@ def delete(folder: Path, rows: Iterable[Row]) -> Deleted:
             recovery.locked(folder, wait=True),
             contextlib.closing(recovery.open_index(folder, busy_ms=5000, ours=True)) as db,
         ):
-            count = left = 0
+            count = left = open = 0
+            written = _is_written(folder)
             for batch in _batches(rows):
-                gone, stayed = _delete(folder, db, batch)
+                over = [row for row in batch if not (written and row.going_on)]
+                open += len(batch) - len(over)
+                gone, stayed = _delete(folder, db, over)
                 count, left = count + gone - stayed, left + stayed
-            return Deleted(count, left)
+            return Deleted(count, left, open)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{folder}: flows cannot be deleted: {error}") from None
 
@@ -59,6 +65,16 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     at = iter(rows)
     while batch := list(itertools.islice(at, STEP)):
         yield batch
+
+
+def _is_written(folder: Path) -> bool:
+    """Whether a gateway is at work. Where none is, nothing goes on, whatever the index says."""
+    for number in segment.numbers(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if (fd := segment.lock_abandoned(segment.plain_path(folder, number))) is None:
+                return True
+            os.close(fd)
+    return False
 
 
 def _delete(folder: Path, db: sqlite3.Connection, rows: list[Row]) -> tuple[int, int]:
