@@ -504,6 +504,41 @@ def test_tail_leaves_none_out_that_comes_while_it_looks(tmp_path: Path, monkeypa
     recorder.close()
 
 
+def test_tail_goes_on_when_the_index_was_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "flows"
+    recorder = Recorder(folder)
+    recorder.start()
+    put(recorder, flowkit.http("http://a.example/before"))
+    recorder.sync()
+    steps = iter(["anew", "another", "", "end"])
+
+    def pause(seconds: float) -> None:
+        match next(steps):
+            case "anew":
+                (folder / "index.db").rename(folder / "aside")  # as `renounce` does, and nobody has begun another
+                for rest in folder.glob("index.db-*"):
+                    rest.unlink()
+                put(recorder, flowkit.http("http://a.example/lost"))
+                recorder.sync()
+            case "another":
+                put(recorder, flowkit.http("http://a.example/after"))
+                recorder.sync()
+                recorder.sync()
+            case "end":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("appliance.cli.flows.time.sleep", pause)
+    assert main(["flows", "tail", "--json", "--set", f"confdir={tmp_path}"]) == 130
+    out, err = capsys.readouterr()
+    assert "made anew" in err
+    assert json.loads(out.splitlines()[0])["n"] == 1
+    recorder.close()
+    put_after = [json.loads(line)["n"] for line in out.splitlines()[1:]]
+    assert put_after, "nothing was shown of the new index"
+
+
 def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "flows")
     recorder.start()
