@@ -14,6 +14,8 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, get_args
 
+from appliance.outlet import LAST_SECONDS, Outlet
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -96,17 +98,17 @@ class TerminalFormatter(logging.Formatter):
         return f"[{self.formatTime(record, self.datefmt)}] {shown}"
 
 
-class Terminal(logging.StreamHandler[TextIO]):
-    """Writes records to a terminal; a reader that went away, or a narrow encoding, is no error."""
+class Terminal(logging.StreamHandler[Outlet]):
+    """Writes records to a terminal; a reader that went away or reads nothing, or a narrow encoding, is no error."""
 
-    def __init__(self, stream: TextIO, level: int, color: bool) -> None:
+    def __init__(self, stream: Outlet, level: int, color: bool) -> None:
         super().__init__(stream)
         self.setLevel(level)
         self.setFormatter(TerminalFormatter(color))
 
-    def format(self, record: logging.LogRecord) -> str:
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+    def close(self) -> None:
+        self.stream.drain(LAST_SECONDS)
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -124,9 +126,12 @@ def setup(verbosity: str, stream: TextIO | None = None, *, color: bool | None = 
     if color is None:
         color = out.isatty() and not os.environ.get("NO_COLOR")
     root = logging.getLogger()
+    outlet: Outlet | None = None
     for handler in [handler for handler in root.handlers if isinstance(handler, Terminal)]:
         root.removeHandler(handler)
-    terminal = Terminal(out, level, color)
+        if isinstance(handler.stream, Outlet) and handler.stream.stream is out:
+            outlet = handler.stream
+    terminal = Terminal(outlet or Outlet(out), level, color)
     root.addHandler(terminal)
     root.setLevel(min(level, logging.INFO))
     return terminal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from appliance.hooks import body_not_needed
 from appliance.http import Headers, HTTPFlow, Message
 from appliance.human import pretty_duration, pretty_size
 from appliance.log import escape
+from appliance.outlet import LAST_SECONDS, Outlet
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
 from appliance.verdict import Verdict
@@ -64,14 +66,16 @@ class Dumper(Switch):
         if [type(addon) for addon in self.addons] != ([kind] if kind else []):
             self.use(kind(self._screen) if kind else None)
 
+    def done(self) -> None:
+        self._screen.end()
+
 
 class Screen:
     """Writes lines; a reader that went away, or a narrow encoding, is no error."""
 
     def __init__(self, out: TextIO, color: bool | None) -> None:
-        self._out = out
+        self._out = Outlet(out)
         self.filter: FlowFilter | None = None
-        self._encoding = getattr(out, "encoding", None) or "utf-8"
         self._color = out.isatty() and not os.environ.get("NO_COLOR") if color is None else color
 
     def style(self, text: str, style: str) -> str:
@@ -79,12 +83,12 @@ class Screen:
 
     def write(self, lines: Iterable[str]) -> None:
         """`lines` have to be free of control characters, but for styles."""
-        text = "\n".join(lines) + "\n"
-        try:
-            self._out.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
-            self._out.flush()
-        except (OSError, ValueError):  # gone, full and not waited for, or closed
-            return
+        with contextlib.suppress(OSError, ValueError):  # gone, or closed
+            self._out.write("\n".join(lines) + "\n")
+
+    def end(self) -> None:
+        """What a slow reader has not read yet."""
+        self._out.drain(LAST_SECONDS)
 
 
 class Lines:
