@@ -41,7 +41,7 @@ class Conversation(Flow, Generic[M]):
     """A flow of messages."""
 
     messages: list[M]
-    moved: tuple[int, int] | None = None  # bytes up and down that went by without messages being made; not in the state
+    moved: tuple[int, int] | None = None  # bytes up and down that went on, once it is over; not in the state
     _message: ClassVar[type[ContentMessage]]
     _content_keys = frozenset({"messages"})
 

@@ -48,12 +48,18 @@ def parse_age(text: str | None) -> float | None:
 
 
 def format_timestamp(seconds: float) -> str:
-    """Local time, to the second."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    """Local time, to the second; what is no time of a calendar as a number."""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g}"
 
 
 def format_timestamp_with_milli(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
+    try:
+        return datetime.fromtimestamp(seconds).isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g}"
 
 
 def format_address(address: Sequence[Any] | None) -> str:

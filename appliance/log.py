@@ -14,6 +14,8 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TextIO, get_args
 
+from appliance.outlet import LAST_SECONDS, Outlet
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -52,6 +54,16 @@ def level_name(number: int) -> Verbosity:
     return "info" if number >= logging.INFO else "debug"
 
 
+def text_of(record: logging.LogRecord) -> str:
+    """What a record says. Never raises: arguments that do not fit their text are told by the terminal's handler, and
+    hurt nobody who logs while others listen.
+    """
+    try:
+        return record.getMessage()
+    except Exception as error:
+        return f"{record.msg!r} ({type(error).__name__}: its arguments do not fit)"
+
+
 def escape(text: str) -> str:
     """`text` with control characters spelt out (``\\x1b``): captured content cannot steer a terminal."""
     return _CONTROL.sub(_spelt, text)
@@ -86,17 +98,17 @@ class TerminalFormatter(logging.Formatter):
         return f"[{self.formatTime(record, self.datefmt)}] {shown}"
 
 
-class Terminal(logging.StreamHandler[TextIO]):
-    """Writes records to a terminal; a reader that went away, or a narrow encoding, is no error."""
+class Terminal(logging.StreamHandler[Outlet]):
+    """Writes records to a terminal; a reader that went away or reads nothing, or a narrow encoding, is no error."""
 
-    def __init__(self, stream: TextIO, level: int, color: bool) -> None:
+    def __init__(self, stream: Outlet, level: int, color: bool) -> None:
         super().__init__(stream)
         self.setLevel(level)
         self.setFormatter(TerminalFormatter(color))
 
-    def format(self, record: logging.LogRecord) -> str:
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+    def close(self) -> None:
+        self.stream.drain(LAST_SECONDS)
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -114,9 +126,12 @@ def setup(verbosity: str, stream: TextIO | None = None, *, color: bool | None = 
     if color is None:
         color = out.isatty() and not os.environ.get("NO_COLOR")
     root = logging.getLogger()
+    outlet: Outlet | None = None
     for handler in [handler for handler in root.handlers if isinstance(handler, Terminal)]:
         root.removeHandler(handler)
-    terminal = Terminal(out, level, color)
+        if isinstance(handler.stream, Outlet) and handler.stream.stream is out:
+            outlet = handler.stream
+    terminal = Terminal(outlet or Outlet(out), level, color)
     root.addHandler(terminal)
     root.setLevel(min(level, logging.INFO))
     return terminal
@@ -230,7 +245,7 @@ class AddLog(logging.Handler):
         if len(self._queue) >= self.limit:
             self._left_out += 1
             return
-        self._queue.append(LogEntry(record.getMessage(), level_name(record.levelno)))
+        self._queue.append(LogEntry(text_of(record), level_name(record.levelno)))
         if not self._scheduled:
             context = copy_context()
             context.run(_inside.set, True)

@@ -198,6 +198,14 @@ async def test_records_reach_add_log_on_the_loop(logs: list[AddLog]) -> None:
     assert listening.threads == {threading.get_ident()}
 
 
+async def test_arguments_that_do_not_fit_hurt_nobody_who_logs(logs: list[AddLog]) -> None:
+    listening = Listening()
+    handler = install(logs, listening)
+    handler.handle(logging.LogRecord("x", logging.INFO, __file__, 1, "%d", ("text",), None))
+    await settle()
+    assert listening.messages == ["'%d' (TypeError: its arguments do not fit)"]
+
+
 async def test_nobody_listens_nothing_is_kept(logs: list[AddLog]) -> None:
     handler = install(logs)
     logging.warning("one")

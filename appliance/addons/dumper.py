@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from appliance.hooks import body_not_needed
 from appliance.http import Headers, HTTPFlow, Message
 from appliance.human import pretty_duration, pretty_size
 from appliance.log import escape
+from appliance.outlet import LAST_SECONDS, Outlet
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
 from appliance.verdict import Verdict
@@ -57,20 +59,23 @@ class Dumper(Switch):
     def configure(self, updated: frozenset[str]) -> None:
         if "flow_detail" not in updated and "dumper_filter" not in updated:
             return
-        self._screen.filter = option_filter("dumper_filter")
+        self._screen.filter = flt = option_filter("dumper_filter")
         detail = ctx.options.flow_detail
-        kind = None if detail <= 0 else Contents if detail >= CONTENTS else Lines
+        lines = Lines if flt is None or flt.heads else Matched
+        kind = None if detail <= 0 else Contents if detail >= CONTENTS else lines
         if [type(addon) for addon in self.addons] != ([kind] if kind else []):
             self.use(kind(self._screen) if kind else None)
+
+    def done(self) -> None:
+        self._screen.end()
 
 
 class Screen:
     """Writes lines; a reader that went away, or a narrow encoding, is no error."""
 
     def __init__(self, out: TextIO, color: bool | None) -> None:
-        self._out = out
+        self._out = Outlet(out)
         self.filter: FlowFilter | None = None
-        self._encoding = getattr(out, "encoding", None) or "utf-8"
         self._color = out.isatty() and not os.environ.get("NO_COLOR") if color is None else color
 
     def style(self, text: str, style: str) -> str:
@@ -78,12 +83,12 @@ class Screen:
 
     def write(self, lines: Iterable[str]) -> None:
         """`lines` have to be free of control characters, but for styles."""
-        text = "\n".join(lines) + "\n"
-        try:
-            self._out.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
-            self._out.flush()
-        except (OSError, ValueError):  # gone, full and not waited for, or closed
-            return
+        with contextlib.suppress(OSError, ValueError):  # gone, or closed
+            self._out.write("\n".join(lines) + "\n")
+
+    def end(self) -> None:
+        """What a slow reader has not read yet."""
+        self._out.drain(LAST_SECONDS)
 
 
 class Lines:
@@ -252,6 +257,25 @@ class Lines:
 
     def _verdict(self, verdict: Verdict | None) -> str:
         return "" if verdict is None else self._screen.style(f"  {verdict.action} {_why(verdict)}", _DIM)
+
+
+class Matched(Lines):
+    """Shows no more, but has a filter that looks into bodies or messages."""
+
+    def request(self, flow: HTTPFlow) -> None:
+        """So that its body is there."""
+
+    def response(self, flow: HTTPFlow) -> None:
+        self._http(flow)
+
+    def websocket_message(self, flow: HTTPFlow) -> None:
+        """So that there are messages."""
+
+    def tcp_message(self, flow: TCPFlow) -> None:
+        """So that there are messages."""
+
+    def udp_message(self, flow: UDPFlow) -> None:
+        """So that there are messages."""
 
 
 class Contents(Lines):

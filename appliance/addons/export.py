@@ -16,6 +16,8 @@ from appliance.addonmanager import Loader
 from appliance.exceptions import CommandError
 from appliance.flow import Flow
 from appliance.http import Headers, HTTPFlow, Message, Request, Response
+from appliance.io.writer import private
+from appliance.log import escape
 
 CARRIAGE = ("content-length", "transfer-encoding", "connection", "proxy-connection", "keep-alive")
 """What says how this one message was carried; whoever sends it again sets its own."""
@@ -60,12 +62,12 @@ def quoted(data: str | bytes) -> str:
 
 
 def _plain(raw: bytes) -> str | None:
-    """As text, if it is one without control characters."""
+    """As text, if it is one without what could steer a terminal or reorder what is read there."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return None if any(char < " " or "\x7f" <= char < "\xa0" for char in text) else text
+    return text if escape(text) == text else None
 
 
 def _printf(raw: bytes) -> str:
@@ -251,7 +253,8 @@ class Export:
         """Write a flow to a file, byte for byte. Raises CommandError."""
         made = self._made(format, flow)
         try:
-            Path(path).expanduser().write_bytes(made if isinstance(made, bytes) else made.encode())
+            with private(Path(path).expanduser()) as file:
+                file.write(made if isinstance(made, bytes) else made.encode())
         except OSError as error:
             raise CommandError(f"cannot export to {path}: {error.strerror or error}") from None
 

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class Subscriber(Protocol):
-    """Who is told. kinds: of begin, update, end, connection."""
+    """Who is told. kinds: of begin, update, end, connection. bodies: it looks into them to know of what."""
 
     kinds: frozenset[str]
+    bodies: bool
 
     def note(self, kind: str, flow: Flow) -> None: ...
     def note_connection(self, client: Client) -> None: ...
@@ -50,7 +51,12 @@ class FlowFeed(Switch):
 
     def _arrange(self) -> None:
         kinds = frozenset[str]().union(*(one.kinds for one in self.subscriptions))
-        wanted = None if not kinds else Changes if kinds & {"begin", "update"} else Ends
+        bodies = any(one.bodies for one in self.subscriptions)
+        wanted: type[Ends] | None = None
+        if kinds & {"begin", "update"}:
+            wanted = ChangesWithBodies if bodies else Changes
+        elif kinds:
+            wanted = EndsWithBodies if bodies else Ends
         if [type(addon) for addon in self.addons] != ([wanted] if wanted else []):
             self.use(wanted(self) if wanted else None)
 
@@ -84,6 +90,9 @@ class Ends:
 
     @body_not_needed
     def response(self, flow: HTTPFlow) -> None:
+        self._response(flow)
+
+    def _response(self, flow: HTTPFlow) -> None:
         upgraded = flow.response is not None and flow.response.status_code == 101
         if upgraded and flow.request.headers.get("upgrade", "").lower() == "websocket":
             self._feed.note("update", flow)
@@ -111,3 +120,26 @@ class Changes(Ends):
     def update(self, flows: Iterable[Flow]) -> None:
         for flow in flows:
             self._feed.note("update", flow)
+
+
+class Bodies(Ends):
+    """While somebody has a filter that looks into bodies or messages: they are needed, as by any add-on."""
+
+    def response(self, flow: HTTPFlow) -> None:
+        self._response(flow)
+
+    def request(self, flow: HTTPFlow) -> None:
+        """So that its body is there."""
+
+    def tcp_message(self, flow: Flow) -> None:
+        """So that there are messages."""
+
+    udp_message = websocket_message = tcp_message
+
+
+class EndsWithBodies(Bodies):
+    name = "flowfeed ends with bodies"
+
+
+class ChangesWithBodies(Bodies, Changes):
+    name = "flowfeed changes with bodies"

@@ -19,7 +19,7 @@ from appliance.flow import Flow
 from appliance.flowfilter import TFilter
 from appliance.http import HTTPFlow
 from appliance.io import FlowWriter
-from appliance.io.writer import packed
+from appliance.io.writer import packed, private
 from appliance.log import RateLimited
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
@@ -66,13 +66,15 @@ class Save(Switch):
 
 
 def open_target(path: str, append: bool = True) -> IO[bytes]:
-    """Open for writing; folders on the way are made. Raises OSError; OptionsError for what would stall us."""
+    """Open for writing; folders on the way are made. A new file is its owner's alone: there are secrets in it. Raises
+    OSError; OptionsError for what would stall us.
+    """
     append = append and path.startswith("+")
     full = Path(path.removeprefix("+")).expanduser()
     if full.exists() and stat.S_ISFIFO(full.stat().st_mode):
         raise OptionsError(f"{full} is a pipe: it would hold up everything when its reader is slow; name a file")
     full.parent.mkdir(parents=True, exist_ok=True)
-    return full.open("ab" if append else "wb")
+    return private(full, append)
 
 
 class Recording:
@@ -159,7 +161,7 @@ class Recording:
         if raw is not None:
             raw.close()
         try:
-            self._file = Path(self._path.removeprefix("+")).expanduser().open("ab")
+            self._file = private(Path(self._path.removeprefix("+")).expanduser(), append=True)
         except OSError:
             return
 

@@ -20,6 +20,8 @@ from appliance.io.har import HEAD, TAIL, HarWriter, dump
 from appliance.log import RateLimited
 
 logger = logging.getLogger(__name__)
+NAMED = 5
+"""Flows that cannot be written and are named."""
 PACKED = ".zhar"
 """Files with this ending are deflated."""
 
@@ -42,11 +44,13 @@ class SaveHar(Switch):
         try:
             with open_target(path, append=False) as file:
                 sink = Sink(file, packed=path.endswith(PACKED))
-                count = dump(flows, sink.write)
+                count, faults = dump(flows, sink.write)
                 sink.end()
         except (OSError, OptionsError) as error:
             raise CommandError(f"cannot save the HAR: {error}") from None
         logger.info("%d of %d flows saved to %s", count, len(flows), path)
+        for fault in faults[:NAMED]:
+            logger.error("save.har: %s", fault)
 
 
 class Sink:
@@ -113,7 +117,7 @@ class HarStream:
             else:
                 self._sink.write(text)
             self.count += 1
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the disk, or what an add-on has put into the flow
             self.lost += 1
             self._told.log(logging.ERROR, str(error), "hardump: %d flows could not be written to %s: %s",
                            self.lost, self._path, error)  # fmt: skip

@@ -128,7 +128,7 @@ class ServerPlayback(Switch):
             if flow.response.raw_content is None:
                 without += 1
                 continue
-            size += len(flow.response.raw_content) + len(flow.request.raw_content or b"")
+            size += _size(flow)
             if size > MOST_BYTES or count + len(good) >= MOST:
                 raise ValueError(
                     f"there are more than {MOST} responses, or {MOST_BYTES >> 20} MB of bodies: take out what is "
@@ -160,6 +160,7 @@ class ServerPlayback(Switch):
         if ctx.options.server_replay_reuse or ctx.options.server_replay_nopop:
             return found[0]
         first = found.popleft()
+        self._size = max(0, self._size - _size(first))
         if not found:
             del self.flowmap[key]
         return first
@@ -222,6 +223,11 @@ class Answers:
         else:
             flow.is_replay = "response"
             flow.response = Response.make(int(what))
+
+
+def _size(flow: HTTPFlow) -> int:
+    """Bytes of its bodies."""
+    return sum(len(part.raw_content or b"") for part in (flow.request, flow.response) if part is not None)
 
 
 def extra() -> str:

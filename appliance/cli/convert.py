@@ -14,6 +14,8 @@ from appliance.exceptions import CommandError, FlowReadException
 from appliance.flow import Flow
 from appliance.io import FlowReader, FlowWriter, pcapng
 from appliance.io.pcapng.merge import NoCapture, is_capture
+from appliance.io.writer import private
+from appliance.log import escape
 
 NAMED = 5
 """Faults that are told."""
@@ -51,7 +53,7 @@ def main(source: str, target: str, kind: str | None, text: str, keylog: str | No
 
 
 def _target(target: str, stack: ExitStack) -> IO[bytes]:
-    return sys.stdout.buffer if target == "-" else stack.enter_context(open(target, "wb"))
+    return sys.stdout.buffer if target == "-" else stack.enter_context(private(Path(target)))
 
 
 def _capture(
@@ -97,12 +99,12 @@ def _flows_out(
     if kind == "pcapng":
         broken += pcapng.write(flows(), out)[1]
     elif kind == "har":
-        _as_har(flows(), out, packed)
+        broken += _as_har(flows(), out, packed)
     else:
         _as_flows(flows(), out)
     out.flush()
     for text in broken[:NAMED]:
-        print(f"lockgate: {source}: {text}", file=sys.stderr)
+        print(f"lockgate: {source}: {escape(text)}", file=sys.stderr)
     return int(bool(broken))
 
 
@@ -112,10 +114,12 @@ def _as_flows(flows: Iterable[Flow], out: IO[bytes]) -> None:
         writer.add(flow)
 
 
-def _as_har(flows: Iterable[Flow], out: IO[bytes], packed: bool) -> None:
+def _as_har(flows: Iterable[Flow], out: IO[bytes], packed: bool) -> list[str]:
+    """What could not be written."""
     from appliance.addons.savehar import Sink
     from appliance.io.har import dump
 
     sink = Sink(out, packed)
-    dump(flows, sink.write)
+    _, faults = dump(flows, sink.write)
     sink.end()
+    return faults

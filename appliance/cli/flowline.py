@@ -25,11 +25,11 @@ def styler(out: TextIO) -> Style:
 def line(flow: dict[str, Any], style: Style = lambda text, _: text) -> str:
     """One line: who, what, how it ended, and what was decided about the connection."""
     kind, verdict = flow.get("type"), flow["verdict"]
-    words = [(flow["client"] or "-").rpartition(":")[0].strip("[]") or "-"]
+    words = [escape((flow["client"] or "-").rpartition(":")[0].strip("[]")) or "-"]
     if flow.get("is_replay"):
         words.insert(0, "[replay]")
     if kind is None:
-        words += [style(verdict["action"], _YELLOW), flow["server"] or "", _why(verdict)]
+        words += [style(verdict["action"], _YELLOW), escape(flow["server"] or ""), _why(verdict)]
         if verdict["action"] == "pass":
             words.append(_amount(flow))
         return _joined(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from appliance import flowfilter
@@ -19,8 +21,9 @@ from appliance.flowfilter import FlowFilter
 from appliance.human import format_timestamp, pretty_duration, pretty_size
 from appliance.log import escape
 from appliance.options import Options
+from appliance.store import index as ix
 from appliance.store.folder import folder_of
-from appliance.store.store import Row, Store
+from appliance.store.store import Row, Store, StoreError
 
 COLUMNS: Final = ("n", "time", "client", "method", "url", "status", "size", "took", "verdict")
 TAIL_SECONDS: Final = 0.25
@@ -208,21 +211,38 @@ def _tail(args: argparse.Namespace, options: Options) -> int:
     """The newest, then those that come; until Ctrl-C."""
     flt, columns = filter_of(*args.filter), columns_of(args.columns)
     table = Table(columns, args.json)
-    with Store(folder_of(options)) as store:
-        newest = list(store.rows(flt, limit=args.limit)) if args.limit else []
+    folder = folder_of(options)
+    with contextlib.ExitStack() as stack:
+        index = _index(folder)
+        store = stack.enter_context(Store(folder))
+        last = store.last()  # what comes while it is looked for belongs to the next look
+        newest = list(store.rows(flt, limit=args.limit, before=last + 1)) if args.limit else []
         for row in reversed(newest):
             table.add(row)
         table.show()
         if table._widths is None:
             table._widths = [len(name) for name in columns]
-        last = max([row.n for row in newest], default=0)
-        last = max(last, store.last())
         while True:
             time.sleep(TAIL_SECONDS)
-            for row in store.rows(flt, newest=False, after=last):
+            if (now := _index(folder)) not in (index, None):  # it was damaged, and made anew: its numbers are others
+                with contextlib.suppress(StoreError):
+                    store = stack.enter_context(Store(folder))
+                    index, last = now, store.last()
+                    print("lockgate: the index was made anew; flows of that moment are left out", file=sys.stderr)
+            upto = store.last()
+            for row in store.rows(flt, newest=False, after=last, before=upto + 1):
                 table.add(row)
             sys.stdout.flush()
-            last = max(last, store.last())
+            last = max(last, upto)
+
+
+def _index(folder: Path) -> tuple[int, int] | None:
+    """Which file is the index, None = there is none now."""
+    try:
+        found = (folder / ix.FILE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _stats(args: argparse.Namespace, options: Options) -> int:

@@ -19,6 +19,7 @@ from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Flow
 from appliance.headers import parse_content_type
 from appliance.http import HTTPFlow, Message
+from appliance.log import escape
 from appliance.options import Options
 from appliance.store.folder import folder_of
 from appliance.store.redact import SECRETS, Redactor
@@ -37,7 +38,10 @@ def export(args: argparse.Namespace, options: Options) -> int:
     with Store(folder_of(options)) as store, progress() as tell:
         chosen = [store.row(n) for n in args.number or ()] or store.rows(flt, newest=False, progress=tell)
 
+        raw = 0
+
         def flows() -> Iterator[tuple[int, Flow]]:
+            nonlocal raw
             for row in chosen:
                 try:
                     flow = store.load(row)
@@ -46,7 +50,9 @@ def export(args: argparse.Namespace, options: Options) -> int:
                     print(f"lockgate: flow {row.n}: {error}", file=sys.stderr)
                     continue
                 if redactor is not None:
-                    redactor(flow)
+                    for what in redactor(flow):
+                        print(f"lockgate: flow {row.n}: {escape(what)}", file=sys.stderr)
+                    raw += bool(flow.type in ("tcp", "udp") and flow.messages)  # type: ignore[attr-defined]
                 yield row.n, flow
 
         found = flows()
@@ -58,6 +64,8 @@ def export(args: argparse.Namespace, options: Options) -> int:
         if not count:
             print(f"lockgate: nothing of what matches can be written as {args.format}", file=sys.stderr)
             return 1
+        if raw and args.format in ("flows", "bodies", "pcapng"):
+            print(f"lockgate: {_flows(raw)} of raw TCP or UDP: nothing but JSON is redacted in them", file=sys.stderr)
         if args.output not in (None, "-"):
             print(f"{_flows(count)} written to {args.output}", file=sys.stderr)
         return 1 if store.unreadable else 0
@@ -67,7 +75,7 @@ def export(args: argparse.Namespace, options: Options) -> int:
 def _output(args: argparse.Namespace) -> Iterator[IO[bytes]]:
     """Standard output, or a file that only its owner may read: there are secrets in it. Raises OptionsError."""
     if args.output in (None, "-"):
-        if sys.stdout.isatty() and args.format in ("flows", "pcapng"):
+        if sys.stdout.isatty() and args.format in ("flows", "pcapng", "raw"):  # what was captured may steer it
             raise OptionsError(f"{args.format} is not for a terminal: -o FILE says where to write it")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -99,7 +107,10 @@ def _har(flows: Flows, args: argparse.Namespace) -> int:
     from appliance.io import har
 
     with _output(args) as file:
-        return har.dump((flow for _, flow in flows), lambda text: file.write(text.encode()))
+        count, faults = har.dump((flow for _, flow in flows), lambda text: file.write(text.encode()))
+    for fault in faults:
+        print(f"lockgate: {escape(fault)}", file=sys.stderr)
+    return count
 
 
 def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
@@ -112,7 +123,7 @@ def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
                 try:
                     made = formats[format](flow)
                 except CommandError as error:
-                    print(f"lockgate: flow {n}: {error}", file=sys.stderr)
+                    print(f"lockgate: flow {n}: {escape(str(error))}", file=sys.stderr)
                     continue
                 file.write((made if isinstance(made, bytes) else made.encode("utf-8", "surrogateescape")) + end)
                 count += 1
@@ -127,7 +138,7 @@ def _pcapng(flows: Flows, args: argparse.Namespace) -> int:
     with _output(args) as file:
         count, faults = pcapng.write((flow for _, flow in flows), file)
     for fault in faults:
-        print(f"lockgate: {fault}", file=sys.stderr)
+        print(f"lockgate: {escape(fault)}", file=sys.stderr)
     return count
 
 
@@ -142,11 +153,12 @@ def _bodies(flows: Flows, args: argparse.Namespace) -> int:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for n, flow in flows:
+            name = ""
             for name, data in _pieces(n, flow):
                 fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 with open(fd, "wb") as file:
                     file.write(data)
-            count += 1
+            count += bool(name)
     except OSError as error:
         raise OptionsError(f"{error.filename or folder}: {error.strerror or error}") from None
     return count
@@ -192,7 +204,7 @@ _FORMATS: Final[dict[str, Callable[[Flows, argparse.Namespace], int]]] = {
 
 
 def delete(args: argparse.Namespace, options: Options) -> int:
-    """Raises LockgateError."""
+    """0: done; 1: nothing matched, or something of them is left. Raises LockgateError."""
     from appliance.store.deletion import delete as delete_rows
 
     flt = filter_of(*args.filter)
@@ -209,8 +221,17 @@ def delete(args: argparse.Namespace, options: Options) -> int:
                 raise StoreError(f"{_flows(len(numbers))} would be deleted; --yes does so without asking")
             if not _agreed(f"Delete {_flows(len(numbers))} from {store.folder}? [y/N] "):
                 return 1
-        print(f"{_flows(delete_rows(store.folder, _still(store, numbers)))} deleted")
-    return 0
+        done = delete_rows(store.folder, _still(store, numbers))
+    print(f"{_flows(done.whole)} deleted")
+    if done.left:
+        print(
+            f"lockgate: {_flows(done.left)} more can no longer be listed, but what is damaged of them could not be "
+            "overwritten",
+            file=sys.stderr,
+        )
+    if done.open:
+        print(f"lockgate: {_flows(done.open)} not over yet: left, to be deleted when they are", file=sys.stderr)
+    return 1 if done.left or done.open else 0
 
 
 def _agreed(question: str) -> bool:

@@ -4,6 +4,8 @@ at once.
 
 from __future__ import annotations
 
+import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from appliance.exceptions import LockgateError, OptionsError
 
 REMOTE = frozenset({"status", "tail", "log", "modes", "intercepted", "command", "reload", "stop"})
 """Subcommands that speak to a running gateway."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,52 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build()
     args = parser.parse(sys.argv[1:] if argv is None else argv)
     try:
-        if args.command == "run":
-            from appliance.cli.run import run
-
-            return run(args.specs)
-        if args.command == "exec":
-            from appliance.cli.exec import run as run_program
-
-            return run_program(args.specs, args.program, args.join)
-        if args.command == "ca":
-            from appliance.cli.ca import main as ca
-
-            return ca(args)
-        if args.command == "wireguard":
-            from appliance.cli.wireguard import main as wireguard
-
-            return wireguard(args)
-        if args.command == "firewall":
-            from appliance.cli.firewall import main as firewall
-
-            return firewall(args)
-        if args.command == "addons":
-            from appliance.cli.addons import main as addons
-
-            return addons(args.addons_command, args.files)
-        if args.command == "convert":
-            from appliance.cli.convert import main as convert
-
-            return convert(args.source, args.target, args.to, args.filter, args.secrets)
-        if args.command in REMOTE or getattr(args, "todo", None):
-            from appliance.cli.remote import main as remote
-
-            return remote(args)
-        if args.command == "flows":
-            from appliance.cli.flows import main as flows
-
-            return flows(args)
-        if args.command == "options":
-            from appliance.cli.options import show
-
-            return show(args.specs, as_yaml=args.yaml)
-        if args.command == "doctor":
-            from appliance.cli.doctor import main as doctor
-
-            return doctor(args)
-        parser.print_help()
-        return 2
+        code = _run(args, parser)
+        if args.command not in ("run", "exec"):
+            sys.stdout.flush()  # not at exit, where nobody could tell what has become of it
+        return code
     except OptionsError as error:
         return _fail(error, 2)
     except LockgateError as error:
@@ -77,8 +38,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno not in _FULL or args.command in ("run", "exec"):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(LockgateError(f"{error.filename or 'what was asked for'}: cannot be written: {error.strerror}"), 1)
+
+
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if args.command == "run":
+        from appliance.cli.run import run
+
+        return run(args.specs)
+    if args.command == "exec":
+        from appliance.cli.exec import run as run_program
+
+        return run_program(args.specs, args.program, args.join)
+    if args.command == "ca":
+        from appliance.cli.ca import main as ca
+
+        return ca(args)
+    if args.command == "wireguard":
+        from appliance.cli.wireguard import main as wireguard
+
+        return wireguard(args)
+    if args.command == "firewall":
+        from appliance.cli.firewall import main as firewall
+
+        return firewall(args)
+    if args.command == "addons":
+        from appliance.cli.addons import main as addons
+
+        return addons(args.addons_command, args.files)
+    if args.command == "convert":
+        from appliance.cli.convert import main as convert
+
+        return convert(args.source, args.target, args.to, args.filter, args.secrets)
+    if args.command in REMOTE or getattr(args, "todo", None):
+        from appliance.cli.remote import main as remote
+
+        return remote(args)
+    if args.command == "flows":
+        from appliance.cli.flows import main as flows
+
+        return flows(args)
+    if args.command == "options":
+        from appliance.cli.options import show
+
+        return show(args.specs, as_yaml=args.yaml)
+    if args.command == "doctor":
+        from appliance.cli.doctor import main as doctor
+
+        return doctor(args)
+    parser.print_help()
+    return 2
 
 
 def _fail(error: LockgateError, code: int) -> int:
-    print(f"lockgate: {error}", file=sys.stderr)
+    from appliance.log import escape
+
+    print("lockgate: " + "\n".join(map(escape, str(error).split("\n"))), file=sys.stderr)  # a URL may be in it
     return code

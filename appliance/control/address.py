@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ BACKLOG = 16
 _PEER_GROUPS = 59  # SO_PEERGROUPS, Linux 4.13
 _UCRED = struct.Struct("3i")
 _MAX_GROUPS = 256  # what getsockopt() of Python can take
+LOCK_SECONDS = 1.0
+"""Who may read the folder may lock it, for ever; we look for a moment only."""
 
 
 def socket_path(options: Options) -> Path | None:
@@ -62,7 +65,7 @@ class Claimed:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _reachable(path) as (name, folder):
                 # Two that start at once: the second looks when the first has made its own.
-                fcntl.flock(folder, fcntl.LOCK_EX)
+                _lock(folder, LOCK_SECONDS)
                 self._make_way(name)
                 self.sock = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
                 try:
@@ -122,11 +125,24 @@ class Claimed:
         if self.sock.fileno() < 0:
             return
         with contextlib.suppress(OSError), _reachable(self.path) as (name, folder):
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            _lock(folder, 0.0)
             found = os.lstat(name)
             if (found.st_dev, found.st_ino) == self._made:
                 os.unlink(name)
         self.sock.close()
+
+
+def _lock(folder: int, seconds: float) -> None:
+    """As far as that can be had in this time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.01)
 
 
 def group_number(name: str) -> int:

@@ -261,7 +261,13 @@ def _message(flow: Flow, change: dict[str, Any]) -> None:
     if wrong := _unknown(change, readers, "message"):
         raise wrong
     for name, value in change.items():
-        messages[-1].content = readers[name](value)
+        content = readers[name](value)
+        if getattr(messages[-1], "is_text", False):
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                raise ControlError("bad_params", "a text message of a WebSocket is UTF-8 (RFC 6455 §5.6)") from None
+        messages[-1].content = content
 
 
 def _comment(flow: Flow, value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.control.protocol import dump
 from appliance.control.summary import connection, summary
-from appliance.log import level_name
+from appliance.log import RateLimited, level_name, text_of
 
 if TYPE_CHECKING:
     from appliance.connection import Client
@@ -24,6 +24,9 @@ MOST_UNREAD = 1 << 20
 """Bytes that a subscriber may leave unread; until it has read them its events are dropped and counted."""
 KINDS = ("begin", "update", "end", "connection")
 MAX_LOG_TEXT = 8000
+
+
+_odd = RateLimited(logging.getLogger(__name__), 2)
 
 
 class Subscription:
@@ -75,9 +78,16 @@ class Subscription:
             if left <= 0:
                 self.drop(len(waiting) - number)
                 break
-            if (data := self.describe(what)) is not None:
-                lines.append(dump({"event": self.event, "subscription": self.number, **data}))
-                left -= len(lines[-1])
+            try:
+                data = self.describe(what)
+                line = None if data is None else dump({"event": self.event, "subscription": self.number, **data})
+            except Exception as error:  # an add-on may have put anything into a flow
+                self.drop(1)
+                _odd.log(logging.ERROR, type(error).__name__, "control socket: an event cannot be told: %r", error)
+                continue
+            if line is not None:
+                lines.append(line)
+                left -= len(line)
         if lines:
             self._transport.write(b"".join(lines))
 
@@ -109,6 +119,7 @@ class FlowSubscription(Subscription):
         super().__init__(number, transport, loop)
         self.flt = flt
         self.kinds = kinds
+        self.bodies = flt is not None and not flt.heads
         self._changed: set[int] = set()  # flows of this batch, by id(), that need no second `update`
 
     def note(self, kind: str, flow: Flow) -> None:
@@ -178,7 +189,7 @@ class LogFeed(logging.Handler):
         if len(self._queue) >= MOST_WAITING:
             self._left_out += 1
             return
-        text = record.getMessage()
+        text = text_of(record)
         if record.exc_info and record.exc_info[1] is not None:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         if len(text) > MAX_LOG_TEXT:

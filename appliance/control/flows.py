@@ -11,7 +11,7 @@ from appliance.control.edit import edit
 from appliance.control.feed import KINDS, FlowSubscription
 from appliance.control.methods import method
 from appliance.control.protocol import ControlError
-from appliance.control.summary import CONTENT, MOST_CONTENT, content, details, summary
+from appliance.control.summary import CONTENT, MOST_CONTENT, content, decoded, details, summary
 from appliance.exceptions import ControlException
 from appliance.http import HTTPFlow
 from appliance.ids import short_id
@@ -100,7 +100,8 @@ async def _found(session: Session, id: str | None, number: int | None) -> Flow:
 async def get(
     session: Session, id: str | None = None, number: int | None = None, content_limit: int = CONTENT
 ) -> dict[str, Any]:
-    return {"flow": details(await _found(session, id, number), min(content_limit, MOST_CONTENT))}
+    flow = await _found(session, id, number)
+    return {"flow": details(flow, min(content_limit, MOST_CONTENT), await decoded(flow))}
 
 
 @method("flows.content", id="text?", number="count?", part="text", offset="count?", limit="count?")
@@ -119,7 +120,8 @@ async def get_content(
     message = getattr(flow, part)
     if message is None:
         raise ControlError("not_found", f"there is no {part} yet")
-    return content(message.get_content(strict=False), max(4, min(limit, MOST_CONTENT)), offset)
+    body = (await decoded(flow)).get(part, message.raw_content)
+    return content(body, max(4, min(limit, MOST_CONTENT)), offset)
 
 
 @method(

@@ -126,11 +126,10 @@ def options_list(session: Session, names: list[str] | None = None) -> dict[str, 
 
 def _option(options: Any, name: str) -> dict[str, Any]:
     entry = options.entry(name)
-    value = getattr(options, name)
     return {
         "name": name,
         "type": str(options._types[name]),
-        "value": "***" if name in _SECRET and value else plain(value),
+        "value": _shown(options, name),
         "default": plain(entry.default),
         "source": str(options.source(name)),
         "help": entry.help,
@@ -138,12 +137,17 @@ def _option(options: Any, name: str) -> dict[str, Any]:
     }
 
 
+def _shown(options: Any, name: str) -> Any:
+    value = getattr(options, name)
+    return "***" if name in _SECRET and value else plain(value)
+
+
 @method("options.get", names="texts?")
 def options_get(session: Session, names: list[str] | None = None) -> dict[str, Any]:
     options = _gateway(session).options
     for name in names or ():
         options.entry(name)
-    return {"values": {name: plain(getattr(options, name)) for name in (names if names is not None else options)}}
+    return {"values": {name: _shown(options, name) for name in (names if names is not None else options)}}
 
 
 @method("options.set", values="object?", specs="texts?")
@@ -173,7 +177,7 @@ async def _changed(session: Session, names: Sequence[str], change: Callable[[], 
     await gateway.change(names, change)
     if names:
         logger.info("%s set over the control socket by %s", ", ".join(names), session.who)
-    return {"values": {name: plain(getattr(gateway.options, name)) for name in names}}
+    return {"values": {name: _shown(gateway.options, name) for name in names}}
 
 
 # -- modes

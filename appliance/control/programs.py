@@ -6,6 +6,7 @@ It stays ours until that process closes its connection.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,14 @@ async def join(session: Session, program: str, pid: int, listeners: list[str]) -
     from modes.netns import Namespace
     from modes.spec import ModeSpec
 
+    if len(set(listeners)) < len(listeners):
+        raise ControlError("bad_params", "a listener is named twice")
     if unknown := set(listeners) - set(LISTENERS):
         raise ControlError("bad_params", f"no listener is called {min(unknown)[:100]!r}", ", ".join(LISTENERS))
     if session.joined is not None:
         raise ControlError("refused", "one program has joined by this connection", "connect once more")
     gateway = session.server.gateway
-    control, *socks = [socket.socket(fileno=fd) for fd in await session.descriptors(1 + len(listeners))]
+    control, *socks = await _sockets(session, 1 + len(listeners))
     name = _NOT_IN_A_NAME.sub("_", program.rpartition("/")[2])[:32] or "program"
     device = Device(f"{name}-{pid}")
     namespace = Namespace.adopt(control, dict(zip(listeners, socks, strict=True)))
@@ -62,8 +65,24 @@ async def listen(session: Session, count: int) -> dict[str, Any]:
         raise ControlError("refused", "no program has joined by this connection", "program.join comes first")
     if not 0 < count <= MOST_LISTENERS:
         raise ControlError("bad_params", f"count should be 1 to {MOST_LISTENERS}")
-    one.mode.take([socket.socket(fileno=fd) for fd in await session.descriptors(count)])
+    one.mode.take(await _sockets(session, count))
     return {}
+
+
+async def _sockets(session: Session, count: int) -> list[socket.socket]:
+    """Raises ControlError: they do not come, or are none; then none is left open."""
+    descriptors = await session.descriptors(count)
+    socks: list[socket.socket] = []
+    try:
+        for fd in descriptors:
+            socks.append(socket.socket(fileno=fd))
+    except OSError as error:
+        for sock in socks:
+            sock.close()
+        for fd in descriptors[len(socks) :]:
+            os.close(fd)
+        raise ControlError("bad_request", f"a descriptor that came is no socket: {error.strerror}") from None
+    return socks
 
 
 def _leave(session: Session, one: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -29,6 +30,8 @@ MAX_SUBSCRIPTIONS = 8
 READ_AHEAD = 256 << 10
 """Bytes of further requests that are read while one is being answered."""
 DESCRIPTOR_SECONDS = 5.0
+ACCEPT_AGAIN_SECONDS = 1.0
+"""When there was no descriptor left for a client."""
 HIGH_WATER = 256 << 10
 """Unread bytes of answers from which on no further request is taken."""
 
@@ -48,6 +51,7 @@ class ControlServer:
         self._claimed: Claimed | None = None
         self._group: int | None = None
         self._refused = RateLimited(logger, 2)
+        self._pause: asyncio.TimerHandle | None = None
 
     def claim(self) -> None:
         """Raises OptionsError: another gateway has the socket, or it cannot be made."""
@@ -80,7 +84,10 @@ class ControlServer:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.loop.remove_reader(listener.fileno())  # it stays readable, and would keep the loop busy
+                self._pause = self.loop.call_later(ACCEPT_AGAIN_SECONDS, self.serve)
             return
         sock.setblocking(False)
         pid, uid, _ = peer(sock)
@@ -110,6 +117,8 @@ class ControlServer:
         """Clients see the end of the stream; the socket's file goes."""
         if self._claimed is None:
             return
+        if self._pause is not None:
+            self._pause.cancel()
         self.loop.remove_reader(self._claimed.sock.fileno())
         for session in list(self.sessions):
             session.close()

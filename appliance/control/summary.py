@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from appliance.dns import DNSFlow, response_codes, types
-from appliance.http import HTTPFlow
+from appliance.http import HTTPFlow, Message
 from appliance.tcp import TCPFlow
 from appliance.udp import UDPFlow
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from appliance.connection import Address, Client, Server
     from appliance.flow import Flow
     from appliance.headers import Headers
-    from appliance.message import Message
 
 MAX_TEXT = 2000
 """Characters of one text in a summary; the rest is cut off and an ellipsis says so."""
@@ -25,6 +26,9 @@ MAX_MESSAGES = 100
 CONTENT = 64 << 10
 """Bytes of each body in the details unless asked for otherwise."""
 MOST_CONTENT = 1 << 20
+MOST_MESSAGES = 8 << 20
+"""Bytes of messages in the details."""
+NO_BODIES: Mapping[str, bytes | None] = {}
 
 
 def summary(flow: Flow) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def summary(flow: Flow) -> dict[str, Any]:
         "intercepted": flow.intercepted,
         "error": _cut(flow.error.msg) if flow.error is not None else None,
         "is_replay": flow.is_replay,
-        "marked": _cut(str(flow.marked)) if flow.marked else "",
+        "marked": _cut(flow.marked) if flow.marked else "",
         "comment": _cut(flow.comment),
     }
     if isinstance(flow, HTTPFlow):
@@ -122,8 +126,11 @@ def verdict(client: Client) -> dict[str, Any] | None:
     return {"action": found.action, "reason": _cut(found.reason), "rule": _cut(found.rule) if found.rule else None}
 
 
-def details(flow: Flow, limit: int = CONTENT) -> dict[str, Any]:
-    """The summary, and connections, heads and bodies, of these at most `limit` bytes each."""
+def details(flow: Flow, limit: int = CONTENT, bodies: Mapping[str, bytes | None] = NO_BODIES) -> dict[str, Any]:
+    """The summary, and connections, heads and bodies, of these at most `limit` bytes each.
+
+    bodies: those of `request` and `response` that are decoded already; see `decoded`.
+    """
     about = summary(flow)
     about["modified"] = flow.modified()
     about["client_conn"] = _connection(flow.client_conn)
@@ -137,32 +144,51 @@ def details(flow: Flow, limit: int = CONTENT) -> dict[str, Any]:
             "host": request.host,
             "port": request.port,
             "path": request.path,
-            **_message(request, limit),
+            **_message(request, limit, bodies["request"] if "request" in bodies else request.get_content(strict=False)),
         }
         about["response"] = None
         if response is not None:
             about["response"] = {
                 "status_code": response.status_code,
                 "reason": response.reason,
-                **_message(response, limit),
+                **_message(
+                    response, limit, bodies["response"] if "response" in bodies else response.get_content(strict=False)
+                ),
             }
     messages = flow.websocket.messages if isinstance(flow, HTTPFlow) and flow.websocket else None
     if isinstance(flow, TCPFlow | UDPFlow):
         messages = flow.messages  # type: ignore[assignment]
     if messages is not None:
-        about["last_messages"] = [
-            {"from_client": one.from_client, "time": one.timestamp, **content(one.content, limit)}
-            for one in messages[-MAX_MESSAGES:]
-        ]
+        about["last_messages"] = _last(messages[-MAX_MESSAGES:], limit)
     return about
 
 
-def _message(message: Message, limit: int) -> dict[str, Any]:
+def _last(messages: Sequence[Any], limit: int) -> list[dict[str, Any]]:
+    """Of the older ones the sizes alone, where it becomes too much."""
+    made, room = [], MOST_MESSAGES
+    for one in reversed(messages):
+        shown = min(limit, max(room, 0))
+        room -= min(len(one.content), shown)
+        made.append({"from_client": one.from_client, "time": one.timestamp, **content(one.content, shown)})
+    return made[::-1]
+
+
+async def decoded(flow: Flow) -> dict[str, bytes | None]:
+    """Bodies without their content codings, for `details`: a few kB may become 128 MB, so that is done in a thread."""
+    found: dict[str, bytes | None] = {}
+    for part in ("request", "response"):
+        message = getattr(flow, part, None)
+        if isinstance(message, Message) and message.raw_content and "content-encoding" in message.headers:
+            found[part] = await asyncio.to_thread(message.get_content, False)
+    return found
+
+
+def _message(message: Message, limit: int, body: bytes | None) -> dict[str, Any]:
     return {
         "http_version": message.http_version,
         "headers": fields(message.headers),
         "trailers": None if message.trailers is None else fields(message.trailers),
-        "content": content(message.get_content(strict=False), limit),
+        "content": content(body, limit),
     }
 
 
@@ -223,5 +249,7 @@ def _address(address: Address | None) -> str | None:
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
-def _cut(text: str) -> str:
+def _cut(given: object) -> str:
+    """Texts, though an add-on may have set something else."""
+    text = given if isinstance(given, str) else str(given)
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"

@@ -59,9 +59,9 @@ class HarWriter:
         if kind := _resource_type(flow):
             made["_resourceType"] = kind
         if flow.comment:
-            made["comment"] = flow.comment
+            made["comment"] = _text(str(flow.comment))
         if flow.error is not None:
-            made["_error"] = flow.error.msg
+            made["_error"] = _text(str(flow.error.msg))
         if flow.websocket is not None:
             made["_webSocketMessages"] = [_message(message) for message in flow.websocket.messages]
         return made
@@ -79,16 +79,23 @@ class HarWriter:
         return True
 
 
-def dump(flows: Iterable[Flow], write: Callable[[str], object]) -> int:
-    """A whole HAR in pieces; what is not HTTP is left out. Returns how many entries it has."""
-    har, count = HarWriter(), 0
+def dump(flows: Iterable[Flow], write: Callable[[str], object]) -> tuple[int, list[str]]:
+    """A whole HAR in pieces; what is not HTTP is left out. Returns (how many entries it has, what was wrong with other
+    flows: an add-on, or a file, may have put anything into them).
+    """
+    har, count, faults = HarWriter(), 0, []
     write(HEAD)
     for flow in flows:
         if isinstance(flow, HTTPFlow):
-            write((",\n" if count else "\n") + har.text(flow))
+            try:
+                text = har.text(flow)
+            except Exception as error:
+                faults.append(f"flow {flow.id}: {type(error).__name__}: {error}")
+                continue
+            write((",\n" if count else "\n") + text)
             count += 1
     write("\n" + TAIL)
-    return count
+    return count, faults
 
 
 def _time(seconds: float) -> str:
@@ -101,7 +108,10 @@ def _version(message: Message) -> str:
 
 def _text(value: str) -> str:
     """JSON has no lone surrogates: bytes that are no UTF-8 are shown as \\xNN."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _headers(message: Message) -> list[Entry]:
@@ -146,7 +156,11 @@ def _request(request: Request) -> Entry:
     }
     if request.raw_content or request.raw_content is None:
         body = _body(request)
-        post: Entry = {"mimeType": request.headers.get("content-type", ""), "params": [], "text": body.pop("text", "")}
+        post: Entry = {
+            "mimeType": _text(request.headers.get("content-type", "")),
+            "params": [],
+            "text": body.pop("text", ""),
+        }
         post |= {name if name.startswith("_") else f"_{name}": value for name, value in body.items() if name != "size"}
         post["params"] = [
             {"name": _text(n), "value": _text(v)} for n, v in request.urlencoded_form.items(multi=True)
@@ -165,7 +179,7 @@ def _response(response: Response) -> Entry:
         "httpVersion": _version(response),
         "cookies": [_cookie(name, *value) for name, value in response.cookies.items(multi=True)],
         "headers": _headers(response),
-        "content": {"mimeType": response.headers.get("content-type", ""), **body},
+        "content": {"mimeType": _text(response.headers.get("content-type", "")), **body},
         "redirectURL": _text(response.headers.get("location", "")),
         **_sizes(response),
         **_trailers(response.trailers),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from appliance.io.tnetstring import dumps
@@ -36,6 +38,12 @@ class FilteredFlowWriter(FlowWriter):
     def add(self, flow: Flow) -> None:
         if self.flt is None or self.flt(flow):
             super().add(flow)
+
+
+def private(path: Path, append: bool = False) -> IO[bytes]:
+    """Open a file to write to. A new one is its owner's alone: what was captured has secrets in it. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if append else os.O_TRUNC)
+    return open(os.open(path, flags, 0o600), "ab" if append else "wb")
 
 
 def packed(flow: Flow) -> bytes:

@@ -61,6 +61,7 @@ class Conversation:
         self._client = client
         self._server = upstream
         self._kept = 0  # bytes in flow.messages
+        self._moved = [0, 0]  # bytes of the messages, down and up
         self._talk: Talk | None = None  # what the flow store hears of it
         self._carried = False  # without messages being made
         # By direction, [from the server, from the client]:
@@ -85,7 +86,10 @@ class Conversation:
             if self._server is None:
                 self._server = await handler.upstreams.open(self._context.server)
             if handler.worker.hooks.table["tcp_message"] or any(self._injected):
-                await self._both(self._server)
+                try:
+                    await self._both(self._server)
+                finally:
+                    flow.moved = self._moved[1], self._moved[0]
             else:
                 # Nobody listens to the messages: the kernel may carry them, unless they are to be recorded.
                 self._carried = True
@@ -151,6 +155,7 @@ class Conversation:
             if (wait := gate(self._handler, "tcp_message", flow, dst)) is not None:
                 await wait
             room = not message.content or dst.write(message.content)
+            self._moved[from_client] += len(message.content)
             if talk is not None:
                 talk.say(message)
             if not room:
@@ -166,6 +171,7 @@ class Conversation:
         if (wait := gate(self._handler, "tcp_message", self._flow, dst)) is not None:
             await wait
         room = not message.content or dst.write(message.content)
+        self._moved[message.from_client] += len(message.content)
         if self._talk is not None:
             self._talk.say(message)
         if not room:

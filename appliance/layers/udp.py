@@ -135,6 +135,7 @@ class Conversation:
         self._client = client
         self._server: Datagrams | None = None
         self._kept = 0  # bytes in flow.messages
+        self._moved = [0, 0]  # bytes up and down
         self._talk: Talk | None = None  # what the flow store hears of it
         self._early: list[_Injected] = []  # in the server's name, before it was dialled
 
@@ -169,6 +170,7 @@ class Conversation:
                 error = f"the server cannot be reached: {why.text}"
                 self._client.reject()
         finally:
+            flow.moved = self._moved[0], self._moved[1]
             if self._talk is not None and recorder is not None:
                 if error is not None or flow.killed:
                     flow.error = flow.error or Error(error or Error.KILLED_MESSAGE)
@@ -183,9 +185,10 @@ class Conversation:
         await self._fire("udp_end" if error is None else "udp_error")
 
     async def _way(self, src: Datagrams, dst: Datagrams, from_client: bool) -> None:
-        listeners, talk = self._handler.worker.hooks.table, self._talk
+        listeners, talk, way = self._handler.worker.hooks.table, self._talk, int(not from_client)
         while batch := await src.receive():
             if not listeners["udp_message"]:
+                self._moved[way] += sum(map(len, batch))
                 if talk is not None:
                     for data in batch:
                         talk.heard(from_client, data)
@@ -193,6 +196,7 @@ class Conversation:
                 continue
             for data in batch:
                 if (content := await self._shown(data, from_client, dst)) is not None:
+                    self._moved[way] += len(content)
                     dst.send((content,))
         raise_if_killed(self._flow)
 

@@ -59,6 +59,7 @@ class Recorder(Writer):
     ) -> None:
         self.body_limit = body_limit
         self.messages_limit = messages_limit
+        self._late: list[Talk] = []  # have ended while there was no room to say so
         super().__init__(folder, loop=loop, segment_bytes=segment_bytes, segment_seconds=segment_seconds,
                          queue_bytes=queue_bytes)  # fmt: skip
 
@@ -93,6 +94,12 @@ class Recorder(Writer):
         ended: list[Any] = self._ended
         self._ended = []
         self._heavy = 0
+        late, self._late = self._late, []
+        for talk in late:
+            try:
+                self._head(talk, 0)
+            except Exception as error:
+                self._broken(error, talk.flow)
         for flow in ended:
             try:
                 client, server = flow.client_conn, flow.server_conn
@@ -187,7 +194,9 @@ class Recorder(Writer):
         try:
             if talk.segment:
                 talk.flush()
-                if not self._no_room():
+                if self._no_room(0):
+                    self._late.append(talk)  # or its row would say for ever that it goes on
+                else:
                     self._head(talk, 0)
                 return
             messages = talk.take()

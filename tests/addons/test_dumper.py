@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.addonmanager import AddonManager
-from appliance.addons.dumper import Dumper
+from appliance.addons.dumper import Dumper, Lines, Screen
 from appliance.connection import Client, Server
 from appliance.flow import Error
 from appliance.hooks import Hooks, body_not_needed
@@ -232,7 +233,8 @@ def test_connections_that_were_not_decrypted() -> None:
 
 def test_without_detail_nothing_listens() -> None:
     terminal = Terminal(flow_detail=0)
-    assert not [event for event, listeners in terminal.hooks.table.items() if listeners and event != "configure"]
+    heard = {event for event, listeners in terminal.hooks.table.items() if listeners}
+    assert heard <= {"configure", "done"}
     terminal.options.update(flow_detail=1)
     assert terminal.fire("response", http())
     terminal.options.update(flow_detail=0)
@@ -251,6 +253,17 @@ def test_a_line_a_flow_holds_no_body() -> None:
     assert not terminal.hooks.holds["response"]
 
 
+def test_a_filter_that_looks_into_bodies_needs_them() -> None:
+    """Or it would match those alone that happen to come in one piece."""
+    terminal = Terminal(dumper_filter="~bs x{1000}")
+    assert terminal.hooks.holds["response"] and terminal.hooks.holds["request"]
+    assert all(terminal.hooks.wants(f"{kind}_message") for kind in ("tcp", "udp", "websocket"))
+    assert len(terminal.fire("response", http())) == 1 and terminal.fire("response", http(b"y")) == []
+    assert terminal.fire("websocket_message", websocket()) == []
+    terminal.options.update(dumper_filter="~u x")
+    assert not terminal.hooks.holds["response"] and not terminal.hooks.wants("tcp_message")
+
+
 def test_one_listener_that_needs_the_body_is_enough() -> None:
     class Looks:
         @body_not_needed
@@ -262,6 +275,17 @@ def test_one_listener_that_needs_the_body_is_enough() -> None:
     assert not Hooks(Looks()).holds["response"]
     assert Hooks(Looks(), Reads()).holds["response"]
     assert not Hooks().holds["response"]
+
+
+def test_a_reader_that_does_not_read_holds_no_flow_up() -> None:
+    """Nobody waits for a terminal that is stopped (Ctrl-S), or for who reads the other end of a pipe."""
+    read, write = os.pipe()
+    with open(write, "w") as out:
+        screen = Screen(out, color=False)
+        for _ in range(5000):
+            Lines(screen).response(http())
+        os.close(read)
+        Lines(screen).response(http())
 
 
 def test_a_reader_that_went_away_is_no_error() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from appliance.addons.export import Export, curl_command, formats, httpie_command, python_code, quoted, raw
 from appliance.exceptions import CommandError
 from appliance.http import Headers, HTTPFlow, Request
+from appliance.log import escape
 from tests.addons.chain import Chain
 from tests.flowkit import http, tcp, websocket
 
@@ -167,6 +168,13 @@ def test_any_word_is_one_word_to_the_shell(word: bytes) -> None:
         ["/bin/sh", "-c", f"printf %s {quoted(word)}"], capture_output=True, check=True, timeout=10
     )
     assert printed.stdout == word
+
+
+def test_nothing_of_a_command_reorders_what_is_read_of_it() -> None:
+    """U+202E and the like (CVE-2021-42574), line separators, C1."""
+    flow = asked(80, "POST", "/", "a\u202eb\u2028".encode(), **{"X-A": "c\u2066d\x9b"})
+    for command in (curl_command(flow), httpie_command(flow)):
+        assert escape(command) == command and "\\342\\200\\256" in command
 
 
 def test_what_no_shell_can_pass_is_refused() -> None:

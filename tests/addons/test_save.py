@@ -14,9 +14,11 @@ import pytest
 
 from appliance.addons import save
 from appliance.addons.dumper import Dumper
+from appliance.addons.export import Export
 from appliance.addons.readfile import ReadFile
 from appliance.addons.save import Save
 from appliance.addons.savehar import HarStream, SaveHar
+from appliance.addons.savepcapng import SavePcapng
 from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Error, Flow
 from appliance.io import FlowWriter, read_flows_from_paths
@@ -54,6 +56,25 @@ def test_each_flow_is_in_the_file_when_it_has_ended(tmp_path: Path) -> None:
     chain.fire(upgraded, "websocket_end")
     chain.fire(udp(), "udp_start", "udp_end")
     assert kinds(path) == ["http", "tcp", "http", "http", "udp"]
+
+
+def test_what_is_written_is_its_owners_alone(tmp_path: Path) -> None:
+    """There are secrets in it. A file that is there keeps its mode."""
+    before = os.umask(0o022)
+    try:
+        shared = tmp_path / "shared"
+        shared.touch(0o644)
+        chain = Chain(Save(), SaveHar(), SavePcapng(), Export(), save_stream_file=str(tmp_path / "flows"),
+                      hardump=str(tmp_path / "har"))  # fmt: skip
+        chain.fire(flow := http(), "request", "response")
+        for command in ("save.file", "save.har", "save.pcapng"):
+            chain.call(command, [flow], str(tmp_path / command))
+        chain.call("export.file", "raw", flow, str(tmp_path / "export.file"))
+        chain.call("save.file", [flow], f"+{shared}")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes.pop("shared") == 0o644 and len(modes) == 6 and set(modes.values()) == {0o600}, modes
 
 
 async def test_unfinished_ones_are_written_at_the_end(tmp_path: Path) -> None:

@@ -238,6 +238,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         chain.call("replay.server.add", [flow_of("http://a.example/y", answer=b"")])
 
 
+def test_what_is_used_up_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.addons.serverplayback.MOST_BYTES", 100)
+    chain = Chain(ServerPlayback())
+    for _ in range(3):
+        chain.call("replay.server.add", [flow_of("http://a.example/x", answer=b"1" * 60)])
+        assert ask(chain, "http://a.example/x").response is not None
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.binary(max_size=60),

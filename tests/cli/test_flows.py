@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -108,7 +109,7 @@ def test_flags_and_filters_in_any_order(flows: Any, confdir: Path) -> None:
     target = str(confdir / "x")
     for words in (("--redact", "-o", target, "~tcp", "|", "~udp"), ("~tcp | ~udp", "-o", target, "--redact"),
                   ("-o", target, "~tcp", "--redact", "|", "~udp")):  # fmt: skip
-        assert flows("export", "flows", *words)[2] == f"2 flows written to {target}\n"
+        assert flows("export", "flows", *words)[2].endswith(f"\n2 flows written to {target}\n")
     assert flows("list", "-n", "1", "~tcp", "--json")[1].count("\n") == 1
     assert flows("list", "--json", "-n", "1", "~tcp")[1].count("\n") == 1
 
@@ -346,6 +347,73 @@ def test_redact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(kept, HTTPFlow) and kept.request.headers["x-mine"] == "m1ne"
 
 
+def test_what_cannot_be_redacted_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The beginning of a compressed body over store_body_limit, which zcat reads as far as it goes."""
+    body = gzip.compress(b'{"token": "s3cret"}' + os.urandom(5000))
+    flow = flowkit.http(answer=b"")
+    assert flow.response is not None
+    flow.response.headers["content-encoding"] = "gzip"
+    flow.response.raw_content = body
+    fill(tmp_path / "flows", [flow, flowkit.tcp()], body_limit=2000)
+    target = tmp_path / "bodies"
+    words = ["flows", "export", "bodies", "-o", str(target), "--set", f"confdir={tmp_path}"]
+    assert main(words) == 0
+    assert f"1-response-first-2000-of-{len(body)}" in {path.name for path in target.iterdir()}
+    capsys.readouterr()
+    shutil.rmtree(target)
+    assert main([*words, "--redact"]) == 0
+    assert {path.name for path in target.iterdir()} == {"2-client.bin", "2-server.bin"}
+    assert capsys.readouterr().err.splitlines() == [
+        "lockgate: flow 1: the response's body is left out: the beginning of 'gzip' cannot be redacted",
+        "lockgate: 1 flow of raw TCP or UDP: nothing but JSON is redacted in them",
+        f"1 flow written to {target}",
+    ]
+
+
+def test_a_flow_that_cannot_be_in_a_har_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, bytes_in_it = flowkit.http(), flowkit.http()
+    odd.request.timestamp_start = 1e20
+    bytes_in_it.comment = b"\xff"  # type: ignore[assignment]
+    bytes_in_it.request.headers.fields += ((b"content-type", b"text/\xff"),)
+    fill(tmp_path / "flows", [odd, bytes_in_it, flowkit.http()])
+    where = ["--set", f"confdir={tmp_path}"]
+    target, other = tmp_path / "x.har", tmp_path / "y.har"
+    assert main(["flows", "export", "har", "-o", str(target), *where]) == 0
+    assert f"flow {odd.id}: OverflowError" in capsys.readouterr().err
+    har = har_schema.check(target.read_text())
+    assert [entry.get("comment") for entry in har["log"]["entries"]] == ["b'\\xff'", None]
+    assert b"\\ud" not in target.read_bytes()
+    for words in (["list"], ["stats"], ["show", "1"]):
+        assert main(["flows", *words, *where]) == 0
+    assert "1e+20" in capsys.readouterr().out
+    assert main(["flows", "export", "flows", "-o", str(tmp_path / "flows.mitm"), *where]) == 0
+    assert main(["convert", str(tmp_path / "flows.mitm"), str(other)]) == 1
+    assert len(json.loads(other.read_bytes())["log"]["entries"]) == 2
+    assert other.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("format", ["flows", "pcapng", "raw"])
+def test_what_was_captured_is_not_written_to_a_terminal(
+    flows: Any, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, err = flows("export", format, "--number", "1")
+    assert code == 2 and not out and "is not for a terminal" in err
+
+
+@pytest.mark.parametrize("words", [["list"], ["stats"], ["show", "1"], ["export", "har"], ["list", "-n0", "--json"]])
+def test_a_full_disk_behind_standard_output_is_told(confdir: Path, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.cli", "flows", *words, "--set", f"confdir={confdir}"],
+            stdout=full, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2], check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"lockgate: what was asked for: cannot be written: No space left on device\n"
+
+
 @pytest.mark.parametrize("format", ["pcapng", "har", "raw", "bodies"])
 def test_what_a_script_has_left_in_a_flow_hinders_nothing(tmp_path: Path, format: str) -> None:
     flow = flowkit.websocket()
@@ -403,6 +471,72 @@ def test_delete(tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]
         path.unlink()
     with Store(tmp_path / "flows") as store:  # they do not come back
         assert len(list(store.flows())) == 5
+
+
+def test_tail_leaves_none_out_that_comes_while_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(tmp_path / "flows")
+    recorder.start()
+    put(recorder, flowkit.http())
+    recorder.sync()
+    shown: list[int] = []
+    rows = Store.rows
+
+    def slow(self: Store, *args: Any, **more: Any) -> Any:
+        yield from rows(self, *args, **more)
+        if recorder.flows < 6:  # others end before it has gone on
+            put(recorder, flowkit.http())
+            recorder.sync()
+
+    def add(self: Any, row: Any) -> None:
+        self.count += 1
+        shown.append(row.n)
+
+    def pause(seconds: float) -> None:
+        if recorder.flows == 6 and (len(shown) == 6 or pauses.append(seconds) or len(pauses) > 3):
+            raise KeyboardInterrupt
+
+    pauses: list[float] = []
+    monkeypatch.setattr(Store, "rows", slow)
+    monkeypatch.setattr("appliance.cli.flows.Table.add", add)
+    monkeypatch.setattr("appliance.cli.flows.time.sleep", pause)
+    assert main(["flows", "tail", "--json", "--set", f"confdir={tmp_path}"]) == 130
+    assert shown == [1, 2, 3, 4, 5, 6]
+    recorder.close()
+
+
+def test_tail_goes_on_when_the_index_was_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "flows"
+    recorder = Recorder(folder)
+    recorder.start()
+    put(recorder, flowkit.http("http://a.example/before"))
+    recorder.sync()
+    steps = iter(["anew", "another", "", "end"])
+
+    def pause(seconds: float) -> None:
+        match next(steps):
+            case "anew":
+                (folder / "index.db").rename(folder / "aside")  # as `renounce` does, and nobody has begun another
+                for rest in folder.glob("index.db-*"):
+                    rest.unlink()
+                put(recorder, flowkit.http("http://a.example/lost"))
+                recorder.sync()
+            case "another":
+                put(recorder, flowkit.http("http://a.example/after"))
+                recorder.sync()
+                recorder.sync()
+            case "end":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("appliance.cli.flows.time.sleep", pause)
+    assert main(["flows", "tail", "--json", "--set", f"confdir={tmp_path}"]) == 130
+    out, err = capsys.readouterr()
+    assert "made anew" in err
+    assert json.loads(out.splitlines()[0])["n"] == 1
+    recorder.close()
+    put_after = [json.loads(line)["n"] for line in out.splitlines()[1:]]
+    assert put_after, "nothing was shown of the new index"
 
 
 def test_tail_follows_a_gateway_at_work(tmp_path: Path) -> None:

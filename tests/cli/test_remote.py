@@ -128,6 +128,21 @@ def test_what_was_captured_cannot_steer_the_terminal() -> None:
     assert flowline.whole(details(flow)).endswith("\\x1b[2J\nsecond")
 
 
+def test_nor_can_a_server_that_was_asked_for_by_a_name() -> None:
+    client = tflow.tclient_conn()
+    client.wanted, client.verdict = ("ba\x1b[31mnk\u202e", 443), Verdict("block", "because")
+    assert flowline.line(connection(client)) == r"127.0.0.1 block ba\x1b[31mnk\u202e:443 (because)"
+
+
+def test_nor_can_an_error_that_names_a_url(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(args: argparse.Namespace) -> int:
+        raise ControlError("refused", "GET /\x9b31m\u202e: cannot be replayed\nsecond line")
+
+    monkeypatch.setattr(remote, "main", refuse)
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err == "lockgate: GET /\\x9b31m\\u202e: cannot be replayed\nsecond line\n"
+
+
 def test_short_ids() -> None:
     one = new_id()
     assert short_id(one) == one[12:].lstrip("0")

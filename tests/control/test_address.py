@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import signal
@@ -122,6 +123,19 @@ def test_one_of_many_that_start_at_once_wins(tmp_path: Path) -> None:
     assert len(found) == 1
     connect(found[0].path, 5).close()
     found[0].close()
+
+
+def test_somebody_who_locks_the_folder_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read it can."""
+    monkeypatch.setattr("appliance.control.address.LOCK_SECONDS", 0.05)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    claimed = Claimed(tmp_path / "control.sock")
+    with pytest.raises(OptionsError, match="another gateway"):
+        Claimed(claimed.path)
+    claimed.close()
+    assert not claimed.path.exists()
+    os.close(folder)
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:

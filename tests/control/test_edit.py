@@ -16,6 +16,7 @@ from appliance.control.summary import content, details, summary
 from appliance.flow import Flow
 from appliance.http import HTTPFlow
 from appliance.test import tflow
+from tests import flowkit
 from tests.control.kit import check
 from tests.control.test_protocol import JSON
 
@@ -76,6 +77,20 @@ def test_the_last_message() -> None:
     before = [message.content for message in one.messages]
     edit(one, {"message": {"text": "new"}})
     assert [message.content for message in one.messages] == [*before[:-1], b"new"]
+
+
+def test_a_text_message_stays_text() -> None:
+    """Or its receiver ends the connection with 1007."""
+    one = flowkit.websocket()
+    assert one.websocket is not None
+    binary = one.websocket.messages.pop()
+    with pytest.raises(ControlError, match="is UTF-8"):
+        edit(one, {"message": {"base64": "/w=="}})
+    edit(one, {"message": {"base64": "w7w="}})
+    assert one.websocket.messages[-1].content == "ü".encode()
+    one.websocket.messages.append(binary)
+    edit(one, {"message": {"base64": "/w=="}})
+    assert binary.content == b"\xff"
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -110,6 +110,23 @@ async def test_descriptors_that_do_not_come(tmp_path: Path, program: Program, mo
         await until(lambda: open_files() <= files)
 
 
+async def test_descriptors_that_are_no_sockets_are_closed(tmp_path: Path, program: Program) -> None:
+    async with running(tmp_path, store=False) as gateway:
+        await gateway.call("status")
+        files = open_files()
+        with await asyncio.to_thread(Checked, gateway.path) as client:
+            with Path("/dev/null").open("rb") as file:  # noqa: ASYNC230 - it does not block
+                for first in (file.fileno(), program.theirs.fileno()):
+                    with pytest.raises(ControlError, match="is no socket"):
+                        await asyncio.to_thread(
+                            client.call_with, [first, file.fileno()], "program.join", program="x", pid=7,
+                            listeners=["tcp4"],
+                        )  # fmt: skip
+            with pytest.raises(ControlError, match="named twice"):
+                await asyncio.to_thread(program.join, client, listeners=["tcp4", "tcp4"])
+        await until(lambda: open_files() <= files)
+
+
 async def test_who_goes_in_the_middle(tmp_path: Path, program: Program) -> None:
     async with running(tmp_path) as gateway:
         for _ in range(3):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
+import gzip
 import json
 import logging
 import os
@@ -21,12 +23,15 @@ from appliance.control.methods import METHODS, plain
 from appliance.control.protocol import CODES, MAX_LINE, ControlError, dump
 from appliance.control.server import MAX_CLIENTS, ControlServer
 from appliance.exceptions import OptionsError
+from appliance.http import Response
 from appliance.ids import short_id
 from appliance.store.store import Store
+from appliance.tcp import TCPMessage
 from appliance.test import tflow
 from tests.control.kit import SCHEMA, Checked, answer, plain_socket, raw, running
 from tests.flowkit import http, tcp
 from tests.harness import until
+from tests.store.gatewaykit import origin
 from tests.store.storekit import fill
 
 _SCHEMA_KIND = {"text": "string", "count": "integer", "bool": "boolean", "texts": "array", "object": "object"}
@@ -275,12 +280,15 @@ async def test_the_log(tmp_path: Path) -> None:
         log = logging.getLogger("test")
         log.info("not this")
         log.warning("from the loop %d", 1)
+        odd = logging.LogRecord("test", logging.WARNING, __file__, 1, "%d is no fault", ("here",), None)
+        gateway.gateway.control.log.handle(odd)  # pytest's own handler would raise
         thread = threading.Thread(target=lambda: log.error("from a thread \x1b[31m"))
         thread.start()
         events = client.events()
-        found = [await asyncio.to_thread(next, events) for _ in range(2)]
+        found = [await asyncio.to_thread(next, events) for _ in range(3)]
         assert [(one["level"], one["text"]) for one in found] == [
             ("warn", "from the loop 1"),
+            ("warn", "'%d is no fault' (TypeError: its arguments do not fit)"),
             ("error", "from a thread \x1b[31m"),
         ]
         events.close()
@@ -312,6 +320,86 @@ async def test_a_subscriber_that_does_not_read_costs_a_bounded_amount_and_is_tol
         assert told == lost
         assert (await gateway.call("status"))["dropped"]["events"] == lost
         events.close()
+
+
+async def test_a_flow_that_cannot_be_told_costs_no_other(tmp_path: Path) -> None:
+    """An add-on may have put anything into it."""
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+        await asyncio.to_thread(client.call, "flows.subscribe", events=["end"])
+        feed = gateway.gateway.addons.get("flowfeed")
+        odd, worse, good = http(), http(), http()
+        odd.comment = b"bytes"  # type: ignore[assignment]
+        worse.request.timestamp_start = float("nan")
+        for flow in (odd, worse, good):
+            feed.note("end", flow)
+        events = client.events()
+        found = [await asyncio.to_thread(next, events) for _ in range(2)]
+        assert [event["flow"]["id"] for event in found] == [odd.id, good.id]
+        assert found[0]["flow"]["comment"] == "b'bytes'"
+        events.close()
+        assert (await gateway.call("status"))["dropped"]["events"] == 1
+
+
+async def test_large_bodies_and_many_messages_are_shown_in_parts_and_hold_nothing_up(tmp_path: Path) -> None:
+    async with running(tmp_path) as gateway:
+        client = await gateway.client()
+        await asyncio.to_thread(client.call, "flows.subscribe", events=["end"])
+        feed = gateway.gateway.addons.get("flowfeed")
+        bomb, talk = http(), tcp()
+        assert bomb.response is not None
+        bomb.response.headers["content-encoding"] = "gzip"
+        bomb.response.raw_content = gzip.compress(bytes(100 << 20), 1)
+        talk.messages = [TCPMessage(True, b"\xff" * (1 << 20)) for _ in range(64)]
+        for flow in (bomb, talk):
+            feed.note("end", flow)
+        where: list[int] = []
+        decode = Response.get_content
+
+        def noted(*args: Any, **more: Any) -> Any:
+            where.append(threading.get_ident())
+            return decode(*args, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Response, "get_content", noted)
+            about = await asyncio.to_thread(client.call, "flows.get", id=bomb.id)
+            assert about["flow"]["response"]["content"]["size"] == 100 << 20
+            part = await asyncio.to_thread(client.call, "flows.content", id=bomb.id, part="response", offset=5)
+            assert part["size"] == 100 << 20
+        assert len(where) == 2 and threading.get_ident() not in where
+        about = await asyncio.to_thread(client.call, "flows.get", id=talk.id, content_limit=1 << 20)
+        shown = about["flow"]["last_messages"]
+        assert [one["size"] for one in shown] == [1 << 20] * 64
+        assert sum("base64" in one for one in shown) == 8 and "base64" in shown[-1] and shown[0]["next"] == 0
+
+
+async def test_a_listener_without_descriptors_does_not_keep_the_loop_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.control.server.ACCEPT_AGAIN_SECONDS", 0.1)
+    async with running(tmp_path) as gateway:
+        control = gateway.gateway.control
+        assert control._claimed is not None
+        calls = 0
+        accept = control._accept
+
+        class Exhausted:
+            def fileno(self) -> int:
+                return control._claimed.sock.fileno()  # type: ignore[union-attr]
+
+            def accept(self) -> Any:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        def counting(listener: Any) -> None:
+            nonlocal calls
+            calls += 1
+            accept(Exhausted() if calls < 4 else listener)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(control, "_accept", counting)
+        control.serve()
+        began = asyncio.get_running_loop().time()
+        assert await gateway.call("modes.list")
+        assert calls == 4 and asyncio.get_running_loop().time() - began >= 0.3
 
 
 async def test_the_end_of_the_gateway_is_the_end_of_the_stream(tmp_path: Path) -> None:
@@ -457,6 +545,28 @@ async def test_of_two_changes_at_once_the_good_one_stays(tmp_path: Path) -> None
         assert [isinstance(one, ControlError) for one in found] == [False, True, False]
         modes = {mode["spec"] for mode in (await gateway.call("modes.list"))["modes"]}
         assert modes == {"regular@127.0.0.1:0", "regular@localhost:0", "regular@[::1]:0"}
+
+
+@pytest.mark.parametrize("events", [["end"], ["update", "end"]])
+async def test_a_filter_that_looks_into_bodies_has_them(tmp_path: Path, events: list[str]) -> None:
+    """Also of what would stream past."""
+    async with running(tmp_path) as gateway, origin(b"first " + b"x" * 300_000 + b" last") as port:
+        plain, looks = await gateway.client(), await gateway.client()
+        await asyncio.to_thread(plain.call, "flows.subscribe", events=events)
+        hooks = gateway.gateway.hooks
+        assert not hooks.holds["response"] and not hooks.wants("tcp_message")
+        await asyncio.to_thread(looks.call, "flows.subscribe", filter="~bs first.*last", events=["end"])
+        assert hooks.holds["response"] and hooks.wants("tcp_message")
+        reader, writer = await asyncio.open_connection(*gateway.proxy)
+        writer.write(b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n" % port)
+        assert len(await reader.read()) > 300_000
+        writer.close()
+        found = looks.events()
+        assert (await asyncio.wait_for(asyncio.to_thread(next, found), 10))["flow"]["status"] == 200
+        found.close()
+        looks.close()
+        await until(lambda: not hooks.holds["response"])
+        assert hooks.wants("response") and not hooks.wants("tcp_message")
 
 
 async def test_while_nobody_is_subscribed_nothing_listens(tmp_path: Path) -> None:

@@ -186,7 +186,8 @@ async def test_intercepted_message_waits(rigs: Make) -> None:
 
 
 async def test_without_listeners_the_kernel_carries_it(rigs: Make) -> None:
-    rig = await rigs()
+    events = Events("tcp_end")
+    rig = await rigs(events)
     client = await pair(rig)
     data = b"\x00" + os.urandom(2 << 20)
     client.write(data)
@@ -196,6 +197,7 @@ async def test_without_listeners_the_kernel_carries_it(rigs: Make) -> None:
     client.eof()
     assert await client.rest() == b""
     await rig.idle()
+    assert events.of("tcp_end")[0].moved == (len(data), len(data))
 
 
 async def test_raw_bytes_inside_tls(rigs: Make) -> None:
@@ -328,6 +330,8 @@ async def test_messages_kept_are_bounded(rigs: Make, monkeypatch: pytest.MonkeyP
         await client.say(b"\x00%02d" % i)
         await client.exactly(3)
     assert len(events.of("tcp_start")[0].messages) <= 20
+    client.eof()
+    assert (await events.wait("tcp_end")).moved == (180, 180)  # of all
 
 
 @pytest.mark.parametrize("content", ["text", None])

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +137,27 @@ async def test_nobody_listens_to_messages(rigs: Make, origin: Origin, monkeypatc
     client.close()
     await task
     assert events.names == ["udp_start", "udp_end"]
+    assert events.of("udp_end")[0].moved == (1, 1)
+
+
+async def test_bytes_are_counted_with_and_without_listeners(rigs: Make, origin: Origin) -> None:
+    """One that comes in the middle counts no less; what a hook has dropped went nowhere."""
+    events = Events("udp_start", "udp_end")
+    rig = await rigs(events)
+    client, task = arrive(rig, origin.address)
+    client.send([b"x" * 1000] * 3)
+    await receive(client, 3)
+
+    def drop(flow: UDPFlow) -> None:
+        if flow.messages[-1].content == b"drop":
+            flow.messages[-1].content = b""
+
+    rig.addons.add(SimpleNamespace(name="late", udp_message=drop))
+    client.send([b"y" * 10, b"drop", b"z"])
+    await receive(client, 2)
+    client.close()
+    await task
+    assert events.of("udp_end")[0].moved == (3011, 3011)
 
 
 @pytest.mark.parametrize("slow", [False, True])

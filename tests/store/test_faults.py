@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from appliance.store import segment
 from appliance.store.recorder import Recorder
 from appliance.store.store import Store, StoreError
 from appliance.store.upkeep import Upkeep
@@ -165,6 +167,35 @@ def test_an_index_locked_for_long_is_counted(tmp_path: Path) -> None:
     with Store(tmp_path / "s") as store:
         assert len(list(store.rows())) == 2001 - status.dropped
         assert store.stats()["dropped"] == status.dropped
+
+
+@pytest.mark.parametrize("full", ["queue", "disk"])
+def test_a_conversation_that_ends_while_there_is_no_room(
+    tmp_path: Path, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row does not say for ever that it goes on."""
+    recorder = Recorder(tmp_path, **({"segment_bytes": 1} if full == "disk" else {}))
+    recorder.start()
+    talks = [recorder.talk(flowkit.tcp()) for _ in range(50)]
+    for talk in talks:
+        talk.say(talk.flow.messages[0])  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        if full == "disk":  # no segment can be made after this one
+            patch.setattr(segment, "create", Mock(side_effect=OSError(28, os.strerror(28))))
+        recorder.sync()
+        with Store(tmp_path, recover=False) as store:
+            assert [row.going_on for row in store.rows()] == [True] * 50
+        if full == "queue":
+            patch.setattr(recorder, "queue_bytes", 0)
+        for talk in talks:
+            recorder.over(talk)
+    recorder._reopen = 0.0
+    recorder.sync()
+    with Store(tmp_path, recover=False) as store:
+        assert [row.going_on for row in store.rows()] == [False] * 50
+        assert all(len(flow.messages) == 1 for flow in store.flows())  # type: ignore[attr-defined]
+    assert recorder.dropped == 0
+    recorder.close()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import time
 from typing import Any
 
 import pytest
@@ -58,6 +60,16 @@ def test_urls(before: bytes, after: bytes) -> None:
     ("application/x-www-form-urlencoded", b"password=S&a=b%20c", b"password=%5Bredacted%5D&a=b%20c"),
     ("application/x-www-form-urlencoded", b"a=b&client_secret=S", b"a=b&client_secret=%5Bredacted%5D"),
     ("text/html", b'<a href="?x">"token": "shown"</a>', b'<a href="?x">"token": "shown"</a>'),
+    ("application/json", b'{"tok\\u0065n":"S", "\\u0061": 1}', b'{"tok\\u0065n":"%b", "\\u0061": 1}'),
+    ("application/json", b'{"b\\n": {"\\"": "x"}, "token":"S"}', b'{"b\\n": {"\\"": "x"}, "token":"%b"}'),
+    ("text/event-stream", b'data: {"token":"S"}\n\n', b'data: {"token":"%b"}\n\n'),
+    ("application/x-www-form-urlencoded", b"user%5Bpassword%5D=S&password[x]=1",
+     b"user%5Bpassword%5D=%5Bredacted%5D&password[x]=1"),
+    ("multipart/form-data; boundary=Bo",
+     b'--Bo\r\nContent-Disposition: form-data; name="user[password]"; filename="token"\r\n\r\nS\r\nS\r\n--Bo\r\n'
+     b'content-disposition: form-data; name=a\r\nContent-Type: application/json\r\n\r\n{"token":"S"}\r\n--Bo--\r\n',
+     b'--Bo\r\nContent-Disposition: form-data; name="user[password]"; filename="token"\r\n\r\n%b\r\n--Bo\r\n'
+     b'content-disposition: form-data; name=a\r\nContent-Type: application/json\r\n\r\n{"token":"%b"}\r\n--Bo--\r\n'),
 ])  # fmt: skip
 @pytest.mark.parametrize("coding", ["", "gzip"])
 def test_bodies(kind: str, before: bytes, after: bytes, coding: str) -> None:
@@ -80,6 +92,46 @@ def test_what_is_kept_of_a_larger_body() -> None:
     assert redacted(flow).response.tee.content == b'{"token": "[redacted]", "a": "b'
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "unknown"])
+def test_the_beginning_of_a_compressed_body_is_left_out(coding: str) -> None:
+    """Decoders read it as far as it goes."""
+    flow = flowkit.http()
+    assert flow.response is not None
+    flow.response.headers["content-encoding"] = coding
+    flow.response.raw_content = None
+    flow.response.tee = Kept(1 << 30, b"hash", b"S" * 100, "larger than store_body_limit")
+    (said,) = Redactor(SECRETS)(flow)
+    assert said.startswith("the response's body is left out") and coding in said
+    kept = flow.response.tee
+    assert (kept.content, kept.size, kept.sha256) == (b"", 1 << 30, b"hash")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "aws-chunked", "utf-8"])
+def test_a_body_whose_coding_cannot_be_undone_is_left_out(coding: str) -> None:
+    """One that ends too early, and one that is in the clear under a coding's name."""
+    body = gzip.compress(b'{"token": "S"}' * 100)[:-9] if coding == "gzip" else b'{"token": "S"}'
+    flow = flowkit.http(method="POST", body=body)
+    flow.request.headers["content-encoding"] = coding
+    (said,) = Redactor(SECRETS)(flow)
+    assert said.startswith("the request's body is left out")
+    assert flow.request.raw_content is None and flow.request.moved == len(body)
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_json_in_other_encodings(charset: str) -> None:
+    flow = flowkit.http(answer='{"ä": "ö", "token": "S"}'.encode(charset), Content_Type="application/json")
+    assert flow.response is not None
+    assert redacted(flow).response.content == '{"ä": "ö", "token": "[redacted]"}'.encode(charset)
+
+
+def test_a_long_body_of_quotes_and_backslashes_takes_no_longer() -> None:
+    for text in (b'\\"', b'"\\', b'"\\a"', b'"\\n":', b"\\\\", b'"'):
+        flow = flowkit.http(answer=b"{" + text * 200_000)
+        began = time.process_time()
+        redacted(flow)
+        assert time.process_time() - began < 5
+
+
 def test_messages_the_state_before_edits_and_who_asked_the_proxy() -> None:
     flow = flowkit.websocket()
     assert flow.websocket is not None
@@ -90,7 +142,9 @@ def test_messages_the_state_before_edits_and_who_asked_the_proxy() -> None:
     redacted(flow)
     assert flow.websocket.messages[0].content == b'{"token":"[redacted]"}'
     assert flow.metadata["proxyauth"] == ("user", PLACEHOLDER) and flow.get_state()["backup"] is None
-    redacted(flowkit.tcp())
+    raw = flowkit.tcp()
+    raw.messages[0].content = b'{"token":"S"}\n'
+    assert [one.content for one in redacted(raw).messages] == [b'{"token":"[redacted]"}\n', b"BAR\xff"]
 
 
 keys = st.sampled_from(["a", "token", "Token", 'x"token"'])
