@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from appliance import ctx
 from appliance.addonmanager import Loader
 from appliance.exceptions import CommandError
 from appliance.flow import Flow
+from appliance.home import expanded
 from appliance.http import Headers, HTTPFlow, Message, Request, Response
 
 CARRIAGE = ("content-length", "transfer-encoding", "connection", "proxy-connection", "keep-alive")
@@ -251,7 +251,7 @@ class Export:
         """Write a flow to a file, byte for byte. Raises CommandError."""
         made = self._made(format, flow)
         try:
-            Path(path).expanduser().write_bytes(made if isinstance(made, bytes) else made.encode())
+            expanded(path).write_bytes(made if isinstance(made, bytes) else made.encode())
         except OSError as error:
             raise CommandError(f"cannot export to {path}: {error.strerror or error}") from None
 
