@@ -5,7 +5,8 @@ FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come alon
 the process OWNER, which started us, is gone this process ends, and with it all it has started. (The end alone does not
 say: a process forked off by an add-on has it too.)
 
-Each question has a "number", and its answer the same; 0: nobody asked. Besides that they are
+Each question has a "number", and its answer the same; 0: nobody asked. What is too large for a datagram comes in a file
+(a program's arguments and environment may have 2 MB). Besides that they are
 
     -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
     <- {"ready": [name]} + a descriptor for each name
@@ -156,10 +157,13 @@ class Helper:
                     continue
                 if fd == died:
                     return
-                data = self._control.recv(1 << 20)
+                data, files, _, _ = socket.recv_fds(self._control, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
                 if not data:
                     return
                 asked = json.loads(data)
+                for file in files:
+                    with open(file, "rb") as whole:
+                        asked |= json.load(whole)
                 self._number = asked.get("number", 0)
                 try:
                     self._answer(asked)

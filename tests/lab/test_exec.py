@@ -194,6 +194,13 @@ def test_exit_code_input_and_descriptors(run: Runner) -> None:
         assert (done.returncode, text in done.stderr) == (code, True), done.stderr
 
 
+def test_as_many_arguments_as_a_program_may_have(run: Runner) -> None:
+    """`-- rm *.png`, in a large folder: more than a datagram may hold."""
+    words = [f"{number:030}" for number in range(25000)]
+    done = run(["sh", "-c", 'echo $# "$1"', "sh", *words], root=True)
+    assert (done.returncode, done.stdout) == (0, f"25000 {words[0]}\n"), done.stderr
+
+
 def test_addon_and_flow_file(run: Runner) -> None:
     run.home.mkdir(exist_ok=True)
     addon = run.home / "addon.py"
