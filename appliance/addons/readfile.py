@@ -57,7 +57,7 @@ class ReadFile:
     async def _read(self, path: str) -> None:
         count = 0
         try:
-            with self._open(path) as file:
+            with await asyncio.to_thread(self._open, path) as file:  # a pipe opens when somebody writes
                 count = await self._load(FlowReader(file))
         except (OSError, FlowReadException) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
