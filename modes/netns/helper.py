@@ -102,6 +102,11 @@ def listeners(port: int) -> dict[str, socket.socket]:
     return found
 
 
+def _needs_ipv6(line: str) -> bool:
+    """Whether `ip` would refuse that without it."""
+    return "::" in line or "addrgenmode" in line
+
+
 def _packets(interface: str) -> socket.socket:
     """All frames of an interface, both ways."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
@@ -245,11 +250,13 @@ class Helper:
         settings = {"ipv4/ip_forward": "0", "ipv4/conf/all/rp_filter": "0", "ipv4/ip_unprivileged_port_start": "0"}
         for name, value in settings.items():
             system.sysctl(name, value)
+        system.use_ipv6()
         fds: dict[str, int] = {}
         if asked["tun"]:
             fds["tun"] = system.make_tun(asked["tun"])
-        if asked["setup"]:
-            system.run(["ip", "-batch", "-"], "\n".join(asked["setup"]))
+        setup = asked["setup"] if system.has_ipv6() else [line for line in asked["setup"] if not _needs_ipv6(line)]
+        if setup:
+            system.run(["ip", "-batch", "-"], "\n".join(setup))
         found = listeners(asked["port"])
         for argv, input in asked["steps"]:
             if "-6" not in argv or "tcp6" in found:

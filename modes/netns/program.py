@@ -92,6 +92,7 @@ class Program:
         system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
         system.unshare(system.CLONE_NEWNET, "program")
         system.lo_up()
+        system.use_ipv6()
         tell.send(b"{}")
         if tell.recv(16) != b"wired":
             os._exit(127)
