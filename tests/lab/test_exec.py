@@ -20,7 +20,7 @@ import pytest
 
 from modes.firewall.plan import BEAT_TIMEOUT
 from tests.lab.gateway_proc import LOCKGATE, ROOT
-from tests.lab.labkit import ECHO, HTTPS, Lab
+from tests.lab.labkit import ECHO, HTTP, HTTPS, Lab
 from tests.lab.netns import clean_environment, end_process, wait_for
 from tests.lab.recorder import Origins
 from tests.lab.rootless import UID, unprivileged
@@ -199,6 +199,15 @@ def test_as_many_arguments_as_a_program_may_have(run: Runner) -> None:
     words = [f"{number:030}" for number in range(25000)]
     done = run(["sh", "-c", 'echo $# "$1"', "sh", *words], root=True)
     assert (done.returncode, done.stdout) == (0, f"25000 {words[0]}\n"), done.stderr
+
+
+def test_a_proxy_in_the_environment_is_told_and_goes_on_working(run: Runner, origins: Origins) -> None:
+    words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "http://elsewhere.test/proxied"]
+    command = ["env", f"http_proxy=http://10.61.2.2:{HTTP}", *run.command(words, root=True)]
+    done = run.lab.gateway.run(command, env=run.env(), timeout=40)
+    assert done.returncode == 0 and done.stdout.isdecimal(), done.stderr
+    assert "http_proxy is set" in done.stderr and "https_proxy" not in done.stderr
+    assert origins.received(HTTP).startswith(b"GET http://elsewhere.test/proxied HTTP/1.1\r\n")
 
 
 def test_addon_and_flow_file(run: Runner) -> None:
