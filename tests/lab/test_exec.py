@@ -210,6 +210,22 @@ def test_a_proxy_in_the_environment_is_told_and_goes_on_working(run: Runner, ori
     assert origins.received(HTTP).startswith(b"GET http://elsewhere.test/proxied HTTP/1.1\r\n")
 
 
+def test_the_trust_store_holds_all_that_it_held(run: Runner) -> None:
+    """Folders in it, too: the store of Debian's JDKs is in one. And our CA, by the name that OpenSSL looks for."""
+    setup = (
+        "set -e; aside=$(mktemp -d); cp -a /etc/ssl/certs/. $aside; mkdir -p $aside/mine/below; "
+        "echo deep >$aside/mine/below/file; head -c 2000000 /dev/zero >$aside/large; chmod -R a+rX $aside; "
+        'mount --bind $aside /etc/ssl/certs; ls /etc/ssl/certs; echo =; "$@" || true; rm -rf $aside'
+    )
+    words = ["sh", "-c", "ls /etc/ssl/certs; cat /etc/ssl/certs/mine/below/file >&2; wc -c </etc/ssl/certs/large >&2"]
+    for root in (True, False):
+        command = ["unshare", "--mount", "sh", "-c", setup, "sh", *run.command(words, "-q", root=root)]
+        done = run.lab.gateway.run(command, env=run.env(), timeout=40)
+        outside, _, inside = done.stdout.partition("=\n")
+        assert done.stderr == "deep\n2000000\n"
+        assert [name[-2:] for name in set(inside.split()) ^ set(outside.split())] == [".0"], done
+
+
 def test_addon_and_flow_file(run: Runner) -> None:
     run.home.mkdir(exist_ok=True)
     addon = run.home / "addon.py"
