@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from appliance import ctx
 from appliance.command import CommandManager
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from appliance.options import Options
 
 logger = logging.getLogger(__name__)
+
+RUNNING_SECONDS: Final = 5.0
+"""How long the others wait for an async `running`."""
 
 
 class Loader:
@@ -80,7 +83,8 @@ class AddonManager:
         """Options whose add-on has gone, and which may be registered anew before `drop_options`."""
         self.is_configured = False
         self.is_running = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._running: dict[int, asyncio.Task[bool]] = {}  # async `running` hooks that go on, by id()
         self._unsubscribe = options.subscribe(self._options_changed)
         ctx.options = options
         ctx.master = master
@@ -126,7 +130,7 @@ class AddonManager:
         self.arrange()
         if self.is_running:
             for member in members:
-                self._tell(member, "running")
+                self._begin(member)
 
     def remove(self, addon: object, *, keep_options: bool = False) -> None:
         """Take out an add-on and its ``.addons``; each hears `done`. Raises AddonManagerError if it is not here.
@@ -174,6 +178,8 @@ class AddonManager:
     def _forget(self, addon: object) -> None:
         self.lookup = {name: member for name, member in self.lookup.items() if member is not addon}
         self.hooks.dismiss(addon)
+        if (task := self._running.get(id(addon))) is not None:
+            task.cancel()
         self.commands.forget(addon)
         for name in [name for name, owner in self.option_owners.items() if owner is addon]:
             del self.option_owners[name]
@@ -190,14 +196,28 @@ class AddonManager:
         self._options_changed(self.options, frozenset(self.options.keys()))
 
     async def running(self) -> None:
-        """`running`, once the gateway is up; add-ons added later hear it at once."""
+        """`running`, once the gateway is up; add-ons added later hear it at once.
+
+        One that does not return (`while True: await ...`) is not waited for, and ends with its add-on.
+        """
         self.is_running = True
-        await self.trigger_event("running")
+        for addon in list(walk(self.chain)):
+            task = self._begin(addon) if addon in self else None
+            if task is None:
+                continue
+            await asyncio.wait([task], timeout=RUNNING_SECONDS)
+            if not task.done():
+                text = "add-on %s: running has not returned after %g s, and nothing waits for it any more"
+                logger.warning(text, name_of(addon), RUNNING_SECONDS)
+            elif not task.cancelled() and task.result():
+                return  # AddonHalt
 
     async def done(self) -> None:
         """`done`, at the end."""
         self._unsubscribe()
         await self.trigger_event("done")
+        for task in self._running.values():
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self.is_running = self.is_configured = False
@@ -252,13 +272,36 @@ class AddonManager:
             if pending is not None:
                 self._later(self._guarded(name_of(addon), event, pending))
 
-    async def _guarded(self, name: str, event: str, pending: Awaitable[None]) -> None:
+    def _begin(self, addon: object) -> asyncio.Task[bool] | None:
+        """`running` of one add-on. Returns what is left of it, as `_guarded`."""
+        try:
+            pending = self.hooks.call(addon, "running")
+        except AddonHalt:
+            pending = _halt()
+        except Exception as exc:
+            self.hooks.report(name_of(addon), "running", exc)
+            return None
+        if pending is None:
+            return None
+        work = self._guarded(name_of(addon), "running", pending)
+        try:
+            task = asyncio.get_running_loop().create_task(work)
+        except RuntimeError:
+            self._later(work)
+            return None
+        self._running[id(addon)] = task
+        task.add_done_callback(lambda ended: self._running.get(id(addon)) is ended and self._running.pop(id(addon)))
+        return task
+
+    async def _guarded(self, name: str, event: str, pending: Awaitable[None]) -> bool:
+        """Whether it raised AddonHalt."""
         try:
             await pending
         except AddonHalt:
-            return
+            return True
         except Exception as exc:
             self.hooks.report(name, event, exc)
+        return False
 
     def _later(self, work: Any) -> None:
         try:
@@ -272,6 +315,10 @@ class AddonManager:
 
 def _parts(event: str | Hook, args: tuple[object, ...]) -> tuple[str, tuple[object, ...]]:
     return (event, args) if isinstance(event, str) else (event.name, tuple(event.args()))
+
+
+async def _halt() -> None:
+    raise AddonHalt
 
 
 async def _finish(pending: Awaitable[None]) -> None:

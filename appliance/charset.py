@@ -25,11 +25,13 @@ _REFUSED = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefin
 
 def infer(content_type: str, content: bytes = b"") -> str:
     """The character set of `content`: byte order mark, else charset parameter, else by media type, else latin-1."""
+    parsed = parse_content_type(content_type)
     for mark, name in _BOMS:
         if content.startswith(mark):
-            return name
+            # The mark of UTF-32 is also that of UTF-16 before a NUL.
+            declared = parsed[2].get("charset", "") if parsed and mark == codecs.BOM_UTF32_LE else ""
+            return "utf-16" if declared.lower().replace("_", "-").startswith("utf-16") else name
     media = content_type.lower()
-    parsed = parse_content_type(content_type)
     name = (parsed[2].get("charset") if parsed else None) or _by_media_type(media, content)
     # Every text in gb2312 or gbk is text in gb18030, and what is labelled so often needs the larger set.
     return "gb18030" if name.lower() in ("gb2312", "gbk") else name

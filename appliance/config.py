@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 from appliance.options import DEFAULT, Options, Source, config_file, environment
 from appliance.optiontable import BUILTIN, Option
 
@@ -154,7 +155,7 @@ def _located(entry: Option | None, value: Any, folder: Path) -> Any:
             return value
         if entry.kind == "path" and path.startswith("+"):  # append to it
             domain, path = "+", path[1:]
-        return domain + equals + str(folder.absolute() / Path(path).expanduser())
+        return domain + equals + str(folder.absolute() / expanded(path))
     if isinstance(value, Sequence):
         return [_located(entry, item, folder) for item in value]
     return value

@@ -17,6 +17,7 @@ from appliance.addons import default_addons
 from appliance.cli.firstscreen import Listening, first_screen, own_address, totals_line
 from appliance.control.server import ControlServer
 from appliance.exceptions import LockgateError, ModeError, OptionsError
+from appliance.home import expanded
 from appliance.hooks import Hooks
 from appliance.log import AddLog
 from appliance.net.ca_store import CERTIFICATE_FILE, RSA_BITS
@@ -147,7 +148,7 @@ class Gateway:
         self.control.serve()
 
     def _confdir(self) -> Path:
-        return Path(self.options.confdir).expanduser()
+        return expanded(self.options.confdir, "confdir")
 
     # -- modes
 

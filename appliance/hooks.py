@@ -97,7 +97,7 @@ class Hooks:
         """
         hooks = check(name, addon)
         for event in hooks:
-            if not EVENTS[event].yet and not type(addon).__module__.startswith("appliance.addons."):
+            if not EVENTS[event].yet and not _is_built_in(type(addon)):
                 logger.warning("add-on %s: the event %s is not fired by this release yet", name, event)
         for attribute, near in misspelt(addon):
             logger.warning("add-on %s: %s is not an event; did you mean %s?", name, attribute, near)
@@ -255,6 +255,9 @@ class Hooks:
         if isinstance(exc, OptionsError) and EVENTS[listener.event].sync_only:
             raise exc
         listener.errors += 1
+        if listener.event == "configure" and _is_built_in(listener.call):
+            # An option that is not in force must not look as if it were: without `proxyauth` this is an open proxy.
+            raise OptionsError(f"{listener.addon}: {type(exc).__name__}: {exc}") from exc
         self.report(listener.addon, listener.event, exc)
 
     def report(self, addon: str, event: str, exc: BaseException) -> None:
@@ -325,6 +328,11 @@ class _Timed:
 
 async def _coroutine(waiting: Awaitable[object]) -> object:
     return await waiting
+
+
+def _is_built_in(of: object) -> bool:
+    """Whether a class or function comes from one of our own add-ons."""
+    return str(getattr(of, "__module__", "")).startswith("appliance.addons.")
 
 
 def cut_traceback(tb: TracebackType | None) -> TracebackType | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from appliance import __version__
 from appliance.exceptions import IllTypedOption, OptionsError, UnknownOption
+from appliance.home import expanded
 from appliance.notyet import NOT_YET
 from appliance.optiontable import BUILTIN, Option, OptionTable, parse_size
 from appliance.typespec import Typespec
@@ -130,7 +131,7 @@ class Options(OptionTable):
     def path(self, name: str) -> Path | None:
         """A str option as a path with `~` expanded; None if it is unset."""
         value = self.__dict__[self.entry(name).name]
-        return Path(value).expanduser() if value else None
+        return expanded(value, name) if value else None
 
     @property
     def bind_host(self) -> str:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.arrival import Arrival, Host
 from appliance.handler import ConnectionHandler
+from appliance.home import expanded
 from appliance.log import RateLimited
 from appliance.net.certs import LeafSpec
 from appliance.net.guard import LoopGuard
@@ -172,7 +173,7 @@ class Worker(Host):
         self._waiting.append(resume)
 
     def confdir(self) -> Path:
-        return Path(self.options.confdir).expanduser()
+        return expanded(self.options.confdir, "confdir")
 
     def option(self, name: str) -> Any:
         return getattr(self.options, name)

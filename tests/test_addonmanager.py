@@ -10,7 +10,7 @@ from appliance import ctx
 from appliance.addonmanager import AddonManager, Loader
 from appliance.addons.engineparts import TlsConfig
 from appliance.addons.eventstore import EventStore
-from appliance.exceptions import AddonManagerError, OptionsError
+from appliance.exceptions import AddonHalt, AddonManagerError, OptionsError
 from appliance.hooks import Hooks
 from appliance.log import LogEntry
 from appliance.options import Options
@@ -214,6 +214,56 @@ async def test_async_running_and_done_are_finished(manager: AddonManager, calls:
     manager.remove(b)
     await manager.done()
     assert sorted(calls[2:]) == ["a done", "b done"]
+
+
+async def test_a_running_that_never_returns_holds_up_nothing(
+    manager: AddonManager, calls: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`while True: await asyncio.sleep(60)` is what people write there. It ends with its add-on."""
+
+    class Loop:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def running(self) -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                calls.append(f"{self.name} ended")
+
+    monkeypatch.setattr("appliance.addonmanager.RUNNING_SECONDS", 0.01)
+    manager.add(Loop("early"), Addon("after", calls))
+    manager.configure()
+    await manager.running()
+    assert calls[-1] == "after running"
+    assert "add-on early: running has not returned after 0.01 s, and nothing waits for it any more" in caplog.messages
+    late = Loop("late")
+    manager.add(late)
+    await asyncio.sleep(0)
+    manager.remove(late)
+    await asyncio.sleep(0)
+    assert calls[-1] == "late ended"
+    async with asyncio.timeout(10):
+        await manager.done()
+    await asyncio.sleep(0)
+    assert calls[-2:] == ["after done", "early ended"]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_running_may_end_the_chain(manager: AddonManager, calls: list[str], is_async: bool) -> None:
+    class Halt:
+        if is_async:
+
+            async def running(self) -> None:
+                raise AddonHalt
+        else:
+
+            def running(self) -> None:
+                raise AddonHalt
+
+    manager.add(Halt(), Addon("after", calls))
+    await manager.running()
+    assert "after running" not in calls
 
 
 async def test_failing_in_running_or_done_is_logged(

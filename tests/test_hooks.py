@@ -203,6 +203,22 @@ def test_options_error_refuses_a_change() -> None:
         Hooks(Raising("bad", [], OptionsError("no"))).fire("configure", {"mode"})
 
 
+def test_a_built_in_one_that_fails_refuses_the_change() -> None:
+    """An option must not look as if it were in force: without `proxyauth` there would be an open proxy."""
+
+    class ProxyAuth:
+        name = "proxyauth"
+
+        def configure(self, updated: frozenset[str]) -> None:
+            raise RuntimeError("no home")
+
+    users = type("Users", (), {"configure": lambda self, updated: 1 / 0})()
+    Hooks(users).fire("configure", frozenset({"x"}))  # logged
+    ProxyAuth.configure.__module__ = "appliance.addons.proxyauth"
+    with pytest.raises(OptionsError, match=r"^proxyauth: RuntimeError: no home$"):
+        Hooks(users, ProxyAuth()).fire("configure", frozenset({"proxyauth"}))
+
+
 async def test_cancelling_the_connection_cancels_the_hook_and_runs_no_other() -> None:
     calls: list[str] = []
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance import encoding
@@ -156,6 +156,7 @@ TYPES = [
 
 
 @given(st.text(st.characters(codec="utf-8")), st.sampled_from(TYPES))
+@example("\0", "a/b; charset=utf-16")  # its mark and the NUL together are the mark of UTF-32
 def test_text_round_trip(text: str, content_type: str) -> None:
     r = make(content_type=content_type)
     r.text = text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance import command, ctx
+from appliance.home import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class CommandHistory:
 
     @property
     def path(self) -> Path:
-        return Path(ctx.options.confdir).expanduser() / FILE
+        return expanded(ctx.options.confdir, "confdir") / FILE
 
     @property
     def history(self) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from appliance import ctx
 from appliance.addonmanager import Loader
 from appliance.exceptions import CommandError
 from appliance.flow import Flow
+from appliance.home import expanded
 from appliance.http import Headers, HTTPFlow, Message, Request, Response
 from appliance.io.writer import private
 from appliance.log import escape
@@ -253,7 +253,7 @@ class Export:
         """Write a flow to a file, byte for byte. Raises CommandError."""
         made = self._made(format, flow)
         try:
-            with private(Path(path).expanduser()) as file:
+            with private(expanded(path)) as file:
                 file.write(made if isinstance(made, bytes) else made.encode())
         except OSError as error:
             raise CommandError(f"cannot export to {path}: {error.strerror or error}") from None

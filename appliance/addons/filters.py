@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance import ctx, flowfilter
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 from appliance.layers.http.bodies import is_streaming_kind
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Replacement:
 
     def __init__(self, name: str, text: str) -> None:
         """Raises OptionsError for a file that cannot be read."""
-        self.path = Path(text[1:]).expanduser() if text.startswith("@") else None
+        self.path = expanded(text[1:]) if text.startswith("@") else None
         self._bytes = b"" if self.path else unescaped(text)
         try:
             self.read()

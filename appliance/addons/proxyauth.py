@@ -22,6 +22,7 @@ from appliance import ctx
 from appliance.addons.switch import Switch
 from appliance.connection import Client
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 from appliance.htpasswd import Htpasswd
 from appliance.http import HTTPFlow, Response
 from appliance.log import RateLimited
@@ -118,7 +119,7 @@ def validator(spec: str) -> Validator:
     if spec == "any":
         return AcceptAll()
     if spec.startswith("@"):
-        path = Path(spec[1:]).expanduser()
+        path = expanded(spec[1:], "proxyauth")
         try:
             return FileUsers(path)
         except (OSError, ValueError) as error:

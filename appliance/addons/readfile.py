@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 from appliance import ctx, eventsequence
@@ -15,6 +14,7 @@ from appliance.addons.filters import option_filter
 from appliance.exceptions import FlowReadException, OptionsError
 from appliance.flow import Flow
 from appliance.flowfilter import FlowFilter
+from appliance.home import expanded
 from appliance.io import FlowReader
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,10 @@ class ReadFile:
         if "readfile_filter" in updated:
             self._filter = option_filter("readfile_filter")
         path = ctx.options.rfile
-        if "rfile" in updated and path and path != "-" and not Path(path).expanduser().is_file():
-            raise OptionsError(f"rfile: {path}: no such file")
+        if "rfile" in updated and path and path != "-":
+            file = expanded(path, "rfile")
+            if not file.exists() or file.is_dir():  # a pipe is as good: `-r <(zcat flows.gz)`
+                raise OptionsError(f"rfile: {path}: no such file")
 
     def running(self) -> None:
         if path := ctx.options.rfile:
@@ -55,7 +57,7 @@ class ReadFile:
     async def _read(self, path: str) -> None:
         count = 0
         try:
-            with self._open(path) as file:
+            with await asyncio.to_thread(self._open, path) as file:  # a pipe opens when somebody writes
                 count = await self._load(FlowReader(file))
         except (OSError, FlowReadException) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -72,7 +74,7 @@ class ReadFile:
     def _open(self, path: str) -> IO[bytes]:
         if path == "-":
             return self._stdin or sys.stdin.buffer
-        return Path(path).expanduser().open("rb")
+        return expanded(path).open("rb")
 
     async def _load(self, reader: FlowReader) -> int:
         """One flow at a time, read in a thread: a slow disk or a silent pipe holds up nobody."""

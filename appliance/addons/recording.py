@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import codecs
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from appliance import ctx, flowfilter
 from appliance.exceptions import FlowReadException, LockgateError
 from appliance.flow import Flow
+from appliance.home import expanded
 from appliance.ids import new_id
 from appliance.io import FlowReader
 
@@ -39,7 +39,7 @@ class Recording:
             self._flows = self._stored(path.removeprefix(STORE).strip())
             return
         try:
-            self._file = Path(path).expanduser().open("rb")
+            self._file = expanded(path).open("rb")
             start = self._file.read(4)
             self._file.seek(0)
         except OSError as error:

@@ -7,7 +7,6 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any, Final
 
 from appliance import ctx
@@ -17,6 +16,7 @@ from appliance.addons.switch import Switch
 from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Flow
 from appliance.flowfilter import TFilter
+from appliance.home import expanded
 from appliance.http import HTTPFlow
 from appliance.io import FlowWriter
 from appliance.io.writer import packed, private
@@ -70,7 +70,7 @@ def open_target(path: str, append: bool = True) -> IO[bytes]:
     OSError; OptionsError for what would stall us.
     """
     append = append and path.startswith("+")
-    full = Path(path.removeprefix("+")).expanduser()
+    full = expanded(path.removeprefix("+"))
     if full.exists() and stat.S_ISFIFO(full.stat().st_mode):
         raise OptionsError(f"{full} is a pipe: it would hold up everything when its reader is slow; name a file")
     full.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ class Recording:
         if raw is not None:
             raw.close()
         try:
-            self._file = private(Path(self._path.removeprefix("+")).expanduser(), append=True)
+            self._file = private(expanded(self._path.removeprefix("+")), append=True)
         except OSError:
             return
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from appliance.addons.inspection import Finding, Report, inspect_file
 from appliance.addons.scriptfile import expand
+from appliance.home import expanded
 from appliance.log import escape
 
 
@@ -14,7 +15,7 @@ def main(what: str, files: Sequence[str]) -> int:
     """0: nothing would keep the files from loading. 1: something would."""
     bad = False
     for name in _expanded(files):
-        report = inspect_file(Path(name).expanduser().absolute())
+        report = inspect_file(expanded(name).absolute())
         bad |= any(one.fatal for one in report.findings)
         print("\n".join(_listed(name, report) if what == "list" else _checked(name, report)))
     return int(bad)
@@ -23,7 +24,7 @@ def main(what: str, files: Sequence[str]) -> int:
 def _expanded(names: Sequence[str]) -> Iterator[str]:
     """What a folder holds, as `run -s` would load it. Raises OptionsError."""
     for name in names:
-        found = expand(Path(name).expanduser())
+        found = expand(expanded(name))
         if not found:
             print(f"{name}: no add-ons in this folder")
         yield from map(str, found)
@@ -42,7 +43,7 @@ def _listed(name: str, report: Report) -> list[str]:
 
 
 def _place(name: str, finding: Finding) -> str:
-    own = str(Path(name).expanduser().absolute())
+    own = str(expanded(name).absolute())
     # As it was named, where it is in there: people click on it.
     file = name + finding.file.removeprefix(own) if finding.file.startswith(own) else finding.file or name
     return f"{file}:{finding.line}" if finding.line else file

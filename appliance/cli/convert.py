@@ -12,6 +12,7 @@ from typing import IO
 from appliance import flowfilter
 from appliance.exceptions import CommandError, FlowReadException
 from appliance.flow import Flow
+from appliance.home import expanded
 from appliance.io import FlowReader, FlowWriter, pcapng
 from appliance.io.pcapng.merge import NoCapture, is_capture
 from appliance.io.writer import private
@@ -61,7 +62,7 @@ def _capture(
 ) -> Iterator[bytes]:
     if keylog is None or kind != "pcapng" or flt is not None:
         raise CommandError(f"{source} is a capture of packets: give --secrets KEYLOG, and a .pcapng to write to")
-    path = Path(keylog).expanduser()
+    path = expanded(keylog)
     with path.open("rb") as file:  # now, and not after the target was made
         if not any(len(line.split()) == 3 and not line.startswith(b"#") for line in file):
             raise CommandError(f"{keylog} has no line of a TLS key log (tls_keylog_file, SSLKEYLOGFILE)")

@@ -10,7 +10,6 @@ import os
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any, Final
 
 from appliance import ctx
@@ -18,6 +17,7 @@ from appliance.cli.flows import filter_of, progress
 from appliance.exceptions import CommandError, OptionsError
 from appliance.flow import Flow
 from appliance.headers import parse_content_type
+from appliance.home import expanded
 from appliance.http import HTTPFlow, Message
 from appliance.log import escape
 from appliance.options import Options
@@ -148,7 +148,7 @@ def _pcapng(flows: Flows, args: argparse.Namespace) -> int:
 def _bodies(flows: Flows, args: argparse.Namespace) -> int:
     if args.output in (None, "-"):
         raise OptionsError("bodies are written to a folder: -o DIR")
-    folder = Path(args.output).expanduser()
+    folder = expanded(args.output)
     count = 0
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0 done, 1 failed, 2 asked for in the wrong way, 130 stopped by force."""
     from appliance.cli.parser import build
 
+    _occupy_standard_descriptors()
     parser = build()
     args = parser.parse(sys.argv[1:] if argv is None else argv)
     try:
@@ -92,6 +93,20 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return doctor(args)
     parser.print_help()
     return 2
+
+
+def _occupy_standard_descriptors() -> None:
+    """Whoever starts us may have closed 0, 1 or 2 (`<&-`). A socket or the store's file must not get such a number: all
+    that is meant for the terminal would go there, and libuv aborts when it closes one.
+    """
+    for number, name, mode in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, mode)  # the lowest number that is free: this one
+            os.set_inheritable(opened, True)
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(number, "r" if mode == os.O_RDONLY else "w", closefd=False))
 
 
 def _fail(error: LockgateError, code: int) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _BESIDE_DNS = (
     "/run/systemd/resolve/io.systemd.Resolve",
@@ -70,6 +71,9 @@ class Program:
             listen(loopback)
         for note in notes:
             logger.warning("the program has no private view of %s; it may not trust our CA, or not ask our DNS", note)
+        for name in filter(os.environ.get, _PROXIES):
+            text = "%s is set: what goes to that proxy under TLS is not decrypted; `env -u %s` in front takes it away"
+            logger.warning(text, name, name)
         for number in _FORWARDED:
             if number not in self._ignored:
                 signal.signal(number, self._forward)
@@ -90,8 +94,7 @@ class Program:
         files: dict[str, str] = {}
         resolv_conf = self._folder / "resolv.conf"
         resolv_conf.write_text(_our_resolv_conf(DNS))
-        if _RESOLV_CONF.exists():
-            files[str(_RESOLV_CONF)] = str(resolv_conf)
+        files[str(_RESOLV_CONF)] = str(resolv_conf)  # where there is none, that is told
         store: list[str] = []
         if self._options.exec_trust_store:
             bundle = str(trust.with_ours(trust.roots))

@@ -17,6 +17,7 @@ from appliance import config
 from appliance.exceptions import LockgateError
 from appliance.log import setup
 from appliance.options import COMMAND_LINE, Options
+from appliance.threads import DaemonThreads
 
 if TYPE_CHECKING:
     from appliance.gateway import Gateway
@@ -101,15 +102,23 @@ def _reload(gateway: Gateway) -> None:
         log.error("reload refused, everything stays as it was: %s", error)
 
 
-def loop_factory(options: Options) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop if the option says so and it is installed, else None (asyncio's own)."""
+def loop_factory(options: Options) -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's loop if the option says so and it is installed, else asyncio's own."""
+    new: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if options.uvloop:
         try:
             import uvloop
         except ImportError:
-            return None
-        return uvloop.new_event_loop
-    return None
+            pass
+        else:
+            new = uvloop.new_event_loop
+
+    def make() -> asyncio.AbstractEventLoop:
+        loop = new()
+        loop.set_default_executor(DaemonThreads())
+        return loop
+
+    return make
 
 
 def raise_file_limit() -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from appliance.control.protocol import ControlError
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 
 if TYPE_CHECKING:
     from appliance.options import Options
@@ -35,7 +36,7 @@ def socket_path(options: Options) -> Path | None:
     """Of the option `control_socket`; None if there is to be none."""
     if options.control_socket == NONE:
         return None
-    path = options.path("control_socket") or Path(options.confdir).expanduser() / NAME
+    path = options.path("control_socket") or expanded(options.confdir, "confdir") / NAME
     return Path(os.path.abspath(path))
 
 

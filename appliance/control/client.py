@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from appliance.control.address import NAME, connect
 from appliance.control.protocol import PROTOCOL, ControlError, Lines, dump, load
+from appliance.home import expanded
 
 MAX_ANSWER = 64 << 20
 MOST_EVENTS = 10_000
@@ -58,7 +59,7 @@ class Client:
     @classmethod
     def of_confdir(cls, confdir: Path | str = "~/.lockgate", timeout: float | None = 30.0) -> Self:
         """By the gateway's configuration folder, where it has not been told to put its socket elsewhere."""
-        return cls(Path(confdir).expanduser() / NAME, timeout)
+        return cls(expanded(confdir) / NAME, timeout)
 
     def call(self, method: str, /, **params: Any) -> Any:
         """The result. Raises ControlError: as the gateway says, or it has gone."""

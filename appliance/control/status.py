@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance import __version__
 from appliance.control.protocol import PROTOCOL
+from appliance.home import expanded
 
 if TYPE_CHECKING:
     from appliance.control.server import ControlServer
@@ -30,7 +30,7 @@ def status(server: ControlServer) -> dict[str, Any]:
         "version": __version__,
         "protocol": PROTOCOL,
         "pid": os.getpid(),
-        "confdir": str(Path(gateway.options.confdir).expanduser().absolute()),
+        "confdir": str(expanded(gateway.options.confdir).absolute()),
         "started": time.time() - gateway.uptime,
         "uptime": gateway.uptime,
         "modes": modes(gateway),

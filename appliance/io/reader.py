@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 from appliance.exceptions import FlowReadException
 from appliance.flow import Flow
+from appliance.home import expanded
 from appliance.http import HTTPFlow
 from appliance.io import tnetstring
 from appliance.io.older import Upgrade, is_older
@@ -112,7 +113,7 @@ def read_flows_from_paths(paths: Iterable[str | Path]) -> list[Flow]:
     """All flows of these files ("~" is expanded). Raises FlowReadException, which names the file."""
     flows: list[Flow] = []
     for path in paths:
-        full = Path(path).expanduser()
+        full = expanded(path)
         try:
             with full.open("rb") as file:
                 flows.extend(FlowReader(file).stream())

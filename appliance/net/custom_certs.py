@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
 from appliance.exceptions import CertificateError
+from appliance.home import expanded
 from appliance.net import names, pem
 from appliance.net.leaf import Leaf
 
@@ -40,7 +41,7 @@ class CustomCerts:
         key_name = "*" if domain == "*" else names.canonical(domain)
         if key_name is None:
             raise CertificateError(f"{domain!r} in certs {spec!r} is not a domain: write [domain=]path.")
-        path = Path(path_text).expanduser()
+        path = expanded(path_text, "certs")
         leaf = load(path, passphrase)
         if _is_ca(leaf.certificate.to_cryptography()):
             log.warning("%s is a CA's certificate; as the certificate of a server most clients refuse it.", path)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from OpenSSL import SSL
 
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 
 
 class KeyLog:
@@ -18,8 +19,9 @@ class KeyLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        file = expanded(path, "tls_keylog_file")
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as e:
             raise OptionsError(f"tls_keylog_file: cannot write {path}: {e.strerror}") from None
 

@@ -12,7 +12,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import certifi
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 from appliance.net import openssl
 from appliance.net.client_certs import ClientCerts
 from appliance.net.keylog import KeyLog, path_from
@@ -138,7 +138,7 @@ class TlsContexts:
             return
         before = self._keylog
         keylog = (before if before and before.path == log else KeyLog(log)) if log else None
-        identities = ClientCerts(Path(o.client_certs).expanduser()) if o.client_certs else None
+        identities = ClientCerts(expanded(o.client_certs, "client_certs")) if o.client_certs else None
         client = _accepting(to_clients, (), _both(keylog, self._tap), o.request_client_cert)
         server = _connecting(to_servers, trust, keylog, insecure=False)
         if before and before is not keylog:
@@ -387,7 +387,7 @@ def _connecting(
     context.set_tls13_ciphersuites(SUITES)
     if insecure:
         context.set_options(openssl.OP_LEGACY_SERVER_CONNECT)
-    file, folder = trust
+    file, folder = (str(expanded(path, "ssl_verify_upstream_trusted_ca")) if path else None for path in trust)
     try:
         context.load_verify_locations(file if file or folder else certifi.where(), folder)
     except SSL.Error:

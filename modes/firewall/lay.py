@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import logging
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,16 @@ logger = logging.getLogger(__name__)
 
 _GUARDIAN_SECONDS = 10
 BEAT_SECONDS = 0.5
+
+
+def missing(interface: str) -> str:
+    """That there is none of this name, with the nearest one; "": there is."""
+    here = [name for _, name in socket.if_nameindex()]
+    if interface in here:
+        return ""
+    close = difflib.get_close_matches(interface, here, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(here)}"
+    return f"there is no interface {interface} ({hint})"
 
 
 class Firewall:
@@ -88,6 +100,9 @@ class Firewall:
 
     async def lay(self) -> None:
         """:raises ModeError: it cannot be; then nothing is left."""
+        for name in (*self._want.interfaces, *filter(None, [self._want.masquerade])):
+            if why := missing(name):
+                logger.warning("firewall: %s; the rules for it wait until it is there", why)
         await self._work(self._lay)
         if self._want.beats:
             self._beating = asyncio.get_running_loop().create_task(self._beat())

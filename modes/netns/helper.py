@@ -5,7 +5,8 @@ FD is one end of a SOCK_SEQPACKET pair; messages are JSON, descriptors come alon
 the process OWNER, which started us, is gone this process ends, and with it all it has started. (The end alone does not
 say: a process forked off by an add-on has it too.)
 
-Each question has a "number", and its answer the same; 0: nobody asked. Besides that they are
+Each question has a "number", and its answer the same; 0: nobody asked. What is too large for a datagram comes in a file
+(a program's arguments and environment may have 2 MB). Besides that they are
 
     -> {"tun": name | null, "port": n, "setup": [line of `ip -batch`], "steps": [[argv, input]]}
     <- {"ready": [name]} + a descriptor for each name
@@ -101,6 +102,11 @@ def listeners(port: int) -> dict[str, socket.socket]:
     return found
 
 
+def _needs_ipv6(line: str) -> bool:
+    """Whether `ip` would refuse that without it."""
+    return "::" in line or "addrgenmode" in line
+
+
 def _packets(interface: str) -> socket.socket:
     """All frames of an interface, both ways."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
@@ -156,10 +162,13 @@ class Helper:
                     continue
                 if fd == died:
                     return
-                data = self._control.recv(1 << 20)
+                data, files, _, _ = socket.recv_fds(self._control, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
                 if not data:
                     return
                 asked = json.loads(data)
+                for file in files:
+                    with open(file, "rb") as whole:
+                        asked |= json.load(whole)
                 self._number = asked.get("number", 0)
                 try:
                     self._answer(asked)
@@ -241,11 +250,13 @@ class Helper:
         settings = {"ipv4/ip_forward": "0", "ipv4/conf/all/rp_filter": "0", "ipv4/ip_unprivileged_port_start": "0"}
         for name, value in settings.items():
             system.sysctl(name, value)
+        system.use_ipv6()
         fds: dict[str, int] = {}
         if asked["tun"]:
             fds["tun"] = system.make_tun(asked["tun"])
-        if asked["setup"]:
-            system.run(["ip", "-batch", "-"], "\n".join(asked["setup"]))
+        setup = asked["setup"] if system.has_ipv6() else [line for line in asked["setup"] if not _needs_ipv6(line)]
+        if setup:
+            system.run(["ip", "-batch", "-"], "\n".join(setup))
         found = listeners(asked["port"])
         for argv, input in asked["steps"]:
             if "-6" not in argv or "tcp6" in found:

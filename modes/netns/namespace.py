@@ -36,7 +36,7 @@ LATE_SECONDS = 30.0
 """A helper that has not answered in time is asked again when it is heard, or after this: each wait holds the loop."""
 POOL = 16
 """Sockets asked for at once."""
-_LARGEST = 1 << 20
+_LARGEST, _LARGEST_SENT = 1 << 20, 64 << 10  # what a datagram may have depends on net.core.wmem_default
 _MOST_FDS = 253
 
 
@@ -140,7 +140,7 @@ class Namespace:
         end = time.monotonic() + seconds
         try:
             self._control.settimeout(seconds)
-            self._control.send(json.dumps({**question, "number": self._number}).encode())
+            self._ask(json.dumps({**question, "number": self._number}).encode())
             while True:
                 self._control.settimeout(max(end - time.monotonic(), 0.001))
                 said, fds = self._receive()
@@ -157,6 +157,15 @@ class Namespace:
         if "error" in said:
             raise HelperFailed(*said["error"])
         return said, fds
+
+    def _ask(self, data: bytes) -> None:
+        if len(data) <= _LARGEST_SENT:
+            self._control.send(data)
+            return
+        with open(os.memfd_create("question"), "w+b") as file:
+            file.write(data)
+            file.seek(0)
+            socket.send_fds(self._control, [json.dumps({"number": self._number}).encode()], [file.fileno()])
 
     def tell(self, order: Mapping[str, Any]) -> None:
         """Something that has no answer. Never raises."""

@@ -92,6 +92,7 @@ class Program:
         system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
         system.unshare(system.CLONE_NEWNET, "program")
         system.lo_up()
+        system.use_ipv6()
         tell.send(b"{}")
         if tell.recv(16) != b"wired":
             os._exit(127)
@@ -170,16 +171,23 @@ def _store(folder: str, name: str, bundle: str, added: str, hashed: str) -> None
     folder = os.path.realpath(folder)
     links: dict[str, str] = {}
     files: dict[str, bytes] = {}
+    others: dict[str, bool] = {}  # whether it is a folder, such as java/ with the store that JDKs of Debian's look into
     for entry in os.scandir(folder):
         if entry.is_symlink():
             links[entry.name] = os.readlink(entry.path)
-        elif entry.name != name and entry.is_file() and entry.stat().st_size <= _LARGEST_COPY:
+        elif entry.is_dir():
+            others[entry.name] = True
+        elif entry.name != name and entry.is_file():
+            if entry.stat().st_size > _LARGEST_COPY:
+                others[entry.name] = False
+                continue
             with contextlib.suppress(OSError), open(entry.path, "rb") as file:
                 files[entry.name] = file.read()
     contents = []
     for source in (bundle, added):
         with open(source, "rb") as file:
             contents.append(file.read())
+    covered = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     system.mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=32m")
     links.pop(name, None)
     for link, target in links.items():  # relative ones too: the folder has the same place
@@ -191,3 +199,12 @@ def _store(folder: str, name: str, bundle: str, added: str, hashed: str) -> None
     for file_name, data in files.items():
         with open(os.path.join(folder, file_name), "wb") as file:
             file.write(data)
+    for other, is_folder in others.items():
+        target = os.path.join(folder, other)
+        if is_folder:
+            os.mkdir(target)
+        else:
+            os.mknod(target)
+        with contextlib.suppress(OSError):
+            system.mount(f"/proc/self/fd/{covered}/{other}", target, None, _MS_BIND | _MS_REC)
+    os.close(covered)

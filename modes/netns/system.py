@@ -133,6 +133,17 @@ def sysctl(name: str, value: str) -> None:
         file.write(value)
 
 
+def has_ipv6() -> bool:
+    """Not where the kernel was started with ipv6.disable=1, or has none."""
+    return os.path.exists("/proc/net/if_inet6")
+
+
+def use_ipv6() -> None:
+    """In a namespace of our own, also where ipv6.disable_ipv6=1 has it off in every new one."""
+    for name in ("all", "default"):
+        sysctl(f"ipv6/conf/{name}/disable_ipv6", "0")
+
+
 def make_tun(name: str) -> int:
     """:raises Failed: /dev/net/tun is not to be had."""
     try:

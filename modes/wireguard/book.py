@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import secrets
+import stat
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -41,25 +42,36 @@ class Book:
 
     def load(self) -> ServerConfig:
         """:raises ModeError: it is not there, or has a fault."""
+        return config.parse(self._text(), str(self.path))
+
+    def _text(self) -> str:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ModeError(f"{self.path}: there is no such file; `lockgate wireguard init` makes one") from None
         except (OSError, UnicodeDecodeError) as e:
             raise ModeError(f"{self.path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
-        return config.parse(text, str(self.path))
 
-    def save(self, server: ServerConfig) -> None:
-        """:raises ModeError: it cannot be written."""
-        _write(self.path, config.render(server))
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes the server's file meanwhile, or one of two peers would be lost. :raises ModeError: it is
+        not there.
+        """
+        self._text()
+        while True:
+            with open(self.path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):  # else it was replaced meanwhile
+                    yield
+                    return
 
     def changed(self) -> tuple[int, int, int] | None:
         """Something else whenever the file is; None: it is gone."""
         try:
-            stat = os.stat(self.path)
+            found = os.stat(self.path)
         except OSError:
             return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
     def init(self, endpoint: str = "", port: int | None = None) -> ServerConfig:
         """A new server without peers. :raises ModeError: there is one, or it cannot be written."""
@@ -69,7 +81,7 @@ class Book:
             check_endpoint(endpoint)
         six = f"fd{secrets.token_hex(1)}:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1/64"  # RFC 4193 §3.2.2
         server = ServerConfig(PrivateKey(), (ip_interface(_SUBNET4), ip_interface(six)), port, endpoint=endpoint)
-        self.save(server)
+        _write(self.path, config.render(server))
         return server
 
     # -- peers
@@ -89,11 +101,8 @@ class Book:
         """A new peer. Returns its file. reach: what it sends through the tunnel. public: of a key made elsewhere: then
         its file has none. :raises ModeError: the name or the addresses are taken, or it cannot be written.
         """
-        server = self.load()
         if config.NAME.fullmatch(name) is None:
             raise ModeError(f"{name!r} is no name for a peer: letters, digits, and . _ - after the first")
-        if any(peer.name == name for peer in server.peers):
-            raise ModeError(f"there is a peer named {name} already; `lockgate wireguard remove {name}` removes it")
         for other in reach:
             try:
                 ip_network(other)
@@ -105,25 +114,30 @@ class Book:
             check_endpoint(endpoint)
         private = None if public is not None else PrivateKey()
         shared = secrets.token_bytes(32) if psk else NO_PSK
-        allowed = _free(server)
-        peer = PeerConfig(private.public if private else public or b"", allowed, shared, name, label, expires=expires)
-        if any(other.public == peer.public for other in server.peers):
-            raise ModeError("a peer with this key is there already")
-        text = client_file(server, peer, private, endpoint or server.endpoint, port, reach)
-        self.save(replace(server, peers=(*server.peers, peer)))
+        with self._alone():
+            text = self._text()
+            server = config.parse(text, str(self.path))
+            if any(peer.name == name for peer in server.peers):
+                raise ModeError(f"there is a peer named {name} already; `lockgate wireguard remove {name}` removes it")
+            key = private.public if private else public or b""
+            if any(other.public == key for other in server.peers):
+                raise ModeError("a peer with this key is there already")
+            peer = PeerConfig(key, _free(server), shared, name, label, expires=expires)
+            given = client_file(server, peer, private, endpoint or server.endpoint, port, reach)
+            _write(self.path, config.with_peer(text, str(self.path), peer))
         if private is not None:
-            with contextlib.suppress(FileExistsError):
-                self.clients.mkdir(mode=0o700)
-            _write(self.clients / f"{name}.conf", text)
-        return text
+            _write(self.clients / f"{name}.conf", given)
+        return given
 
     def remove(self, name: str) -> None:
         """:raises ModeError: there is none of that name, or it cannot be written."""
-        server = self.load()
-        kept = tuple(peer for peer in server.peers if peer.name != name)
-        if len(kept) == len(server.peers):
-            raise _unknown(name, server)
-        self.save(replace(server, peers=kept))
+        with self._alone():
+            text = self._text()
+            server = config.parse(text, str(self.path))
+            peer = next((peer for peer in server.peers if peer.name == name), None)
+            if peer is None:
+                raise _unknown(name, server)
+            _write(self.path, config.without_peer(text, str(self.path), peer.public))
         with contextlib.suppress(OSError):
             (self.clients / f"{name}.conf").unlink()
 
@@ -276,10 +290,15 @@ def _with_dns(reach: tuple[str, ...], server: ServerConfig) -> list[str]:
 
 def _free(server: ServerConfig) -> tuple[IPv4Network | IPv6Network, ...]:
     """The first address of each network that nobody has, with the same number in all where that can be."""
-    taken = {
-        int(network.network_address) for peer in server.peers for network in peer.allowed if network.num_addresses == 1
-    }
-    taken |= {int(address.ip) for address in server.addresses}
+    taken = {int(address.ip) for address in server.addresses}
+    ranges: list[tuple[int, int]] = []
+    for network in (network for peer in server.peers for network in peer.allowed):
+        first, last = int(network.network_address), int(network.broadcast_address)
+        if first == last:
+            taken.add(first)
+        # What holds all of ours, such as 0.0.0.0/0, is what is left for that peer, and not its own.
+        elif not any(first <= int(a.network[0]) and int(a.network[-1]) <= last for a in server.addresses):
+            ranges.append((first, last))
     found: list[IPv4Network | IPv6Network] = []
     for number in range(2, config.MAX_PEERS + 2):
         found = []
@@ -287,7 +306,7 @@ def _free(server: ServerConfig) -> tuple[IPv4Network | IPv6Network, ...]:
             network = address.network
             host = int(network.network_address) + number
             last = int(network.broadcast_address) - (network.version == 4)
-            if host > last or host in taken:
+            if host > last or host in taken or any(low <= host <= high for low, high in ranges):
                 break
             found.append(ip_network(network.network_address + number))
         else:
@@ -296,13 +315,30 @@ def _free(server: ServerConfig) -> tuple[IPv4Network | IPv6Network, ...]:
     raise ModeError("[Interface] has no Address with a free one for another peer, such as 10.87.0.1/24")
 
 
+def _give(what: Path | int, like: os.stat_result) -> None:
+    """To the owner that `like` has, if we may."""
+    with contextlib.suppress(PermissionError):
+        os.chown(what, like.st_uid, like.st_gid)
+
+
 def _write(path: Path, text: str) -> None:
-    """All or nothing, for our eyes only. :raises ModeError: it cannot be written."""
+    """All or nothing. A new file is for its owner's eyes only; one that was there keeps owner and permissions, for
+    `sudo lockgate wireguard add` must not take it away from a user's gateway. :raises ModeError: it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _give(path.parent, os.stat(path.parent.parent))
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
+            try:
+                before = os.stat(path)
+                os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            except FileNotFoundError:
+                before = os.stat(path.parent)
+            _give(fd, before)
             file.write(text)
         os.replace(temporary, path)
     except OSError as e:

@@ -16,7 +16,7 @@ import base64
 import binascii
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import Any
@@ -245,17 +245,58 @@ def render(config: ServerConfig) -> str:
     lines += [f"# Endpoint = {config.endpoint}"] if config.endpoint else []
     lines += [f"# DNS = {', '.join(config.dns)}"] if config.dns else []
     for peer in config.peers:
-        lines += ["", "[Peer]", f"# Name = {peer.name}"]
-        lines += [f"# Label = {peer.label}"] if peer.label else []
-        lines += [f"# Expires = {datetime.fromtimestamp(peer.expires, UTC):%Y-%m-%dT%H:%M:%SZ}"] if peer.expires else []
-        lines += [f"PublicKey = {encode_key(peer.public)}"]
-        lines += [f"PresharedKey = {encode_key(peer.psk)}"] if peer.psk != NO_PSK else []
-        lines += [f"AllowedIPs = {', '.join(map(str, peer.allowed))}"] if peer.allowed else []
-        if peer.endpoint:
-            host = f"[{peer.endpoint[0]}]" if ":" in peer.endpoint[0] else peer.endpoint[0]
-            lines += [f"Endpoint = {host}:{peer.endpoint[1]}"]
-        lines += [f"PersistentKeepalive = {peer.keepalive:.0f}"] if peer.keepalive else []
+        lines += ["", *_section(peer)]
     return "\n".join(lines) + "\n"
+
+
+def _section(peer: PeerConfig) -> list[str]:
+    lines = ["[Peer]", f"# Name = {peer.name}"]
+    lines += [f"# Label = {peer.label}"] if peer.label else []
+    lines += [f"# Expires = {datetime.fromtimestamp(peer.expires, UTC):%Y-%m-%dT%H:%M:%SZ}"] if peer.expires else []
+    lines += [f"PublicKey = {encode_key(peer.public)}"]
+    lines += [f"PresharedKey = {encode_key(peer.psk)}"] if peer.psk != NO_PSK else []
+    lines += [f"AllowedIPs = {', '.join(map(str, peer.allowed))}"] if peer.allowed else []
+    if peer.endpoint:
+        host = f"[{peer.endpoint[0]}]" if ":" in peer.endpoint[0] else peer.endpoint[0]
+        lines += [f"Endpoint = {host}:{peer.endpoint[1]}"]
+    lines += [f"PersistentKeepalive = {peer.keepalive:.0f}"] if peer.keepalive else []
+    return lines
+
+
+def with_peer(text: str, where: str, peer: PeerConfig) -> str:
+    """The file with one more peer; what people have written in it stays. :raises ModeError: as `parse`."""
+    server = parse(text, where)
+    if text.lstrip().startswith("{"):
+        return render(replace(server, peers=(*server.peers, peer)))
+    return "\n".join([text.rstrip(), "", *_section(peer), ""])
+
+
+def without_peer(text: str, where: str, public: bytes) -> str:
+    """The file without this peer's section, and the comment right above that. :raises ModeError: as `parse`."""
+    server = parse(text, where)
+    if text.lstrip().startswith("{"):
+        return render(replace(server, peers=tuple(peer for peer in server.peers if peer.public != public)))
+    lines = text.split("\n")
+    starts: list[int] = []
+    for number, line in enumerate(lines):
+        if line.strip().startswith("["):
+            start = number
+            while start > 0 and _of_people(lines[start - 1]):
+                start -= 1
+            starts.append(start)
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        for line in lines[start:end]:
+            key, _, value = line.partition("#")[0].partition("=")
+            if key.strip().lower() == "publickey" and decode_key(value.strip()) == public:
+                return "\n".join([*lines[:start], *lines[end:]]).rstrip() + "\n"
+    return text
+
+
+def _of_people(line: str) -> bool:
+    """A comment that says nothing to us: right above a section it is about that one."""
+    plain, hash_, comment = line.partition("#")
+    key = comment.partition("=")[0].strip().lower()
+    return bool(hash_) and not plain.strip() and key not in _COMMENTED["interface"] | _COMMENTED["peer"]
 
 
 def decode_key(text: str) -> bytes:

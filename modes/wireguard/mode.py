@@ -11,11 +11,11 @@ import logging
 import socket
 import time
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.device import Device as Known
 from appliance.exceptions import ModeError
+from appliance.home import expanded
 from appliance.net.guard import is_local
 from appliance.net.kernel import KernelError
 from modes.inside import DNS_PORT, Inside
@@ -55,7 +55,7 @@ class WireGuard(Inside):
 
     def __init__(self, spec: ModeSpec, host: Host, listen_host: str, listen_port: int | None) -> None:
         super().__init__(spec, host, listen_host, listen_port)
-        self.book = Book(Path(spec.data).expanduser() if spec.data else host.confdir() / FILE)
+        self.book = Book(expanded(spec.data) if spec.data else host.confdir() / FILE)
         self._explicit_port = spec.port if spec.port is not None else listen_port
         self._config: ServerConfig
         self._device: Device | KernelDevice

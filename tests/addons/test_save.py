@@ -312,6 +312,18 @@ async def test_read_filter_and_stdin(tmp_path: Path) -> None:
     assert seen.events[0] == "tcp_start 0" and "request" not in seen.events
 
 
+async def test_a_pipe_is_as_good_as_a_file_and_holds_nobody_up(tmp_path: Path) -> None:
+    """`-r <(zcat flows.gz)`; nothing else waits until somebody writes."""
+    whole, pipe, seen = flow_file(tmp_path / "flows", http(), tcp()), tmp_path / "pipe", Seen()
+    os.mkfifo(pipe)
+    reading = asyncio.create_task(read(Chain(seen, ReadFile(), rfile=str(pipe), server=False)))
+    await asyncio.sleep(0.05)
+    assert not reading.done() and not seen.events
+    await asyncio.to_thread(pipe.write_bytes, whole.read_bytes())
+    await reading
+    assert "response" in seen.events and "tcp_end 2" in seen.events
+
+
 async def test_a_broken_file_gives_what_is_whole_and_exit_code_1(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -336,6 +348,8 @@ async def test_keepserving(tmp_path: Path) -> None:
 def test_no_such_file() -> None:
     with pytest.raises(OptionsError, match="rfile: /nonexistent: no such file"):
         Chain(ReadFile(), rfile="/nonexistent")
+    with pytest.raises(OptionsError, match="rfile: /: no such file"):
+        Chain(ReadFile(), rfile="/")
     with pytest.raises(OptionsError, match="readfile_filter: filter"):
         Chain(ReadFile(), readfile_filter="(")
 

@@ -7,8 +7,8 @@ loopback, nginx behind it. The gateway has one core, the rest the other. Prints 
 each request: medians, and those of the differences to the first variant. Neighbouring slices of time are compared, so
 that an uneven machine matters less than between two runs; "undisturbed" is the median of the lowest third.
 
-off: nothing is recorded. on: as it is, with its upkeep in a thread. alone: without. index: all but the index. encode: records and rows are made, and forgotten.
-hold: flows are held as long as that takes, no more.
+off: nothing is recorded. on: as it is, with its upkeep in a thread. alone: without. index: all but the index.
+encode: records and rows are made, and forgotten. hold: flows are held as long as that takes, no more.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ async def measure(args: argparse.Namespace, folder: Path) -> None:
     script = folder / "wrk.lua"
     script.write_text(WRK.format(port=ORIGIN, more='wrk.headers["Connection"] = "close"' if args.fresh else ""))
     seconds = int(args.pairs * len(args.variants) * args.seconds) + 6
-    load_process = subprocess.Popen(
-        ["taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{PROXY}/"],
-        stdout=subprocess.PIPE, text=True,
+    load_process = await asyncio.create_subprocess_exec(
+        "taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{seconds}s", "-s", script, f"http://127.0.0.1:{PROXY}/",
+        stdout=subprocess.PIPE,
     )  # fmt: skip
     await asyncio.sleep(2)
     found: dict[str, list[float]] = {name: [] for name in args.variants}
@@ -146,7 +146,7 @@ async def measure(args: argparse.Namespace, folder: Path) -> None:
         print(f"{name:<8} {statistics.median(each):6.1f} µs a request, {statistics.median(differences):+6.1f}; "
               f"undisturbed {quiet(each):6.1f}, {quiet(each) - quiet(first):+6.1f}")  # fmt: skip
     load_process.send_signal(signal.SIGINT)
-    load_process.communicate()
+    await load_process.communicate()
     gateway.shutdown()
     await task
 

@@ -41,6 +41,9 @@ class Gateway:
             end = time.monotonic() + 30
             while time.monotonic() < end:
                 pass
+        if self.options.listen_port == 6:
+            self.held = [asyncio.create_task(asyncio.to_thread(time.sleep, 60)) for _ in range(3)]
+            await asyncio.sleep(0.1)
         await self.over.wait()
         print("over", flush=True)
         if self.options.listen_port == 3:
@@ -130,6 +133,14 @@ def test_ctrl_c_ends_it_while_an_add_on_holds_up_the_loop(start: Any, loop: str)
     assert time.monotonic() - began < run.FORCE_SECONDS + 3
 
 
+@pytest.mark.parametrize("loop", ["true", "false"])
+def test_a_hook_that_blocks_in_its_thread_does_not_hold_up_the_end(start: Any, loop: str) -> None:
+    process = start("-p", "6", "--set", f"uvloop={loop}")
+    process.line()
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end()[0] == 4  # within 20 s, and the hook takes 60
+
+
 def test_sighup_reloads(start: Any) -> None:
     process = start()
     process.line()
@@ -163,9 +174,14 @@ def test_unknown_options_are_refused_at_once_without_scripts_but_wait_for_them(t
 
 
 def test_uvloop_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run.loop_factory(Options(uvloop=False)) is None
+    def made(options: Options) -> str:
+        loop = run.loop_factory(options)()
+        loop.close()
+        return type(loop).__module__.partition(".")[0]
+
+    assert (made(Options(uvloop=False)), made(Options())) == ("asyncio", "uvloop")
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert run.loop_factory(Options()) is None
+    assert made(Options()) == "asyncio"
 
 
 @pytest.mark.parametrize(("limits", "now"), [("(50, 90)", 90), ("(90, 90)", 90)])

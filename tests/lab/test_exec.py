@@ -20,7 +20,7 @@ import pytest
 
 from modes.firewall.plan import BEAT_TIMEOUT
 from tests.lab.gateway_proc import LOCKGATE, ROOT
-from tests.lab.labkit import ECHO, HTTPS, Lab
+from tests.lab.labkit import ECHO, HTTP, HTTPS, Lab
 from tests.lab.netns import clean_environment, end_process, wait_for
 from tests.lab.recorder import Origins
 from tests.lab.rootless import UID, unprivileged
@@ -192,6 +192,38 @@ def test_exit_code_input_and_descriptors(run: Runner) -> None:
     ):
         done = run(words)
         assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+
+
+def test_as_many_arguments_as_a_program_may_have(run: Runner) -> None:
+    """`-- rm *.png`, in a large folder: more than a datagram may hold."""
+    words = [f"{number:030}" for number in range(25000)]
+    done = run(["sh", "-c", 'echo $# "$1"', "sh", *words], root=True)
+    assert (done.returncode, done.stdout) == (0, f"25000 {words[0]}\n"), done.stderr
+
+
+def test_a_proxy_in_the_environment_is_told_and_goes_on_working(run: Runner, origins: Origins) -> None:
+    words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "http://elsewhere.test/proxied"]
+    command = ["env", f"http_proxy=http://10.61.2.2:{HTTP}", *run.command(words, root=True)]
+    done = run.lab.gateway.run(command, env=run.env(), timeout=40)
+    assert done.returncode == 0 and done.stdout.isdecimal(), done.stderr
+    assert "http_proxy is set" in done.stderr and "https_proxy" not in done.stderr
+    assert origins.received(HTTP).startswith(b"GET http://elsewhere.test/proxied HTTP/1.1\r\n")
+
+
+def test_the_trust_store_holds_all_that_it_held(run: Runner) -> None:
+    """Folders in it, too: the store of Debian's JDKs is in one. And our CA, by the name that OpenSSL looks for."""
+    setup = (
+        "set -e; aside=$(mktemp -d); cp -a /etc/ssl/certs/. $aside; mkdir -p $aside/mine/below; "
+        "echo deep >$aside/mine/below/file; head -c 2000000 /dev/zero >$aside/large; chmod -R a+rX $aside; "
+        'mount --bind $aside /etc/ssl/certs; ls /etc/ssl/certs; echo =; "$@" || true; rm -rf $aside'
+    )
+    words = ["sh", "-c", "ls /etc/ssl/certs; cat /etc/ssl/certs/mine/below/file >&2; wc -c </etc/ssl/certs/large >&2"]
+    for root in (True, False):
+        command = ["unshare", "--mount", "sh", "-c", setup, "sh", *run.command(words, "-q", root=root)]
+        done = run.lab.gateway.run(command, env=run.env(), timeout=40)
+        outside, _, inside = done.stdout.partition("=\n")
+        assert done.stderr == "deep\n2000000\n"
+        assert [name[-2:] for name in set(inside.split()) ^ set(outside.split())] == [".0"], done
 
 
 def test_addon_and_flow_file(run: Runner) -> None:

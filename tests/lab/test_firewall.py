@@ -269,6 +269,17 @@ def test_an_interface_that_goes_and_returns(lab: Lab) -> None:
             assert reply.status == 200, reply.error
 
 
+def test_an_interface_that_is_not_there_is_told(lab: Lab) -> None:
+    """It may come later; a name that was mistyped never does."""
+    mode = ("-m", f"transparent:lan0,lna0@{PORT}")
+    with lab.gateway_proc(*mode, options={"masquerade": "wan7"}) as running:
+        running.wait_output("SHA-256")
+        for name, near in (("lna0", "lan0"), ("wan7", "wan0")):
+            text = f"firewall: there is no interface {name} (did you mean {near}?); the rules for it wait until"
+            assert text in running.output, running.output
+        assert "no interface lan0" not in running.output
+
+
 def test_dhcp_and_mdns_still_reach_the_box(lab: Lab) -> None:
     server = """
 import socket, sys

@@ -35,8 +35,9 @@ class Machine:
 
     image: Image
 
-    def run(self, script: str, timeout: float = 240.0, memory: int = MEMORY_MB) -> Run:
-        """memory: in MB. The script runs in a copy of the checkout (read-only), PYTHONPATH set, python3 has the wheels.
+    def run(self, script: str, timeout: float = 240.0, memory: int = MEMORY_MB, boot: str = "") -> Run:
+        """memory: in MB. boot: more of the kernel's command line. The script runs in a copy of the checkout
+        (read-only), PYTHONPATH set, python3 has the wheels.
 
         Raises TimeoutError, with what there is of the output, when the machine has not switched itself off by then.
         """
@@ -49,7 +50,7 @@ class Machine:
             disk(job, scratch / "job.ext4", "64M")
             console, output = scratch / "console", scratch / "output"
             process = subprocess.Popen(
-                self._command(scratch / "job.ext4", console, output, memory),
+                self._command(scratch / "job.ext4", console, output, memory, boot),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             )  # fmt: skip
             try:
@@ -68,7 +69,7 @@ class Machine:
             end = _EXIT.search(said)
             return Run(int(end[1]) if end else None, said[: end.start()] if end else said, kernel)
 
-    def _command(self, job: Path, console: Path, output: Path, memory: int) -> list[str]:
+    def _command(self, job: Path, console: Path, output: Path, memory: int, boot: str) -> list[str]:
         drives = [
             word for path in (self.image.disk, self.image.site, job)
             for word in ("-drive", f"file={path},if=virtio,format=raw,snapshot=on")
@@ -77,7 +78,7 @@ class Machine:
             "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", str(memory),
             "-smp", "2", "-nodefaults", "-display", "none", "-no-reboot", "-kernel", str(self.image.kernel),
             "-initrd", str(self.image.initrd), "-append",
-            BOOT,
+            f"{BOOT} {boot}",
             *drives, "-serial", f"file:{console}", "-serial", f"file:{output}", "-device", "virtio-rng-pci",
         ]  # fmt: skip
 

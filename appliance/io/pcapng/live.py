@@ -11,9 +11,9 @@ import struct
 import threading
 import time
 from collections import deque
-from pathlib import Path
 
 from appliance.exceptions import OptionsError
+from appliance.home import expanded
 from appliance.io.pcapng.blocks import ETHERNET, SNAPLEN, interface, packet, secrets, section
 from appliance.log import RateLimited
 
@@ -47,7 +47,7 @@ class Capture:
         self._wake, self._woken = -1, -1
         try:  # its owner's alone: the secrets are in it
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._file = open(os.open(Path(path).expanduser(), flags, 0o600), "wb")  # noqa: SIM115
+            self._file = open(os.open(expanded(path, "exec_pcap"), flags, 0o600), "wb")  # noqa: SIM115
             self._file.write(section() + interface(ETHERNET, name.encode()))
             self._file.flush()
         except OSError as error:

@@ -26,6 +26,7 @@ from appliance.response import Response
 from appliance.websocket import WebSocketData
 
 if TYPE_CHECKING:
+    from appliance.connection import Server
     from appliance.layers.http.layer import HttpLayer
     from appliance.layers.http.pool import Link
     from appliance.message import Message
@@ -57,9 +58,11 @@ class Exchange:
         "_theirs",
         "_upload",
         "flow",
+        "proxied",
     )
 
-    def __init__(self, layer: HttpLayer, inbound: Inbound) -> None:
+    def __init__(self, layer: HttpLayer, inbound: Inbound, proxied: bytes = b"") -> None:
+        """proxied: the scheme of a target in absolute form, said to another proxy than us."""
         handler = layer.context.handler
         self._layer = layer
         self._handler = handler
@@ -75,6 +78,7 @@ class Exchange:
         self._rest = b""  # what was held of a body that streams after all
         self._answered = False  # `response` has been fired
         self._recorded = False
+        self.proxied = proxied
         self.flow = flow = HTTPFlow(handler.client, layer.context.server)
         flow.request = inbound.request
         flow._live = self
@@ -159,6 +163,19 @@ class Exchange:
         insists = vars(message).get("stream") is False
         return insists, HELD_AT_MOST if insists else self._settings.stream_over
 
+    def _target(self, server: Server) -> bytes:
+        """What the request line says. To the proxy that the client took the server for, its own form: proxies answer
+        400 to the other one. Where an add-on sends it elsewhere there is a server.
+        """
+        request = self.flow.request
+        path = request.raw_path or b"/"
+        if not self.proxied or not request.raw_authority or server.alpn == b"h2":
+            return path
+        wanted = self._layer.context.server.address
+        if wanted is None or (request.raw_host, request.raw_port) != wanted[:2]:
+            return path
+        return b"%b://%b%b" % (self.proxied, request.raw_authority, b"" if path == b"*" else path)
+
     async def _forward(self, held: bytes | None) -> Response:
         """Send the request and wait for the response's head. One retry where RFC 9110 §9.2.2 allows it."""
         flow, inbound, pool = self.flow, self._inbound, self._layer.pool
@@ -183,11 +200,11 @@ class Exchange:
             try:
                 if held is not None:
                     content = request.raw_content
-                    wait = outbound.request(sent, b"" if content is None else content, request.raw_path or b"/")
+                    wait = outbound.request(sent, b"" if content is None else content, self._target(link.server))
                     if wait is not None:
                         await wait
                 else:
-                    await outbound.head(sent, request.raw_path or b"/")
+                    await outbound.head(sent, self._target(link.server))
                     rest, self._rest = self._rest, b""
                     self._upload = Upload(self._handler, flow, inbound, outbound, rest)
                 flow.response = response = await outbound.response(self._inform)

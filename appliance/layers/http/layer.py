@@ -90,8 +90,7 @@ class HttpLayer(Layer):
                 request.raw_authority = b""  # that was said to us: add-ons see the request as the server will
         else:
             server = self.context.server
-            if request.raw_host and inbound.refused is None:
-                self._proxy_form(inbound)
+            proxied = self._proxy_form(inbound) if request.raw_host and inbound.refused is None else b""
             if server.address is not None:
                 request.raw_host, request.raw_port = server.address[:2]
             request.raw_scheme = b"https" if server.tls else b"http"
@@ -99,6 +98,7 @@ class HttpLayer(Layer):
                 # It goes on as HTTP/1.1, which wants one.
                 name = self.context.client.sni or request.raw_host
                 request.headers.insert(0, "Host", hostport(request.raw_scheme, name, request.raw_port))
+            return Exchange(self, inbound, proxied).run()
         return Exchange(self, inbound).run()
 
     def _direct(self, inbound: Inbound) -> None:
@@ -116,12 +116,17 @@ class HttpLayer(Layer):
                 f"then open http://{onboarding}/ for its certificate",
             )
 
-    def _proxy_form(self, inbound: Inbound) -> None:
-        """What one says to a proxy, said to a server: the connection tells where it goes, and nothing else does."""
+    def _proxy_form(self, inbound: Inbound) -> bytes:
+        """What one says to a proxy, said to a server: the connection tells where it goes, and nothing else does.
+
+        Returns the scheme of an absolute form: the server is a proxy, or takes it as one does (RFC 9112 §3.2.2).
+        """
         if inbound.request.raw_method == b"CONNECT":
             inbound.refused = Refused(400, "CONNECT was sent to a server, and the gateway is no proxy here")
         elif inbound.request.raw_http_version != b"HTTP/2.0":
             self._host_from_target(inbound)
+            return inbound.request.raw_scheme
+        return b""
 
     def _host_from_target(self, inbound: Inbound) -> None:
         """In absolute form the target counts, and Host is written anew from it (RFC 9112 §3.2.2)."""

@@ -302,7 +302,8 @@ async def test_connect_in_the_middle_of_requests(rigs: Make) -> None:
     assert (len(origin.requests), origin.raw) == (1, b"")
 
 
-async def test_absolute_form_to_a_server(rigs: Make) -> None:
+async def test_absolute_form_to_another_proxy(rigs: Make) -> None:
+    """It stays what it is, since a proxy answers 400 to the other form, and a server must take it (RFC 9112 §3.2.2)."""
     events = Events()
     rig = await rigs(events)
     origin = Origin(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -310,9 +311,39 @@ async def test_absolute_form_to_a_server(rigs: Make) -> None:
     client = await rig.connect(await rig.transparent(address))
     await client.say(b"GET http://127.0.0.1:1/x?y HTTP/1.1\r\nHost: other\r\n\r\n")
     assert (await read_response(client)).status == 200
-    assert origin.requests[0].start == b"GET /x?y HTTP/1.1"
+    assert origin.requests[0].start == b"GET http://127.0.0.1:1/x?y HTTP/1.1"
     assert origin.requests[0].value("host") == "127.0.0.1:1"
     assert events.of("request")[0].server_conn.address == address
+    for target in (b"https://A.test:444", b"http://a.test/"):
+        await client.say(b"OPTIONS %b HTTP/1.1\r\nHost: other\r\nProxy-Authorization: x\r\n\r\n" % target)
+        assert (await read_response(client)).status == 200
+        assert origin.requests[-1].start == b"OPTIONS %b HTTP/1.1" % target
+        assert origin.requests[-1].value("proxy-authorization") == "x"
+    await client.say(b"POST http://a.test/y HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: a.test\r\n\r\n0\r\n\r\n")
+    assert (await read_response(client)).status == 200
+    assert origin.requests[-1].start == b"POST http://a.test/y HTTP/1.1"
+
+
+async def test_absolute_form_that_an_addon_sends_elsewhere(rigs: Make) -> None:
+    """There it is a server's, as if it had been said to us."""
+    servers = [Origin(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") for _ in range(2)]
+
+    class Elsewhere:
+        def request(self, flow: http.HTTPFlow) -> None:
+            if "new" in flow.request.path:
+                flow.request.path = "/changed"
+            else:
+                flow.request.host, flow.request.port = elsewhere
+
+    rig = await rigs(Elsewhere())
+    address, elsewhere = [await rig.origin(server) for server in servers]
+    client = await rig.connect(await rig.transparent(address))
+    for path in (b"old", b"new"):
+        await client.say(b"GET http://a.test/%b HTTP/1.1\r\nHost: a.test\r\n\r\n" % path)
+        assert (await read_response(client)).status == 200
+    assert servers[0].requests[0].start == b"GET http://a.test/changed HTTP/1.1"
+    assert servers[1].requests[0].start == b"GET /old HTTP/1.1"
+    assert servers[1].requests[0].value("host") == ":".join(map(str, elsewhere[:2]))
 
 
 async def test_http10_without_host(rigs: Make) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.exceptions import ModeError
 from modes.wireguard.book import Book, client_file, stamp_of
-from modes.wireguard.config import ServerConfig, decode_key, encode_key, parse, render
+from modes.wireguard.config import ServerConfig, decode_key, encode_key, parse, render, with_peer, without_peer
 from modes.wireguard.device import Device
 from modes.wireguard.noise import NO_PSK, PrivateKey
 from modes.wireguard.peer import PeerConfig
@@ -198,9 +200,109 @@ def test_a_label_is_no_line_of_the_file(tmp_path: Path, end: str) -> None:
         assert phone.label == label and str(phone.allowed[0]) == "10.87.0.3/32"
 
 
+BY_HAND = f"""\
+# The lab's server. Ask Ben before you change anything.
+[Interface]
+PrivateKey={encode_key(KEY.data)}
+Address = 10.87.0.1/24
+PostUp = iptables -A FORWARD -i %i -j ACCEPT  # for wg-quick
+MTU = 1420
+"""
+PRINTER = f"""\
+# Floor 2
+[Peer] # old
+# Name = printer
+PublicKey = {encode_key(LATE)}
+AllowedIPs = 10.87.0.0/28
+# its manual is on the shelf
+
+# Anna's, since May:
+# ask her first
+"""
+PHONE = f"""\
+[Peer]
+PublicKey={encode_key(PEER.public)}
+# Name = phone
+"""
+
+
+def test_what_people_have_written_stays(tmp_path: Path) -> None:
+    """Comments, what is for wg-quick, order and spacing: a file that wg-quick uses may be ours, too."""
+    book = Book(tmp_path / "wireguard.conf")
+    book.path.write_text(f"{BY_HAND}\n{PRINTER}{PHONE}")
+    book.add("new")
+    assert book.path.read_text().startswith(f"{BY_HAND}\n{PRINTER}{PHONE}\n[Peer]\n# Name = new\n")
+    book.remove("new")
+    assert book.path.read_text() == f"{BY_HAND}\n{PRINTER}{PHONE}"
+    book.remove("phone")
+    kept, _, hers = PRINTER.partition("\n# Anna's")
+    assert hers and book.path.read_text() == f"{BY_HAND}\n{kept}"
+    book.remove("printer")
+    assert book.path.read_text() == BY_HAND
+
+
+@given(st.lists(PEERS, max_size=5, unique_by=(lambda peer: peer.public, lambda peer: peer.name)), st.data())
+def test_one_peer_less_and_one_more(peers: list[PeerConfig], data: st.DataObject) -> None:
+    text = render(ServerConfig(KEY, (ip_interface("10.0.0.1/24"),)))
+    for peer in peers:
+        text = with_peer(text, "x", peer)
+    assert parse(text, "x").peers == tuple(peers)
+    for peer in data.draw(st.permutations(peers)):
+        peers = [one for one in peers if one is not peer]
+        text = without_peer(text, "x", peer.public)
+        assert parse(text, "x").peers == tuple(peers)
+
+
+def test_mitmproxys_file_becomes_one_of_ours(tmp_path: Path) -> None:
+    book = Book(tmp_path / "wireguard.conf")
+    book.path.write_text(json.dumps({"server_key": encode_key(KEY.data), "client_key": encode_key(PEER.data)}))
+    book.remove("mitmproxy")
+    assert book.load().peers == () and book.load().private.data == KEY.data
+
+
+def test_a_new_peer_gets_no_address_of_anothers_network(tmp_path: Path) -> None:
+    book = Book(tmp_path / "wireguard.conf")
+    book.path.write_text(f"{BY_HAND}\n{PRINTER}{PHONE}AllowedIPs = 0.0.0.0/0\n")
+    assert "Address = 10.87.0.16/32\n" in book.add("new")
+
+
+def test_two_at_once_lose_nobody(tmp_path: Path) -> None:
+    names = [f"peer{number}" for number in range(16)]
+    Book(tmp_path / "wireguard.conf").init()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: Book(tmp_path / "wireguard.conf").add(name), names))
+    peers = Book(tmp_path / "wireguard.conf").load().peers
+    assert sorted(peer.name for peer in peers) == sorted(names)
+    assert len({peer.allowed for peer in peers}) == len(names)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of another owner")
+def test_root_takes_nothing_away_from_a_users_gateway(tmp_path: Path) -> None:
+    book = Book(tmp_path / "wireguard.conf")
+    os.chown(tmp_path, 64242, 64243)
+    book.init()
+    book.add("phone")
+    made = (book.path, book.clients, book.clients / "phone.conf")
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in made] == [(64242, 64243)] * 3
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o600, 0o700, 0o600]
+    os.chown(book.path, 64244, 64245)
+    book.path.chmod(0o640)
+    book.add("laptop")
+    found = book.path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (64244, 64245, 0o640)
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    book = Book(tmp_path / "wireguard.conf")
+    book.path.symlink_to("wg0.conf")
+    Book(tmp_path / "wg0.conf").init()
+    book.add("phone")
+    assert book.path.is_symlink() and book.load().peers[0].name == "phone"
+
+
 def test_no_address_left(tmp_path: Path) -> None:
     book = Book(tmp_path / "wireguard.conf")
-    book.save(ServerConfig(KEY, (ip_interface("10.0.0.1/30"),)))
+    book.path.write_text(render(ServerConfig(KEY, (ip_interface("10.0.0.1/30"),))))
     assert "10.0.0.2/32" in book.add("one")
     with pytest.raises(ModeError, match="free one"):
         book.add("two")

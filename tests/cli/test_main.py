@@ -1,0 +1,43 @@
+"""appliance/cli/main.py: what holds for every command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import os, sys, types
+module = types.ModuleType("appliance.cli.options")
+def show(specs, as_yaml):
+    with open(os.environ["TOLD"], "w") as file:
+        paths = [os.path.realpath(f"/proc/self/fd/{n}") for n in range(3)]
+        print(*("null" if path == "/dev/null" else "other" for path in paths), file=file)
+        print(sys.stdin.read() == "", file=file)
+    print("said"), print("complained", file=sys.stderr)
+    return 3
+module.show = show
+sys.modules["appliance.cli.options"] = module
+from appliance.cli.main import main
+sys.exit(main(["options"]))
+"""
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+def test_standard_descriptors_that_are_closed_go_to_nobody_else(closed: tuple[int, ...], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    words = " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {words}', "sh", sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE if 0 in closed else subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, cwd=ROOT, env={**os.environ, "TOLD": str(told)},
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    places = ["null" if number in closed or number == 0 else "other" for number in range(3)]
+    assert told.read_text() == " ".join(places) + "\nTrue\n"
+    assert done.stdout == ("" if 1 in closed else "said\n")
+    assert done.stderr == ("" if 2 in closed else "complained\n")
