@@ -115,6 +115,7 @@ class H1Inbound:
         "refused",
         "request",
         "taken",
+        "until_close",
         "upgrade_to",
     )
 
@@ -126,7 +127,7 @@ class H1Inbound:
         self._mute = False
         self._method = head.method  # as the client said it: add-ons may change the request's
         self.refused: Refused | None = None
-        self.taken = False
+        self.taken = self.until_close = False
         frame = head.framing
         if head.target[0] == 47:  # origin form, the usual one
             host, port, scheme, authority, path = "", 0, b"", b"", head.target
@@ -166,7 +167,7 @@ class H1Inbound:
         self._server = server
         self._stream = server.stream
         self._head_sent = self._chunked = self._mute = self._http10 = False
-        self.taken = self.persistent = self.expects_continue = False
+        self.taken = self.until_close = self.persistent = self.expects_continue = False
         self.refused = why
         self._body = None
         self.upgrade_to = None
@@ -244,7 +245,9 @@ class H1Inbound:
         bare = bodiless(response.status_code, self._method)
         trailers = response.trailers.fields if response.trailers else ()
         frame = outgoing(response.headers, None if bare else len(content), bool(trailers) and not http10, http10)
-        if not self.whole:  # the rest of the request is not waited for
+        if self.until_close and not bare:
+            frame = frame._replace(fields=unframed(frame.fields), chunked=False, until_close=True)
+        if frame.until_close or not self.whole:  # not whole: the rest of the request is not waited for
             self.persistent = False
         head = self._serialize(response, frame.fields)
         if bare:
@@ -262,7 +265,8 @@ class H1Inbound:
 
     async def head(self, response: Response) -> None:
         self._mute = bare = bodiless(response.status_code, self._method)
-        frame = outgoing(response.headers, None if bare else -1, bool(response.trailers), self._http10)
+        no_chunks = self._http10 or self.until_close
+        frame = outgoing(response.headers, None if bare else -1, bool(response.trailers), no_chunks)
         self._chunked = frame.chunked
         if frame.until_close:
             self.persistent = False
@@ -297,6 +301,11 @@ class H1Inbound:
         if self._chunked:
             self._stream.write(last_chunk(trailers.fields if trailers else ()))
         await self._stream.drain()
+
+    def cut(self) -> None:
+        self.until_close = True
+        if (tls := self._stream.tls) is not None:
+            tls.silent = True
 
     def grant(self, response: Response) -> None:
         """2xx to CONNECT: no framing fields, no body (RFC 9110 §9.3.6)."""

@@ -226,6 +226,8 @@ class H2Outbound(H2Stream):
     unprocessed: the server has said that it did nothing about the request, or it was never sent.
     """
 
+    until_close = cut = False  # END_STREAM says where a body ends
+
     __slots__ = (
         "_answered",
         "_bare",
