@@ -119,7 +119,7 @@ class Ask:
 class NameServers:
     """See the module.
 
-    dropped: answers that were late, double, forged or not to the question. asked: questions under way, the oldest first.
+    dropped: answers that were late, double, forged or not to the question. asked: questions under way, oldest first.
     clients: questions under way by the client's address, and by /64 of IPv6, counted by the layer.
     own, strangers: the sockets, to the servers of the `dns` mode and to those that clients choose.
     """

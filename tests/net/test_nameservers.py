@@ -14,6 +14,7 @@ from appliance.net import nameservers
 from appliance.net.clients import network
 from appliance.net.guard import LoopGuard
 from appliance.net.nameservers import NameServers
+from tests.harness import until
 
 QUERY = struct.pack("!HHHHHH", 1, 0x0100, 1, 0, 0, 0) + b"\3www\4test\0\0\1\0\1"
 ATTACKER, CLIENT = "192.0.2.66", "192.0.2.7"
@@ -211,9 +212,8 @@ async def test_who_has_the_most_tcp_connections_gives_one_up(site: Site, monkeyp
     try:
         silent, good = await slow.start(), await quick.start()
         tasks = [asyncio.ensure_future(ask(silent, ATTACKER)) for _ in range(12)]
-        async with asyncio.timeout(10):
-            while slow.taken < 8 or len(ended[ATTACKER]) < 4:  # its own further ones take from nobody
-                await asyncio.sleep(0.01)
+        # Its own further ones take from nobody.
+        await until(lambda: slow.taken == 8 and len(ended[ATTACKER]) == 4)
         assert all(await asyncio.gather(*(ask(good, CLIENT) for _ in range(3))))
         assert not ended[CLIENT]
         gave_way = [ATTACKER in why for why in ended[ATTACKER]]
