@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,8 @@ from appliance.request import Request
 from appliance.response import Response
 from appliance.status_codes import RESPONSES
 
+TURN = 32
+"""Pipelined requests taken in one turn of the loop: those that need no server could otherwise hold it for long."""
 _FIRST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (\S{1,2048})")
 
 
@@ -43,6 +46,7 @@ class H1Server:
     async def serve(self, handle: Callable[[Inbound], Awaitable[None]]) -> None:
         """Hand each request to `handle`, in order, until the connection cannot carry another."""
         stream = self.stream
+        taken = 0
         while True:
             block: bytes | None = None
             try:
@@ -53,6 +57,8 @@ class H1Server:
             except Refused as e:
                 inbound = H1Inbound.of_refused(self, block or bytes(stream.buf[:4096]), e)
             await handle(inbound)
+            if stream.buf and not (taken := taken + 1) % TURN:
+                await asyncio.sleep(0)
             if inbound.taken:
                 return
             if not inbound.persistent or stream.why is not None or not inbound.whole:
