@@ -261,11 +261,12 @@ class LiveModes:
 async def _take_away(firewall: Firewall) -> None:
     """Also what firewall_fail=closed leaves in place: this was somebody's wish, and no gateway that is down."""
     path = firewall._list
+    whose = undo.identity(path) if path else ""
     await firewall.remove()
-    if path:
-        await asyncio.to_thread(_reopen, path)
+    if whose:
+        await asyncio.to_thread(_reopen, path, whose)
 
 
-def _reopen(path: str) -> None:
+def _reopen(path: str, whose: str) -> None:
     if os.path.exists(path):
-        undo.replay(path, routing=True, closed=True)
+        undo.replay(path, routing=True, closed=True, whose=whose)

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from appliance.layers.modes import TransparentProxy
-from appliance.net.guard import is_local, unmapped
+from appliance.net.guard import is_local, nowhere, unmapped
 from modes.base import TcpMode, Unwanted
 from modes.udp import UdpListener
 
@@ -79,7 +79,15 @@ class Transparent(TcpMode):
                 f"connected to the transparent listener {own[0]}:{own[1]} itself, so there is no original destination: "
                 "redirect its traffic here with nftables, or use the regular mode for explicit proxying"
             )
+        mapped = found is plain and own[0].startswith("::ffff:") and _only_ipv6(sock)
+        if mapped or nowhere(found[0], peer[0]):
+            raise Unwanted(f"{own[0] if mapped else found[0]} is nobody's address on a network, and not served")
         return found
+
+
+def _only_ipv6(sock: socket.socket) -> bool:
+    """Whether an IPv4-mapped address of this socket is what a packet said, and not IPv4."""
+    return sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
 def _not_transparent(sock: socket.socket) -> None:

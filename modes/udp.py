@@ -20,7 +20,7 @@ from appliance.arrival import Arrival, Arrive, Host
 from appliance.connection import Client, ConnectionState
 from appliance.net.conntrack import CannotAsk, Conntrack
 from appliance.net.datagrams import SharedDatagrams
-from appliance.net.guard import is_local
+from appliance.net.guard import is_local, nowhere
 from appliance.net.reasons import Reason
 from appliance.net.unreachable import IP_TRANSPARENT, IPV6_TRANSPARENT, Unreachable
 from modes.flowlistener import FlowListener, Key
@@ -169,8 +169,8 @@ class UdpListener(FlowListener):
         return flow
 
     def refuses(self, wanted: Address) -> str:
-        """Why nothing is carried there; "": it is."""
-        return ""
+        """Why nothing is carried there; "": it is. Local addresses are not asked about."""
+        return f"{wanted[0]} is nobody's address on a network, and not served" if nowhere(wanted[0], "::1") else ""
 
     def arrival(self, client: Client, flow: SharedDatagrams, wanted: Address) -> Arrival:
         """What is handed over."""

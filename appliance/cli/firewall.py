@@ -84,8 +84,8 @@ def clean() -> int:
     if os.geteuid():
         raise ModeError("removing firewall rules needs root: sudo lockgate firewall clean")
     left = undo.stale()
-    for path in left:
-        undo.replay(path, routing=True, closed=True)
+    for path, whose in left.items():
+        undo.replay(path, routing=True, closed=True, whose=whose)
         print(f"removed what {path} lists")
     if not left:
         print("nothing was left behind")

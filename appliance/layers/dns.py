@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 PORT = dns_wire.PORT
 MAX_PER_CONNECTION = 128
 """Queries of one TCP connection at once; further ones are read when some are answered."""
+TURN = 32
+"""Messages of one TCP connection taken in one turn of the loop: what needs no server could otherwise hold it for long.
+"""
 MAX_PER_CLIENT = 512
 """Queries of one address at once; further ones are dropped, over TCP refused."""
 MAX_PER_NETWORK = 4 * MAX_PER_CLIENT
@@ -101,6 +104,7 @@ class DNSLayer(Layer):
 
     async def _stream(self, client: Stream) -> None:
         seconds = self.context.handler.worker.settings.header_timeout
+        taken = 0
         while True:
             buf = client.buf
             if len(buf) < 2 or len(buf) < 2 + (buf[0] << 8 | buf[1]):
@@ -114,6 +118,9 @@ class DNSLayer(Layer):
             if len(self.queries) >= MAX_PER_CONNECTION:
                 await self._until_room(MAX_PER_CONNECTION)
             self.take(data)
+            taken += 1
+            if not taken % TURN:
+                await asyncio.sleep(0)
             await client.drain()
         await self._until_room(1)  # it may have said all it has to say, and wait for the answers
         client.write_eof()

@@ -206,7 +206,14 @@ class Query:
         self._at = "server"
         server.timestamp_start = server.timestamp_start or time.time()
         ask = worker.dns.ask(
-            servers, wire, end, self._answered, by_tcp=not self.layer.udp, source=source, client=client
+            servers,
+            wire,
+            end,
+            self._answered,
+            by_tcp=not self.layer.udp,
+            source=source,
+            client=client,
+            asker=self.layer.network,
         )
         if self._at == "server":
             self._ask = ask

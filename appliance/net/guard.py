@@ -58,6 +58,19 @@ class LoopGuard:
         return None
 
 
+def nowhere(ip: str, client: str) -> bool:
+    """Whether no packet on a network is for this destination, as it came from `client`: loopback (unless that is, too),
+    unspecified, IPv4-mapped. The kernel takes the last for IPv6 when it comes, and for IPv4 when it is dialled, so that
+    ::ffff:127.0.0.1 would be this machine's own services.
+    """
+    if not ip.startswith(("127.", "0.", "::")):
+        return False
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    if address.is_loopback:
+        return not ipaddress.ip_address(unmapped(client)).is_loopback
+    return address.is_unspecified or getattr(address, "ipv4_mapped", None) is not None
+
+
 def reached(ip: str) -> str:
     """The IPv4 address that a translator (NAT64) or relay (6to4) sends on to, or that of `unmapped`."""
     ip = unmapped(ip)

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from appliance.net.datagrams import LARGEST, READS_AT_ONCE
@@ -31,9 +32,9 @@ MAX_PORTS = 128
 OWN_PORTS = 64
 """Sockets to the servers of the `dns` mode, in all: what clients ask of others takes nothing from them."""
 MAX_PENDING = 4096
-"""Questions under way, in all."""
+"""Questions under way, in all; with so many, the one that has waited longest gives way to the next."""
 MAX_TCP = 64
-"""TCP connections to name servers at once."""
+"""TCP connections to name servers at once; with so many, whoever has the most gives one up."""
 PATIENCE = (1.0, 1.5, 2.0)
 """Seconds each attempt may take; the next goes to the next server. In all less than a stub resolver waits (5 s)."""
 TCP_SECONDS = 4.0
@@ -47,8 +48,8 @@ class Ask:
     """One question under way. cancel() forgets it: nothing is called any more."""
 
     __slots__ = (
-        *("attempt", "by_tcp", "client", "done", "due", "end", "id", "of", "port", "ports", "server", "servers"),
-        *("source", "task", "wire"),
+        *("asker", "attempt", "by_tcp", "client", "done", "due", "end", "id", "of", "port", "ports", "server"),
+        *("servers", "source", "task", "wire"),
     )
 
     def __init__(
@@ -60,6 +61,7 @@ class Ask:
         by_tcp: bool,
         source: str | None,
         client: str,
+        asker: str,
         done: Done,
     ) -> None:
         self.of = of
@@ -69,6 +71,7 @@ class Ask:
         self.by_tcp = by_tcp  # an answer that is truncated is fetched by TCP
         self.source = source
         self.client = client
+        self.asker = asker
         self.done: Done | None = done
         self.ports = of.strangers if client else of.own
         self.server = servers[0]  # the one that was asked last
@@ -77,7 +80,7 @@ class Ask:
         self.port: Port | None = None
         self.id = 0
         self.task: asyncio.Task[None] | None = None
-        of.pending += 1
+        of.asked[self] = None
 
     def cancel(self) -> None:
         self._over()
@@ -98,26 +101,32 @@ class Ask:
             except Exception:
                 logger.exception("unexpected fault in what was done with a DNS answer")
 
+    def give_way(self, why: str) -> None:
+        """It has no answer, for others are to have theirs."""
+        self.finish(None, why)
+        if self.task is not None:
+            self.task.cancel()
+
     def _over(self) -> Done | None:
         if self.port is not None:
             self.leave()
         done, self.done = self.done, None
         if done is not None:
-            self.of.pending -= 1
+            del self.of.asked[self]
         return done
 
 
 class NameServers:
     """See the module.
 
-    dropped: answers that were late, double, forged or not to the question. pending: questions under way.
+    dropped: answers that were late, double, forged or not to the question. asked: questions under way, oldest first.
     clients: questions under way by the client's address, and by /64 of IPv6, counted by the layer.
     own, strangers: the sockets, to the servers of the `dns` mode and to those that clients choose.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, guard: LoopGuard) -> None:
         self.dropped = 0
-        self.pending = 0
+        self.asked: dict[Ask, None] = {}
         self.clients: dict[str, int] = {}
         self._loop = loop
         self._guard = guard
@@ -127,9 +136,14 @@ class NameServers:
         self._chance = b""
         self._drawn = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._tcp = 0
+        self._tcp: dict[Ask, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def pending(self) -> int:
+        """Questions under way."""
+        return len(self.asked)
 
     def ask(
         self,
@@ -141,18 +155,19 @@ class NameServers:
         by_tcp: bool = False,
         source: str | None = None,
         client: str = "",
+        asker: str = "",
     ) -> Ask:
         """Send the query `wire`, whose questions end at `end`, to one of `servers` after another (IP literals).
 
         by_tcp: fetch by TCP what comes truncated. source: local address. client: who chose these servers (see
-        clients.network), "": we. `done` may be called before this returns.
+        clients.network), "": we. asker: who asks, in the same form. `done` may be called before this returns.
         """
-        ask = Ask(self, servers, wire, end, by_tcp, source, client, done)
+        ask = Ask(self, servers, wire, end, by_tcp, source, client, asker, done)
         if self._closed:
             ask.finish(None, "the gateway is shutting down")
-        elif self.pending > MAX_PENDING:
-            ask.finish(None, f"{MAX_PENDING} queries wait for an answer already")
         else:
+            if len(self.asked) > MAX_PENDING:
+                next(iter(self.asked)).give_way(f"{MAX_PENDING} queries wait for an answer, and this one for longest")
             self._try(ask, "")
         return ask
 
@@ -243,16 +258,22 @@ class NameServers:
     # -- by TCP
 
     def _by_tcp(self, ask: Ask) -> None:
-        if self._tcp >= MAX_TCP:
-            ask.finish(None, f"{MAX_TCP} TCP connections to name servers are open already")
-            return
-        self._tcp += 1
+        if len(self._tcp) >= MAX_TCP:
+            most = Counter([other.asker for other in self._tcp])
+            last = max(self._tcp, key=lambda other: most[other.asker])  # of equals the oldest
+            full = f"{MAX_TCP} TCP connections to name servers are open already"
+            if most[last.asker] <= most[ask.asker] + 1:
+                ask.finish(None, full)
+                return
+            del self._tcp[last]
+            last.give_way(f"{full}, {most[last.asker]} of them for {last.asker}")
+        self._tcp[ask] = None
         ask.task = task = self._loop.create_task(self._fetch(ask))
         self._tasks.add(task)
-        task.add_done_callback(self._fetched)
+        task.add_done_callback(partial(self._fetched, ask))
 
-    def _fetched(self, task: asyncio.Task[None]) -> None:
-        self._tcp -= 1
+    def _fetched(self, ask: Ask, task: asyncio.Task[None]) -> None:
+        self._tcp.pop(ask, None)
         self._tasks.discard(task)
 
     async def _fetch(self, ask: Ask) -> None:

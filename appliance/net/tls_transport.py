@@ -71,6 +71,7 @@ class TlsTransport:
         "clean_eof",
         "conn",
         "depth",
+        "silent",
     )
 
     def __init__(self, conn: SSL.Connection, scratch: TlsScratch, below: Transport, above: Above) -> None:
@@ -81,6 +82,8 @@ class TlsTransport:
         """Whether the peer said close_notify (RFC 8446 §6.1); without it the data may have been cut short."""
         self.depth: int = below.depth + 1 if isinstance(below, TlsTransport) else 1
         """Layers of TLS up to this one."""
+        self.silent = False
+        """End without close_notify: the peer is not to believe that it has had everything."""
         self._scratch = scratch
         self._below = below
         self._done: asyncio.Future[None] | None = None
@@ -247,7 +250,7 @@ class TlsTransport:
         self._below.write_eof()
 
     def _notify(self) -> None:
-        if not self._closed and self._done is None:
+        if not self._closed and self._done is None and not self.silent:
             if SSL_shutdown(self._ssl) < 0:
                 ERR_clear_error()
             self._flush()

@@ -26,6 +26,7 @@ def main(path: str, owner: str) -> None:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import undo  # type: ignore[import-not-found]  # by path: -I -S knows no packages
 
+    whose = undo.identity(path)
     poll = select.poll()
     poll.register(0, select.POLLIN)
     # The pipe may have been inherited by a fork of an add-on; the process itself cannot be.
@@ -38,7 +39,7 @@ def main(path: str, owner: str) -> None:
         ready = poll.poll(patience)
         if not ready:
             # It hangs, and its rules have let go: what it had been delivered must flow by translated.
-            undo.forget_intercepted(path)
+            undo.forget_intercepted(path, whose)
             patience = None
         elif all(descriptor == 0 for descriptor, _ in ready) and os.read(0, 512):
             patience = HANG_MS
@@ -47,12 +48,12 @@ def main(path: str, owner: str) -> None:
     # A unit's next process replays the list itself once its own rules lie; until then ours let go by themselves. A unit
     # that is being stopped or restarted waits for all of its processes, so then there is no time for that.
     end = time.monotonic() + HANG_MS / 1000
-    while owner == "unit" and os.path.exists(path) and time.monotonic() < end:
+    while owner == "unit" and undo.identity(path) == whose and time.monotonic() < end:
         if told:
             return
         time.sleep(0.05)
     if os.path.exists(path):
-        undo.replay(path, routing=False)
+        undo.replay(path, routing=False, whose=whose)
 
 
 if __name__ == "__main__":

@@ -206,9 +206,9 @@ class Firewall:
                 self._lay_some_way()
             finally:
                 # Not before: what an earlier process of this unit has laid holds until ours lies.
-                for path in stale:
+                for path, whose in stale.items():
                     logger.info("an earlier run has left its rules: removed (%s)", path)
-                    undo.replay(path, routing=True, closed=True)
+                    undo.replay(path, routing=True, closed=True, whose=whose)
         except BaseException:
             self._remove()
             raise

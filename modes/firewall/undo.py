@@ -2,7 +2,7 @@
 runs it by path in an interpreter of its own.
 
 One file of JSON a gateway in /run/lockgate, which is empty after a boot, as the firewall is. Its name says which
-network namespace and which number; making it reserves the number.
+network namespace and which number; making it reserves the number. Numbers are used again: `id` in it tells whose it is.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def write(
         before |= earlier.get("sysctls", {}) | earlier.get("tuned", {})
         made |= {(family, table) for family, table in earlier.get("tables", ())}
         data = {
+            "id": earlier.get("id") or os.urandom(8).hex(),
             "pid": own,
             "birth": birth(own),
             "mark": mark,
@@ -136,11 +137,18 @@ def _save(path: str, data: dict[str, Any]) -> None:
     os.replace(new, path)
 
 
-def replay(path: str, routing: bool, closed: bool = False) -> None:
+def identity(path: str) -> str:
+    """Of the list that is there now; "" = there is none."""
+    return str(read(path).get("id", ""))
+
+
+def replay(path: str, routing: bool, closed: bool = False, whose: str = "") -> None:
     """Undo what the list says; routing and what is closed only if asked for, else they stay listed. Idempotent, and no
-    error stops it.
+    error stops it. whose: only if it is this one's still (see `identity`).
     """
     data = read(path)
+    if whose and data.get("id") != whose:
+        return
     for argv in data.get("interception", ()):
         run(argv)
     # After the rules: before, a datagram could still mark a new entry.
@@ -156,6 +164,8 @@ def replay(path: str, routing: bool, closed: bool = False) -> None:
     left |= {"closed": []} if closed else {}
     left |= {"sysctls": {}} if routing else {}
     with contextlib.suppress(OSError), _locked(path):
+        if read(path).get("id") != data.get("id"):
+            return  # somebody else has replayed it meanwhile, and the number is a new gateway's
         others = _noted(path)
         found = data.get("tuned", {}) | (data.get("sysctls", {}) if routing else {})
         for name, value in reversed(found.items()):
@@ -173,23 +183,24 @@ def replay(path: str, routing: bool, closed: bool = False) -> None:
         os.unlink(path)
 
 
-def forget_intercepted(path: str) -> None:
-    """Flush the connection tracking of the list's gateway. No error."""
+def forget_intercepted(path: str, whose: str = "") -> None:
+    """Flush the connection tracking of the list's gateway. whose: as for `replay`. No error."""
     with contextlib.suppress(OSError):
-        if mark := read(path).get("mark"):
-            nfnetlink.flush_conntrack(mark)
+        data = read(path)
+        if data.get("mark") and (not whose or data.get("id") == whose):
+            nfnetlink.flush_conntrack(data["mark"])
 
 
-def stale(folder: str = FOLDER) -> list[str]:
-    """Lists of this network namespace whose process is gone."""
-    found = []
+def stale(folder: str = FOLDER) -> dict[str, str]:
+    """Lists of this network namespace whose process is gone, and their identity."""
+    found = {}
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(folder)):
             if name.startswith(f"{namespace()}-") and name.endswith(".json"):
                 data = read(f"{folder}/{name}")
                 # An empty one is being written this moment.
                 if data and not birth(data.get("pid", 0)) == data.get("birth") != "":
-                    found.append(f"{folder}/{name}")
+                    found[f"{folder}/{name}"] = str(data.get("id", ""))
     return found
 
 

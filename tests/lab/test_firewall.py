@@ -45,9 +45,9 @@ def state(lab: Lab) -> str:
     commands = ["nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"]
     commands += [f"ip{six}tables-legacy-save" for six in ("", "6")]
     texts = [lab.gateway.run(command.split(), check=True).stdout for command in commands]
-    # Comments carry the time, counters of built-in chains count.
+    # Comments carry the time, counters count.
     texts.append(lab.gateway.run(["cat", "/proc/sys/net/ipv4/tcp_early_demux"], check=True).stdout)
-    texts = [re.sub(r"expires \S+", "", text) for text in texts]
+    texts = [re.sub(r"expires \S+|packets \d+ bytes \d+", "", text) for text in texts]
     lines = [line.partition(" [")[0] for text in texts for line in text.splitlines() if not line.startswith("#")]
     return "\n".join(lines)
 

@@ -23,6 +23,7 @@ class Fake:
         self.original = original
         self.family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
         self.transparent = True
+        self.only_ipv6 = False
 
     def setsockopt(self, level: int, name: int, value: int) -> None:
         assert (level, name) in ((41, 75), (socket.SOL_IP, 19))
@@ -31,7 +32,9 @@ class Fake:
     def getsockname(self) -> tuple[Any, ...]:
         return self.own
 
-    def getsockopt(self, level: int, name: int, size: int) -> bytes:
+    def getsockopt(self, level: int, name: int, size: int = 0) -> bytes | int:
+        if (level, name) == (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            return self.only_ipv6
         assert name == 80
         if self.original is None:
             raise OSError(2, "No such file or directory")
@@ -64,14 +67,33 @@ PEER = ("198.51.100.7", 5555)
         (("::ffff:127.0.0.1", 8081, 0, 0), ("192.0.2.1", 80), ("192.0.2.1", 80)),
         # TPROXY towards a port that happens to be ours, on a machine that is not
         (("192.0.2.1", 8081), None, ("192.0.2.1", 8081)),
-        # REDIRECT of a local service on another port
-        (("127.0.0.1", 8081), ("127.0.0.1", 80), ("127.0.0.1", 80)),
     ],
 )
 async def test_destination(rigs: Make, own: tuple[Any, ...], original: Any, wanted: tuple[str, int]) -> None:
     sock: Any = Fake(own, original)
     assert mode(await rigs()).wanted(sock, PEER) == wanted
     assert sock.transparent == (original is None)  # a redirected one must not be
+
+
+async def test_redirect_of_a_local_service_on_another_port(rigs: Make) -> None:
+    made = mode(await rigs())
+    for here in ("127.0.0.1", "::1"):
+        local: Any = Fake((here, 8081), (here, 80))
+        assert made.wanted(local, (here, 5555)) == (here, 80)
+        with pytest.raises(Unwanted, match="nobody's address"):
+            made.wanted(local, PEER)
+
+
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "::ffff:192.0.2.1", "::ffff:0.0.0.0", "::", "0.0.0.0"])
+@pytest.mark.parametrize("method", ["redirect", "tproxy"])
+async def test_what_no_packet_is_for(rigs: Make, host: str, method: str) -> None:
+    """IPv4-mapped, it comes as IPv6, past rules that know of local addresses, and would be dialled as IPv4."""
+    own = ("2001:db8::1" if ":" in host else "192.0.2.9", 8081) if method == "redirect" else (host, 80)
+    sock: Any = Fake(own, (host, 80) if method == "redirect" else None)
+    sock.only_ipv6 = ":" in host
+    for peer in (PEER, ("2001:db8::7", 5555, 0, 0), ("127.0.0.1", 5555)):
+        with pytest.raises(Unwanted, match="nobody's address"):
+            mode(await rigs()).wanted(sock, peer)
 
 
 @pytest.mark.parametrize("own", [("127.0.0.1", 8081), ("::1", 8081, 0, 0)])

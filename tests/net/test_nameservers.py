@@ -14,6 +14,7 @@ from appliance.net import nameservers
 from appliance.net.clients import network
 from appliance.net.guard import LoopGuard
 from appliance.net.nameservers import NameServers
+from tests.harness import until
 
 QUERY = struct.pack("!HHHHHH", 1, 0x0100, 1, 0, 0, 0) + b"\3www\4test\0\0\1\0\1"
 ATTACKER, CLIENT = "192.0.2.66", "192.0.2.7"
@@ -141,3 +142,84 @@ def test_network() -> None:
     assert network("fe80::1%eth0") == "fe80::/64"
     assert network("") == ""
     assert network("a:b") == "a:b"
+
+
+async def test_the_oldest_question_gives_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spoofed sources that ask what nobody answers fill the table; who asks next has an answer all the same."""
+    monkeypatch.setattr(nameservers, "MAX_PENDING", 50)
+    ended: list[str] = []
+    for number in range(60):
+        servers = [("127.0.0.9", site.silent.getsockname()[1])]
+        site.names.ask(servers, QUERY, len(QUERY), lambda data, why: ended.append(why), asker=f"198.51.100.{number}")
+    assert site.names.pending == 50
+    assert len(ended) == 10 and "longest" in ended[0]
+    for _ in range(5):
+        assert await site.ask(CLIENT) == (True, "")
+    assert len(ended) == 11  # an answer makes room for the next
+
+
+class Slow:
+    """A server at one address: truncated by UDP, and by TCP it takes all connections and says nothing."""
+
+    def __init__(self, answers: bool = False) -> None:
+        self.answers = answers
+        self.tcp: asyncio.Server
+        self.taken = 0
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    async def start(self) -> Address:
+        self.tcp = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        address: Address = self.tcp.sockets[0].getsockname()
+        self.udp.bind(address)
+        asyncio.get_running_loop().add_reader(self.udp, self._asked)
+        return address
+
+    def _asked(self) -> None:
+        data, peer = self.udp.recvfrom(512)
+        self.udp.sendto(data[:2] + b"\x83\x80" + data[4:], peer)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
+        if self.answers:
+            size = int.from_bytes(await reader.readexactly(2), "big")
+            data = await reader.readexactly(size)
+            writer.write(size.to_bytes(2, "big") + data[:2] + b"\x81\x80" + data[4:])
+        await reader.read()
+        writer.close()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.udp)
+        self.udp.close()
+        self.tcp.close()
+
+
+async def test_who_has_the_most_tcp_connections_gives_one_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameservers, "MAX_TCP", 8)
+    slow, quick = Slow(), Slow(answers=True)
+    ended: dict[str, list[str]] = {ATTACKER: [], CLIENT: []}
+
+    async def ask(server: Address, asker: str) -> bool:
+        told = site.loop.create_future()
+        site.names.ask(
+            [server], QUERY, len(QUERY), lambda data, why: told.set_result((data, why)), by_tcp=True, asker=asker
+        )
+        async with asyncio.timeout(10):
+            data, why = await told
+        if data is None:
+            ended[asker].append(why)
+        return data is not None
+
+    try:
+        silent, good = await slow.start(), await quick.start()
+        tasks = [asyncio.ensure_future(ask(silent, ATTACKER)) for _ in range(12)]
+        # Its own further ones take from nobody.
+        await until(lambda: slow.taken == 8 and len(ended[ATTACKER]) == 4)
+        assert all(await asyncio.gather(*(ask(good, CLIENT) for _ in range(3))))
+        assert not ended[CLIENT]
+        gave_way = [ATTACKER in why for why in ended[ATTACKER]]
+        assert gave_way[:4] == [False] * 4 and gave_way[4:] and all(gave_way[4:])
+        for task in tasks:
+            task.cancel()
+    finally:
+        slow.close()
+        quick.close()

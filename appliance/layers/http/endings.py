@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from appliance.layers.http import pages
 from appliance.layers.http.h1_fields import Refused
 from appliance.layers.http.wire import Inbound
+from appliance.log import RateLimited
 from appliance.net.reasons import Gone
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from appliance.http import HTTPFlow
 
 logger = logging.getLogger(__name__)
+
+_note = RateLimited(logger, 2)
 
 
 class Failed(Exception):
@@ -75,3 +78,20 @@ async def fire_error(handler: ConnectionHandler, flow: HTTPFlow) -> None:
         await pending
     if (pending := worker.hooks.fire("update", [flow])) is not None:
         await pending
+
+
+def note_cut(flow: HTTPFlow) -> None:
+    """The server ended the TLS connection, and so the body, without close_notify: it may be incomplete (RFC 9112 §9.8).
+
+    Many a server always ends so, hence no error: see docs/decisions/exchange.md.
+    """
+    flow.metadata["response_incomplete"] = "perhaps: the server ended TLS without close_notify"
+    request = flow.request
+    _note.log(
+        logging.INFO,
+        (request.host, request.port),
+        "%s:%s: a response may be incomplete: the server ended the TLS connection, and with it the body, without "
+        "close_notify",
+        request.host,
+        request.port,
+    )

@@ -15,7 +15,7 @@ from appliance.http import HTTPFlow
 from appliance.layers.gate import gate
 from appliance.layers.http import pages
 from appliance.layers.http.bodies import SILENCE, hold, is_streaming_kind
-from appliance.layers.http.endings import Failed, failed, fire_error, send_page
+from appliance.layers.http.endings import Failed, failed, fire_error, note_cut, send_page
 from appliance.layers.http.streaming import OverLimit, Upload, carry_down, state_length
 from appliance.layers.http.switching import carry, compression, is_websocket
 from appliance.layers.http.wire import Inbound, Outbound
@@ -299,18 +299,22 @@ class Exchange:
             if held.whole:
                 response.raw_content = held.data
                 response.timestamp_end = time.time()
-                await self._settle(response)
+                if outbound.cut:
+                    note_cut(flow)
+                await self._settle(response, outbound.cut)
                 return
             await self._stream_down(response, held.data)
             return
         await self._stream_down(response, b"")
 
-    async def _settle(self, response: Response) -> None:
-        """`response` has its whole body: fire the hook, send it."""
+    async def _settle(self, response: Response, cut: bool = False) -> None:
+        """`response` has its whole body: fire the hook, send it. cut: all of it that came, and maybe not the whole."""
         flow, inbound = self.flow, self._inbound
         self._answered = True
         if self._heard["response"] and (wait := gate(self._handler, "response", flow, inbound)) is not None:
             await wait
+        if cut and flow.response is response:
+            inbound.cut()
         response = flow.response or response
         content = response.raw_content
         if self._outbound is not None:
@@ -345,6 +349,7 @@ class Exchange:
             state_length(response.headers, None if left is None else len(first) + left)
         if self._upload is not None and not self._upload.done and (inbound.expects_continue or not outbound.stays):
             inbound.persistent = False  # the rest of the request is not waited for
+        inbound.until_close = outbound.until_close
         await inbound.head(_without(response, *_CHALLENGE) if response is self._theirs else response)
         recorder = self._handler.worker.recorder
         tee = response.tee = None if recorder is None else recorder.tee()
@@ -353,6 +358,9 @@ class Exchange:
         except OverLimit:
             raise Failed(502, "response body is over body_size_limit") from None
         response.timestamp_end = time.time()
+        if outbound.cut:
+            note_cut(flow)
+            inbound.cut()
         self._answered = True
         if (wait := gate(self._handler, "response", flow, inbound)) is not None:
             await wait

@@ -214,6 +214,15 @@ class H1Outbound:
     def whole(self) -> bool:
         return self._body is not None and self._body.whole
 
+    @property
+    def until_close(self) -> bool:
+        return self._body is not None and self._body.left == EOF and self._stream.tls is not None
+
+    @property
+    def cut(self) -> bool:
+        tls = self._stream.tls
+        return self.until_close and self.whole and tls is not None and not tls.clean_eof
+
     async def chunk(self, limit: int = 65536) -> bytes:
         body = self._body
         assert body is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,8 @@ from appliance.request import Request
 from appliance.response import Response
 from appliance.status_codes import RESPONSES
 
+TURN = 32
+"""Pipelined requests taken in one turn of the loop: those that need no server could otherwise hold it for long."""
 _FIRST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (\S{1,2048})")
 
 
@@ -43,6 +46,7 @@ class H1Server:
     async def serve(self, handle: Callable[[Inbound], Awaitable[None]]) -> None:
         """Hand each request to `handle`, in order, until the connection cannot carry another."""
         stream = self.stream
+        taken = 0
         while True:
             block: bytes | None = None
             try:
@@ -53,6 +57,8 @@ class H1Server:
             except Refused as e:
                 inbound = H1Inbound.of_refused(self, block or bytes(stream.buf[:4096]), e)
             await handle(inbound)
+            if stream.buf and not (taken := taken + 1) % TURN:
+                await asyncio.sleep(0)
             if inbound.taken:
                 return
             if not inbound.persistent or stream.why is not None or not inbound.whole:
@@ -115,6 +121,7 @@ class H1Inbound:
         "refused",
         "request",
         "taken",
+        "until_close",
         "upgrade_to",
     )
 
@@ -126,7 +133,7 @@ class H1Inbound:
         self._mute = False
         self._method = head.method  # as the client said it: add-ons may change the request's
         self.refused: Refused | None = None
-        self.taken = False
+        self.taken = self.until_close = False
         frame = head.framing
         if head.target[0] == 47:  # origin form, the usual one
             host, port, scheme, authority, path = "", 0, b"", b"", head.target
@@ -166,7 +173,7 @@ class H1Inbound:
         self._server = server
         self._stream = server.stream
         self._head_sent = self._chunked = self._mute = self._http10 = False
-        self.taken = self.persistent = self.expects_continue = False
+        self.taken = self.until_close = self.persistent = self.expects_continue = False
         self.refused = why
         self._body = None
         self.upgrade_to = None
@@ -244,7 +251,9 @@ class H1Inbound:
         bare = bodiless(response.status_code, self._method)
         trailers = response.trailers.fields if response.trailers else ()
         frame = outgoing(response.headers, None if bare else len(content), bool(trailers) and not http10, http10)
-        if not self.whole:  # the rest of the request is not waited for
+        if self.until_close and not bare:
+            frame = frame._replace(fields=unframed(frame.fields), chunked=False, until_close=True)
+        if frame.until_close or not self.whole:  # not whole: the rest of the request is not waited for
             self.persistent = False
         head = self._serialize(response, frame.fields)
         if bare:
@@ -262,7 +271,8 @@ class H1Inbound:
 
     async def head(self, response: Response) -> None:
         self._mute = bare = bodiless(response.status_code, self._method)
-        frame = outgoing(response.headers, None if bare else -1, bool(response.trailers), self._http10)
+        no_chunks = self._http10 or self.until_close
+        frame = outgoing(response.headers, None if bare else -1, bool(response.trailers), no_chunks)
         self._chunked = frame.chunked
         if frame.until_close:
             self.persistent = False
@@ -297,6 +307,11 @@ class H1Inbound:
         if self._chunked:
             self._stream.write(last_chunk(trailers.fields if trailers else ()))
         await self._stream.drain()
+
+    def cut(self) -> None:
+        self.until_close = True
+        if (tls := self._stream.tls) is not None:
+            tls.silent = True
 
     def grant(self, response: Response) -> None:
         """2xx to CONNECT: no framing fields, no body (RFC 9110 §9.3.6)."""

@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 MAX_INFORMATIONAL = 100
 GREETING_SECONDS = 5.0
 """How long a server's SETTINGS are waited for before it counts as one that takes no extended CONNECT."""
+GOODBYE_SECONDS = 5.0
+"""Silence after a GOAWAY with an error, after which nothing more is expected: its sender must close (RFC 9113 §5.4.1),
+but not all do.
+"""
 
 
 class H2Client(H2Connection):
     """The server-facing end of one HTTP/2 connection. served: requests answered so far. usable: another may be sent.
 
-    active: requests that have not ended. ended: called once the connection has, if nobody was using it.
+    active: requests that have not ended. ended: called once the connection has, or the server wants it to, if nobody
+    was using it.
     """
 
     peer = "server"
@@ -58,6 +63,7 @@ class H2Client(H2Connection):
         self._greeted: asyncio.Future[None] | None = None
         self._quiet = False  # nothing has come since the last look
         self._pinged = False
+        self._parting = False
         self._keepalive = settings.http2_keepalive
         self._look = loop.call_later(self._keepalive, self._keep_alive) if self._keepalive else None
         self._task = loop.create_task(self._pump())
@@ -111,6 +117,16 @@ class H2Client(H2Connection):
             self.wrote()
         self._quiet = True
         self._look = self.loop.call_later(self._keepalive, self._keep_alive)
+
+    def _hear_out(self) -> None:
+        """After a GOAWAY with an error: what is under way goes on as long as something comes."""
+        if self.over:
+            return
+        if self._quiet:
+            self.stream.abort(self.last_words)
+            return
+        self._quiet = True
+        self._look = self.loop.call_later(GOODBYE_SECONDS, self._hear_out)
 
     # -- turns
 
@@ -189,6 +205,13 @@ class H2Client(H2Connection):
                 found.unprocessed = True
                 found.lost(Reason("closed", f"the server goes away ({code_name(code)})", NOT_PROCESSED))
         self._next()
+        if not self.active:
+            self._ended(self.last_words)  # the server may wait for us to close it
+        elif code and not self._parting:
+            self._parting = True
+            if self._look is not None:
+                self._look.cancel()
+            self._hear_out()
 
     def settled(self) -> None:
         greeted, self._greeted = self._greeted, None
@@ -202,6 +225,8 @@ class H2Outbound(H2Stream):
 
     unprocessed: the server has said that it did nothing about the request, or it was never sent.
     """
+
+    until_close = cut = False  # END_STREAM says where a body ends
 
     __slots__ = (
         "_answered",

@@ -123,6 +123,7 @@ class H2Inbound(H2Stream):
         "persistent",
         "refused",
         "request",
+        "until_close",
         "upgrade_to",
     )
 
@@ -133,6 +134,7 @@ class H2Inbound(H2Stream):
         self.expects_continue = False
         self.upgrade_to: bytes | None = None
         self.persistent = True
+        self.until_close = False
         self._head_sent = False
         self._answer: Response | None = None
         self._mute = False
@@ -243,6 +245,8 @@ class H2Inbound(H2Stream):
     async def send(self, data: Buffer) -> None:
         if data and not self._mute:
             await self._send(data, False)
+
+    def cut(self) -> None: ...
 
     def _final(self, response: Response) -> None:
         if self.upgrade_to is not None and 199 < response.status_code < 300:

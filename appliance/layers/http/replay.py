@@ -55,7 +55,7 @@ class Recorded:
         self.refused: Refused | None = None
         self.expects_continue = False
         self.upgrade_to: bytes | None = None
-        self.persistent = False
+        self.persistent = self.until_close = False
         self.why: Reason | None = None
         self._content = request.raw_content or b""
         self._at = 0
@@ -93,6 +93,9 @@ class Recorded:
         pass
 
     async def finish(self, trailers: Headers | None) -> None:
+        pass
+
+    def cut(self) -> None:
         pass
 
     def grant(self, response: Response) -> None:

@@ -24,7 +24,8 @@ class Inbound(Protocol):
 
     why: set once the client is gone. refused: the request cannot be used, and what to say to its sender. whole: no body
     byte is outstanding. declared: bytes to come, None = not said. expects_continue: the client waits for a 100 before
-    it sends its body. upgrade: the protocol asked for, or None.
+    it sends its body. upgrade: the protocol asked for, or None. until_close: set before the response is sent, when the
+    end of the connection is all that delimits its body on the server's side; HTTP/1 then does the same.
     """
 
     request: Request
@@ -32,6 +33,7 @@ class Inbound(Protocol):
     expects_continue: bool
     upgrade_to: bytes | None
     persistent: bool
+    until_close: bool
 
     @property
     def why(self) -> Reason | None: ...
@@ -53,6 +55,7 @@ class Inbound(Protocol):
     async def head(self, response: Response) -> None: ...  # a body of unknown length follows by send() and finish()
     async def send(self, data: Buffer) -> None: ...
     async def finish(self, trailers: Headers | None) -> None: ...
+    def cut(self) -> None: ...  # whether the body is whole nobody knows: nothing that we say at its end may say so
     def grant(self, response: Response) -> None: ...  # 2xx to CONNECT
     def tunnel(self) -> Stream: ...  # after a 101 or a 2xx to CONNECT: the bytes below
     def carries(self, why: Reason) -> bool: ...  # the client can be told as it is how the server's side ended
@@ -65,13 +68,18 @@ class Outbound(Protocol):
     """One request as it goes to a server, and the response as it comes back.
 
     reused: on a connection that had served before. unprocessed: the server has said that it did nothing about it.
-    protocol: what the client wants to switch to; to be set before the request is sent.
+    protocol: what the client wants to switch to; to be set before the request is sent. until_close: only the end of a
+    TLS connection delimits the response's body. cut: and it ended without close_notify (RFC 9112 §9.8).
     """
 
     protocol: bytes | None
     reused: bool
     unprocessed: bool
 
+    @property
+    def until_close(self) -> bool: ...
+    @property
+    def cut(self) -> bool: ...
     @property
     def untouched(self) -> bool: ...  # not a byte of a response has come
     @property

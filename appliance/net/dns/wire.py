@@ -113,7 +113,7 @@ def answers(response: bytes, query: bytes, end: int) -> bool:
         return False
     if response[4:6] == query[4:6]:
         asked, told = query[HEADER:end], response[HEADER:end]
-        return asked == told or asked.lower() == told.lower()
+        return asked == told or (asked[-4:] == told[-4:] and asked.lower() == told.lower())
     return response[4:6] == b"\0\0" and response[3] & 15 in (1, 2, 4, 5) and not any(response[6:10])
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.layers.http.h2_priority import turn
-from tests.harness import Make, Peer, until
+from tests.harness import Events, Make, Peer, until
 from tests.layers.http.h2_frames import (
     ACK,
     PREFACE,
@@ -17,15 +17,18 @@ from tests.layers.http.h2_frames import (
     Frame,
     S,
     T,
+    data,
     frame,
     get,
+    goaway,
     headers,
     number,
     ping,
+    request,
     settings,
     window,
 )
-from tests.layers.http.h2_kit import Case, Origin, cases, fine, goaway_with, play, setting
+from tests.layers.http.h2_kit import Case, Origin, Scripted, cases, fine, goaway_with, play, setting
 from tests.layers.http.h2_peer import H2Peer
 
 PRIORITY_UPDATE = 16
@@ -70,6 +73,69 @@ async def test_goaway_answers_the_clients_end(rigs: Make, codec: str) -> None:
     client.peer.eof()
     await client.until(lambda: client.closed)
     assert client.goaway is not None and client.goaway[1] == Code.NO_ERROR
+
+
+async def test_a_server_that_goes_away_idle_is_left(rigs: Make, codec: str) -> None:
+    """It waits for us to close. Left open, five of them were all that one client may have: the sixth request hung."""
+    origin = Scripted(lambda server, stream: b"")
+    s = await setting(rigs, origin, Events("response", "server_disconnected"), tls=True, http2_codec=codec)
+    client = await s.client()
+    for i in range(8):
+        await s.unharmed(client)
+        await s.events.wait("response", i + 1)
+        await until(lambda: not any(flow.live for flow in s.events.of("response")))
+        await origin.servers[-1].say(goaway(1))
+        await s.events.wait("server_disconnected", i + 1)
+    assert len(origin.servers) == 8
+
+
+@pytest.mark.parametrize("code", [Code.NO_ERROR, Code.PROTOCOL_ERROR, Code.ENHANCE_YOUR_CALM])
+@pytest.mark.parametrize("upload", [False, True])
+async def test_streams_above_the_last_end_at_once(rigs: Make, codec: str, code: Code, upload: bool) -> None:
+    """The server keeps the connection open: what can be asked again is, the rest fails so that the client may."""
+    origin = Scripted(lambda server, stream: b"")
+    s = await setting(rigs, origin, tls=True, http2_codec=codec)
+    client = await s.client()
+    await s.unharmed(client, 1)
+    kind = [(b"content-type", b"application/grpc")] if upload else []
+    await client.say(headers(3, request(b"/bad", *kind, method=b"POST", scheme=b"https"), end=not upload))
+    server = origin.servers[0]
+    await until(lambda: 3 in server.streams and server.streams[3].heads)
+    await server.say(goaway(1, code))
+    got = await client.response(3)
+    assert (got.status, got.reset) == ((0, Code.REFUSED_STREAM) if upload else (200, None))
+    await s.settled()
+
+
+async def test_an_error_and_then_silence(rigs: Make, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """§5.4.1: its sender must close the connection. One that does not keeps nobody waiting for `tcp_timeout`."""
+    monkeypatch.setattr("appliance.layers.http.h2_client.GOODBYE_SECONDS", 0.2)
+    origin = Scripted(lambda server, stream: goaway(stream, Code.INTERNAL_ERROR))
+    s = await setting(rigs, origin, tls=True, http2_codec=codec)
+    client = await s.client()
+    await client.say(headers(1, request(b"/bad", method=b"POST", scheme=b"https")))  # a GET is asked again
+    got = await client.response(1)
+    assert got.status == 502 and b"INTERNAL_ERROR" in got.body
+    await s.unharmed(client, 3)
+    await s.settled()
+
+
+async def test_an_error_and_then_the_rest(rigs: Make, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.layers.http.h2_client.GOODBYE_SECONDS", 1.5)
+    origin = Scripted(lambda server, stream: goaway(stream, Code.ENHANCE_YOUR_CALM))
+    s = await setting(rigs, origin, tls=True, http2_codec=codec)
+    client = await s.client()
+    await client.say(get(1, b"/bad"))
+    await until(lambda: origin.servers and origin.paths)
+    server = origin.servers[0]
+    await server.say(headers(1, [(b":status", b"200")], end=False))
+    for _ in range(8):
+        await asyncio.sleep(0.25)
+        await server.say(data(1, b"x"))
+    await server.say(data(1, b"x", end=True))
+    got = await client.response(1)
+    assert (got.status, got.body, got.reset) == (200, b"x" * 9, None)
+    await s.settled()
 
 
 # -- PING (§6.7)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ def test_numbers_are_not_given_twice(tmp_path: Path) -> None:
     first, second = undo.reserve(folder), undo.reserve(folder)
     assert (first[0], second[0]) == (1, 2)
     assert os.stat(first[1]).st_mode & 0o777 == 0o600
-    assert undo.stale(folder) == []  # we live
+    assert not undo.stale(folder)  # we live
     undo.replay(first[1], routing=True)
     assert undo.reserve(folder)[0] == 1
 
@@ -27,7 +30,7 @@ def test_stale_is_a_list_whose_process_is_gone(tmp_path: Path) -> None:
     _, path = undo.reserve(folder)
     data = json.loads(Path(path).read_text())
     Path(path).write_text(json.dumps({**data, "birth": "1"}))  # the number of a process is used again
-    assert undo.stale(folder) == [path]
+    assert list(undo.stale(folder)) == [path]
 
 
 def test_replay_runs_all_keeps_routing_and_may_be_repeated(tmp_path: Path) -> None:
@@ -42,6 +45,39 @@ def test_replay_runs_all_keeps_routing_and_may_be_repeated(tmp_path: Path) -> No
         undo.replay(path, routing=True)
         assert two.exists()
         assert not Path(path).exists()
+
+
+GATEWAY = """
+import os, subprocess, sys, time
+from modes.firewall import guardian, undo
+number, path = undo.reserve(sys.argv[1])
+process = subprocess.Popen([sys.executable, "-I", "-S", guardian.__file__, path, "unit"], stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE, start_new_session=True)
+process.stdout.readline()
+print(process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_number_that_is_used_again_is_not_the_old_guardians(tmp_path: Path) -> None:
+    """A unit with two modes is killed and comes again: its first mode replays the lists that are left, its second takes
+    a number that became free. The guardian of the dead process must not take that list for its own.
+    """
+    folder, undone = str(tmp_path / "run"), tmp_path / "undone"
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen([sys.executable, "-c", GATEWAY, folder], stdout=subprocess.PIPE, cwd=root) as before:
+        assert before.stdout is not None
+        guardian = os.pidfd_open(int(before.stdout.readline()))
+        before.kill()
+    ((path, whose),) = undo.stale(folder).items()
+    undo.replay(path, routing=True, closed=True, whose=whose)
+    assert undo.reserve(folder) == (1, path)
+    undo.write(path, interception=[["touch", str(undone)]])
+    assert select.select([guardian], [], [], 20)[0], "it has ended"
+    os.close(guardian)
+    undo.replay(path, routing=True, closed=True, whose=whose)  # nor a second `firewall clean`
+    assert os.path.exists(path)
+    assert not undone.exists()
 
 
 def test_damaged_list_is_removed(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The built-in options by topic; optiontable.py puts them together."""
