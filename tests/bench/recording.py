@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -145,7 +146,8 @@ async def measure(args: argparse.Namespace, folder: Path) -> None:
         differences = [a - b for a, b in zip(each, first, strict=True)]
         print(f"{name:<8} {statistics.median(each):6.1f} µs a request, {statistics.median(differences):+6.1f}; "
               f"undisturbed {quiet(each):6.1f}, {quiet(each) - quiet(first):+6.1f}")  # fmt: skip
-    load_process.send_signal(signal.SIGINT)
+    with contextlib.suppress(ProcessLookupError):
+        load_process.send_signal(signal.SIGINT)
     await load_process.communicate()
     gateway.shutdown()
     await task
