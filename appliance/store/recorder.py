@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from appliance.dns import DNSFlow
 
 TOGETHER: Final = 48
-"""Flows that are encoded in a row: one at a time costs half as much again, and more at a time leave the processor's
-cache and wake the garbage collector while they wait."""
+"""Flows that are encoded in a row: one at a time costs half as much again, and many more leave the processor's cache
+and wake the garbage collector while they wait."""
 LARGE: Final = 64 << 10
 """Bytes of a body before which it is asked whether there is room; else that is asked for each sixteenth flow."""
 BURST: Final = 1024
@@ -100,24 +100,28 @@ class Recorder(Writer):
                 self._head(talk, 0)
             except Exception as error:
                 self._broken(error, talk.flow)
-        for flow in ended:
+        if not ended:
+            return
+        epoch, names, limit, row = self._epoch, self._names, self.body_limit, self._batch.rows.append
+        ended.reverse()
+        while ended:
+            flow = ended.pop()  # let go as soon as it is encoded, while what it is made of is in the cache
             try:
                 client, server = flow.client_conn, flow.server_conn
                 if flow.type == "dns":  # ends that no other flow has
                     self._alone(flow)
                     continue
                 known = client._recorded
-                if known is None or known[0] is not self._epoch or known[1] is not client.verdict or known[2] != client.timestamp_tls_setup:  # fmt: skip # noqa: E501
+                if known is None or known[0] is not epoch or known[1] is not client.verdict or known[2] != client.timestamp_tls_setup:  # fmt: skip # noqa: E501
                     known = self._client(client)
                 there = server._recorded
-                if there is None or there[0] is not self._epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
+                if there is None or there[0] is not epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
                     there = self._server(server)
                 if type(flow) is HTTPFlow:
-                    made = plain.made(flow, known[3], there[3], self.body_limit, self._end, known[4], there[4],
-                                      self._names)  # fmt: skip
+                    made = plain.made(flow, known[3], there[3], limit, self._end, known[4], there[4], names)
                     if made is not None:
                         self._frame(made[0])
-                        self._batch.rows.append(made[1])
+                        row(made[1])
                         self.flows += 1
                         continue
                 spoken = flow.websocket if isinstance(flow, HTTPFlow) else None

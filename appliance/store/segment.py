@@ -85,12 +85,12 @@ def create(folder: Path, floor: int) -> tuple[int, int]:
         return number, fd
 
 
-def write(fd: int, data: bytes | bytearray, at: int) -> None:
+def write(fd: int, data: bytes | memoryview, at: int) -> None:
     """All of `data` at `at`, or nothing of it. Raises OSError."""
     done = 0
     try:
         while done < len(data):
-            wrote = os.pwrite(fd, memoryview(data)[done:] if done else data, at + done)
+            wrote = os.pwrite(fd, data[done:] if done else data, at + done)
             if wrote == 0:
                 raise OSError(28, os.strerror(28))
             done += wrote

@@ -63,7 +63,6 @@ class Forgets(Recorder):
             self._timer = None
         self._names.fresh, self._names.fresh_common = [], []
         self._written = self._end
-        self._records = []
         self._batch = index.Batch()
         self._held = 0
 
