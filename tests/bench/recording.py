@@ -5,7 +5,8 @@
 W1's load (64 connections, 1 kB, plain HTTP through a proxy; `--fresh`: a connection for each request) from wrk, on
 loopback, nginx behind it. The gateway has one core, the rest the other. Prints microseconds of the gateway's CPU for
 each request: medians, and those of the differences to the first variant. Neighbouring slices of time are compared, so
-that an uneven machine matters less than between two runs; "undisturbed" is the median of the lowest third.
+that an uneven machine matters less than between two runs. "undisturbed" are those slices before and after which a fixed
+piece of work took no more than 15% longer than at its best: others on the host slow all down by half and more.
 
 off: nothing is recorded. on: as it is, with its upkeep in a thread. alone: without. index: all but the index.
 encode: records and rows are made, and forgotten. hold: flows are held as long as that takes, no more.
@@ -82,6 +83,14 @@ class Unindexed(Recorder):
 KINDS: dict[str, Any] = {"on": Recorder, "alone": Recorder, "index": Unindexed, "encode": Forgets, "hold": Holds}
 
 
+def pace() -> float:
+    """Seconds of CPU that a fixed piece of work takes now."""
+    begun, total = time.process_time(), 0
+    for number in range(40_000):
+        total += number
+    return time.process_time() - begun
+
+
 async def measure(args: argparse.Namespace, folder: Path) -> None:
     options = load([
         f"mode=regular@127.0.0.1:{PROXY}", f"confdir={folder}", "store=false", "termlog_verbosity=warn",
@@ -122,29 +131,34 @@ async def measure(args: argparse.Namespace, folder: Path) -> None:
         stdout=subprocess.PIPE,
     )  # fmt: skip
     await asyncio.sleep(2)
-    found: dict[str, list[float]] = {name: [] for name in args.variants}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in args.variants}
     for _ in range(args.pairs):
         for name in args.variants:
             gateway.worker.recorder = recorders[name]
             await asyncio.sleep(0.02)
-            cpu, before = time.process_time(), count
+            before, slow = count, pace()
+            cpu = time.process_time()
             await asyncio.sleep(args.seconds)
-            found[name].append((time.process_time() - cpu) / max(1, count - before) * 1e6)
+            cpu = time.process_time() - cpu
+            done = max(1, count - before)
+            found[name].append((cpu / done * 1e6, max(slow, pace())))
             if (recorder := recorders[name]) is not None:
                 recorder.flush()
     gateway.worker.recorder = None
     if upkeep is not None:
         upkeep.stop()
     first = found[args.variants[0]]
+    limit = 1.15 * min(slow for each in found.values() for _, slow in each)
 
-    def quiet(each: list[float]) -> float:
-        """The median of the lowest third: what others on the machine disturbed least."""
-        return statistics.median(sorted(each)[: max(1, len(each) // 3)])
+    def quiet(each: list[tuple[float, float]]) -> float:
+        return statistics.median([cpu for cpu, slow in each if slow <= limit] or [float("nan")])
 
     for name, each in found.items():
-        differences = [a - b for a, b in zip(each, first, strict=True)]
-        print(f"{name:<8} {statistics.median(each):6.1f} µs a request, {statistics.median(differences):+6.1f}; "
-              f"undisturbed {quiet(each):6.1f}, {quiet(each) - quiet(first):+6.1f}")  # fmt: skip
+        differences = [a - b for (a, _), (b, _) in zip(each, first, strict=True)]
+        calm = sum(slow <= limit for _, slow in each)
+        print(f"{name:<8} {statistics.median(cpu for cpu, _ in each):6.1f} µs a request, "
+              f"{statistics.median(differences):+6.1f}; undisturbed ({calm}) {quiet(each):6.1f}, "
+              f"{quiet(each) - quiet(first):+6.1f}")  # fmt: skip
     with contextlib.suppress(ProcessLookupError):
         load_process.send_signal(signal.SIGINT)
     await load_process.communicate()
