@@ -109,12 +109,14 @@ def recover(folder: Path, db: sqlite3.Connection) -> int:
 def _recover(folder: Path, db: sqlite3.Connection, talks: Talks) -> int:
     known = {number for (number,) in db.execute("SELECT number FROM segment")}
     found = 0
+    killed = alive = False
     there = segment.numbers(folder)
     for number in there:
         plain, packed = segment.plain_path(folder, number), segment.packed_path(folder, number)
         fd = segment.lock_abandoned(plain) if plain.exists() else None
         if fd is None and plain.exists():
-            continue  # its writer lives
+            alive = True  # its writer
+            continue
         try:
             indexed, size, sealed = db.execute(  # now that nobody writes to it
                 "SELECT indexed, bytes, sealed FROM segment WHERE number = ?", (number,)
@@ -124,6 +126,7 @@ def _recover(folder: Path, db: sqlite3.Connection, talks: Talks) -> int:
             if fd is not None and packed.exists():  # killed while it was compressed, after the new one was whole
                 plain.unlink()
             found += _index(folder, db, talks, number, indexed, fd)
+            killed = True
         except Damaged as error:
             aside(folder, db, number, str(error))
         finally:
@@ -132,6 +135,8 @@ def _recover(folder: Path, db: sqlite3.Connection, talks: Talks) -> int:
     for number in known - set(there):
         for _ in ix.forget(db, number):
             pass
+    if killed and not alive:  # whoever wrote more of them, in segments that were whole, is gone too
+        db.execute(f"UPDATE flow SET flags = flags & ~{ix.OPEN} WHERE flags & {ix.OPEN}")
     return found
 
 

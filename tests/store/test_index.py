@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from appliance.store import index as ix
 from appliance.store.deletion import delete
 from appliance.store.recorder import Recorder
@@ -80,6 +82,28 @@ def test_a_kill_ends_one_that_began_in_an_earlier_segment(tmp_path: Path) -> Non
     with Store(tmp_path) as store:
         (row,) = store.rows("~tcp")
     assert (row.n, row.segment, row.going_on) == (1, 2, False)
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_kill_ends_one_whose_segment_was_whole(tmp_path: Path, another: bool) -> None:
+    """Nothing was said any more after the next segment had begun. Where another gateway runs it may be that one's."""
+    recorder, other = Recorder(tmp_path), Recorder(tmp_path)
+    recorder.start()
+    flow = flowkit.tcp()
+    talk = recorder.talk(flow)
+    talk.say(flow.messages[0])
+    recorder.segment_bytes = 1
+    recorder.sync()
+    recorder.segment_bytes = 1 << 20
+    put(recorder, flowkit.http())
+    recorder.sync()
+    if another:
+        other.start()
+    cut_off(recorder)
+    with Store(tmp_path) as store:
+        (row,) = store.rows("~tcp")
+    assert (row.n, row.segment, row.going_on) == (1, 1, another)
+    other.close()
 
 
 def test_two_writers_do_not_share_numbers(tmp_path: Path) -> None:
