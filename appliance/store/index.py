@@ -2,7 +2,7 @@
 
 Texts that come again (hosts, clients, reasons ...) are rows of `name`, made by the writer of one segment for itself:
 ``id = segment << 20 | count``, so that several processes write without asking each other, and what a segment knows goes
-with it. `LIMIT_NAMES` of them to a segment. `common` is numbered in the same way.
+with it. `LIMIT_NAMES` of them to a segment. `common` and `form` are numbered in the same way.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ KIND, VERDICT = 16, 20
 CLIENT, DEVICE, SERVER, REASON, SITE, HOST, METHOD, TYPE, TLS, SNI, ERROR = range(1, 12)
 
 COLUMNS: Final = (
-    "common", "flags", "status", "path", "cport", "off", "len", "t", "dur", "up", "down", "uid", "error",
+    "common", "form", "flags", "status", "path", "cport", "off", "len", "t", "dur", "up", "down", "uid", "error",
 )  # fmt: skip
 OFF, T, DUR = (COLUMNS.index(name) for name in ("off", "t", "dur"))
-COMMON: Final = ("client", "device", "reason", "tls", "sni", "server", "site", "host", "method", "type", "qtype")
+COMMON: Final = ("client", "device", "reason", "tls", "sni", "server", "site", "host")
+FORM: Final = ("method", "type", "qtype")
 _VALUES: Final = f"({', '.join('?' * len(COLUMNS))})"
 INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES {_VALUES}"
 INSERT_AT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES (?, {_VALUES[1:]}"
@@ -43,9 +44,8 @@ TOGETHER: Final = 32
 INSERT_TOGETHER: Final = INSERT + f", {_VALUES}" * (TOGETHER - 1)
 """So many rows in one go cost a sixth less than one by one."""
 INSERT_NAME: Final = "INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)"
-INSERT_COMMON: Final = (
-    f"INSERT OR REPLACE INTO common (id, {', '.join(COMMON)}) VALUES (?, {', '.join('?' * len(COMMON))})"
-)
+INSERT_COMMON: Final = f"INSERT OR REPLACE INTO common VALUES (?, {', '.join('?' * len(COMMON))})"
+INSERT_FORM: Final = f"INSERT OR REPLACE INTO form VALUES (?, {', '.join('?' * len(FORM))})"
 UPDATE: Final = f"UPDATE flow SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE n = ?"
 
 _SCHEMA: Final = f"""
@@ -57,12 +57,14 @@ CREATE TABLE segment (
 CREATE TABLE name (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, text TEXT NOT NULL, alias TEXT);
 CREATE TABLE common (
     id INTEGER PRIMARY KEY, client INTEGER, device INTEGER, reason INTEGER, tls INTEGER, sni INTEGER, server INTEGER,
-    site INTEGER, host INTEGER, method INTEGER, type INTEGER, qtype INTEGER
+    site INTEGER, host INTEGER
 );
+CREATE TABLE form (id INTEGER PRIMARY KEY, method INTEGER, type INTEGER, qtype INTEGER);
 CREATE TABLE flow (
     n INTEGER PRIMARY KEY,
-    flags INTEGER NOT NULL, status INTEGER, path TEXT, common INTEGER NOT NULL, cport INTEGER, off INTEGER NOT NULL,
-    len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, error INTEGER, uid TEXT NOT NULL,
+    flags INTEGER NOT NULL, status INTEGER, path TEXT, common INTEGER NOT NULL, form INTEGER NOT NULL, cport INTEGER,
+    off INTEGER NOT NULL, len INTEGER NOT NULL, t REAL NOT NULL, dur REAL, up INTEGER, down INTEGER, error INTEGER,
+    uid TEXT NOT NULL,
     kind INTEGER AS (flags >> {KIND} & 15), verdict INTEGER AS (flags >> {VERDICT} & 3),
     seg INTEGER AS (common >> {SHIFT})
 );
@@ -77,10 +79,10 @@ CREATE TRIGGER deleted BEFORE DELETE ON flow WHEN OLD.n > (SELECT n FROM gone) A
     BEGIN UPDATE gone SET n = OLD.n; END
 """
 """`segment.indexed`: up to where its records are in `flow`; `bytes`: of its file; `dropped`: flows lost while it was
-written. `common`: what many flows of a segment share, each combination once: a flow's own row is half as long, and half
-as dear, so. `flow`: what is searched for comes first, so that a scan need not read further; `len`: bytes of the record.
-`part`: messages of a conversation. `gone`: the highest number that a deleted flow has had: none is given twice
-(AUTOINCREMENT would say so too, at a sixth of the price of a row)."""
+written. `common`, `form`: what many flows of a segment share of their ends, and of their messages, each combination
+once: a flow's own row is half as long, and half as dear, so. `flow`: what is searched for comes first, so that a scan
+need not read further; `len`: bytes of the record. `part`: messages of a conversation. `gone`: the highest number that a
+deleted flow has had: none is given twice (AUTOINCREMENT would say so too, at a sixth of the price of a row)."""
 
 
 class Unusable(Exception):
@@ -221,26 +223,29 @@ class Talking(Protocol):
 class Batch:
     """What one transaction brings into the index. Kept and tried again while the index is locked."""
 
-    __slots__ = ("changed", "common", "names", "opened", "parts", "refused", "rows")
+    __slots__ = ("changed", "common", "forms", "names", "opened", "parts", "refused", "rows")
 
     def __init__(self) -> None:
         self.refused = 0  # flows that were left out of it
         self.names: list[tuple[int, int, str, str | None]] = []
         self.common: list[Sequence[Any]] = []
+        self.forms: list[Sequence[Any]] = []
         self.rows: list[Sequence[Any]] = []
         self.opened: list[tuple[Talking, Sequence[Any]]] = []
         self.parts: list[tuple[int, int, Talking]] = []
         self.changed: list[tuple[Talking, Sequence[Any]]] = []
 
     def __len__(self) -> int:
-        return sum(len(part) for part in (self.names, self.common, self.rows, self.opened, self.parts, self.changed))
+        shared = len(self.names) + len(self.common) + len(self.forms)
+        return shared + len(self.rows) + len(self.opened) + len(self.parts) + len(self.changed)
 
     def split(self, most: int) -> tuple[Batch, Batch | None]:
         """Two to be inserted one after the other, when there are more than `most` rows and nothing but rows."""
         if len(self.rows) <= most or self.opened or self.parts or self.changed:
             return self, None
         first, rest = Batch(), Batch()
-        first.names, first.common, first.rows, rest.rows = self.names, self.common, self.rows[:most], self.rows[most:]
+        first.names, first.common, first.forms = self.names, self.common, self.forms
+        first.rows, rest.rows = self.rows[:most], self.rows[most:]
         return first, rest
 
     def commit(
@@ -283,6 +288,7 @@ class Batch:
             flows = len(self.rows) + len(self.opened)
             self.names = [name for name in self.names if takes(INSERT_NAME, name)]
             self.common = [one for one in self.common if takes(INSERT_COMMON, one)]
+            self.forms = [one for one in self.forms if takes(INSERT_FORM, one)]
             self.rows = [row for row in self.rows if takes(INSERT, row)]
             for talk, _ in self.opened:
                 talk.n = 0  # no flow has it: what is said of one that is refused goes nowhere
@@ -299,6 +305,8 @@ class Batch:
             db.executemany(INSERT_NAME, self.names)
         if self.common:
             db.executemany(INSERT_COMMON, self.common)
+        if self.forms:
+            db.executemany(INSERT_FORM, self.forms)
         if self.rows or self.opened:
             last = db.execute("SELECT max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0))").fetchone()[0]
             first = last + 1
@@ -354,7 +362,7 @@ def forget(db: sqlite3.Connection, number: int, step: int = 500) -> Iterable[int
     db.execute("BEGIN IMMEDIATE")
     try:
         low = number << SHIFT
-        for table in ("name", "common"):
+        for table in ("name", "common", "form"):
             db.execute(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", (low, low + (1 << SHIFT) - 1))
         db.execute("DELETE FROM part WHERE seg = ?", (number,))
         db.execute("DELETE FROM segment WHERE number = ?", (number,))

@@ -64,14 +64,16 @@ def made(
         return None
     number, cport, bits, of_client = facts
     key = (number, name, called, authority, scheme, host, port, version, method, type, qtype)
-    common = names.shared.get(key)
-    if common is None:
-        common = names.common((
-            *of_client, name, *names.site(request), names.method(method), None if type is None else names.type(type),
+    shared = names.shared.get(key)
+    if shared is None:
+        common = names.common.number((*of_client, name, *names.site(request)))
+        form = names.forms.number((
+            names.method(method), None if type is None else names.type(type),
             None if qtype is None else names.type(qtype),
         ))  # fmt: skip
-        names.remember(key, common)
+        shared = common, form
+        names.remember(key, shared)
     return payload, (
-        common, bits | (_ODD if path.translate(None, rows.PRINTABLE) else _ANSWERED), status, text, cport, offset,
+        *shared, bits | (_ODD if path.translate(None, rows.PRINTABLE) else _ANSWERED), status, text, cport, offset,
         len(payload), begun, None if end is None else end - begun, len(sent), len(got), id_, None,
     )  # fmt: skip

@@ -127,15 +127,11 @@ class Translator:
         if not ids:
             return _NO
         if not selective:
-            return Sql(f"(common IN (SELECT id FROM common WHERE {column} IS NOT NULL))")
+            return _of(column, f"{column} IS NOT NULL")
         return _ids(column, ids)
 
     def _table(self, kind: int) -> dict[int, str]:
         return dict(self._db.execute("SELECT id, text FROM name WHERE kind = ?", (kind,)))
-
-    def _of_common(self, column: str) -> dict[int, str]:
-        """The text of `column` for each combination that has one."""
-        return dict(self._db.execute(f"SELECT common.id, text FROM common JOIN name ON name.id = {column}"))
 
     def _function(self, columns: int, function: Callable[..., Any]) -> str:
         self._functions += 1
@@ -179,25 +175,27 @@ class Translator:
 
     def _src(self, argument: str) -> Condition:
         search = _compiled(argument, _flags()).search
-        texts = self._of_common("client")
+        texts = self._table(ix.CLIENT)
 
-        def source(common: int, port: int | None) -> bool:
-            return common in texts and search(f"{texts[common]}:{port}") is not None
+        def source(client: int | None, port: int | None) -> bool:
+            return client is not None and search(f"{texts.get(client, '')}:{port}") is not None
 
-        test = Sql(f"{self._function(2, source)}(common, cport)")
+        test = Sql(f"{self._function(2, source)}({_common('client')}, cport)")
         if (found := literal(argument, _flags())) is not None:
-            some = [id for id, text in self._table(ix.CLIENT).items() if _before_port(f"{text}:", found.atoms)]
+            some = [id for id, text in texts.items() if _before_port(f"{text}:", found.atoms)]
             test = _where(_ids("client", some), test)
         return Condition(test, test)
 
     def _u(self, argument: str) -> Condition:
         search = _compiled(argument, _flags()).search
-        texts, before = self._table(ix.SITE), self._of_common("site")
+        texts = self._table(ix.SITE)
 
-        def url(common: int, path: str | None) -> bool:
-            return path is not None and search(before.get(common, "") + path) is not None
+        def url(site: int | None, path: str | None) -> bool:
+            if path is None:
+                return False
+            return search(texts.get(site, "") + path if site is not None else path) is not None
 
-        asked = Sql(f"{self._function(2, url)}(common, path)")
+        asked = Sql(f"{self._function(2, url)}({_common('site')}, path)")
         test = asked
         if (found := literal(argument, _flags())) is not None:
             contains = _in_url(texts, found)
@@ -275,9 +273,19 @@ def _ids(column: str, ids: list[int]) -> Sql:
     if not ids:
         return _NO
     if len(ids) == 1:
-        return Sql(f"(common IN (SELECT id FROM common WHERE {column} = ?))", (ids[0],))
-    among = f"{column} IN (SELECT value FROM json_each(?))"
-    return Sql(f"(common IN (SELECT id FROM common WHERE {among}))", (msgspec.json.encode(ids).decode(),))
+        return _of(column, f"{column} = ?", ids[0])
+    return _of(column, f"{column} IN (SELECT value FROM json_each(?))", msgspec.json.encode(ids).decode())
+
+
+def _of(column: str, test: str, *params: Any) -> Sql:
+    """Flows of those combinations that pass the test: they are looked for once, not for each flow."""
+    table = "form" if column in ix.FORM else "common"
+    return Sql(f"({table} IN (SELECT id FROM {table} WHERE {test}))", params)
+
+
+def _common(column: str) -> str:
+    """The name that a flow's combination has there."""
+    return f"(SELECT {column} FROM common WHERE id = flow.common)"
 
 
 _TYPES: Final = {"t": ("type", "qtype"), "tq": ("qtype",), "ts": ("type",)}

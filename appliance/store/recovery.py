@@ -243,10 +243,11 @@ class Reindex:
         within = number << ix.SHIFT, (number + 1 << ix.SHIFT) - 1
         for name in self._db.execute("SELECT id, kind, text, alias FROM name WHERE id BETWEEN ? AND ?", within):
             names.known(*name)
-        for common in self._db.execute(
-            f"SELECT id, {', '.join(ix.COMMON)} FROM common WHERE id BETWEEN ? AND ?", within
-        ):
-            names.known_common(*common)
+        for table, columns, of in (("common", ix.COMMON, names.common), ("form", ix.FORM, names.forms)):
+            for one in self._db.execute(
+                f"SELECT id, {', '.join(columns)} FROM {table} WHERE id BETWEEN ? AND ?", within
+            ):
+                of.known(*one)
         return names
 
     def back(self, source: Segment, indexed: int) -> int:
@@ -304,7 +305,7 @@ class Reindex:
                     size = len(self._shelf.segment(number).record(offset))
                     names = self._known(number)
                     flow, row = self._row(number, offset, record, size, names)
-                    self._add(names)
+                    names.hand_over(self._batch)
                     talk = self._open[flow.id] = _Open()
                     talk.n, talk.segment, talk.offset = n, number, offset
                     self._batch.changed.append((talk, row))
@@ -378,7 +379,7 @@ class Reindex:
         return self._open[id]
 
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
-        self._add(self._names)
+        self._names.hand_over(self._batch)
         now = self._last or time.time()
         refused = self._batch.commit(self._db, self._number, indexed, size, self._begun or now, now, sealed=sealed)
         self._batch = ix.Batch()
@@ -386,11 +387,6 @@ class Reindex:
             self.count -= refused
             logger.warning("%s: %d flows are left out: the index does not take them",
                            self._shelf.segment(self._number).path, refused)  # fmt: skip
-
-    def _add(self, names: rows.Names) -> None:
-        self._batch.names += names.fresh
-        self._batch.common += names.fresh_common
-        names.fresh, names.fresh_common = [], []
 
     def finish(self, indexed: int, size: int) -> None:
         self._db.execute(

@@ -50,39 +50,72 @@ None where a Host or a Content-Type is not the only one. The HTTP/1 parser gives
 again, so it is remembered by its identity, from the second time on."""
 
 
-class Names:
-    """The texts of one segment, each with its number, and their combinations.
+class Combinations:
+    """Texts that come together in one segment, by their numbers, and the number of each such combination.
 
-    `fresh`, `fresh_common`: those that the index has not got yet. `lines`: by the identity of a list of fields.
-    `shared`: the combination for what a message has in the raw; `remember` adds to it.
+    `fresh`: those that the index has not got yet, number first.
     """
 
     def __init__(self, segment: int) -> None:
-        self._last = self._last_common = segment << ix.SHIFT
+        self._last = segment << ix.SHIFT
+        self._numbers: dict[tuple[int | None, ...], int] = {}
+        self.fresh: list[tuple[int | None, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def known(self, id: int, *combination: int | None) -> None:
+        """One that the index has already."""
+        self._numbers[combination] = id
+        self._last = max(self._last, id)
+
+    def number(self, combination: tuple[int | None, ...]) -> int:
+        found = self._numbers.get(combination)
+        if found is None:
+            self._last += 1
+            found = self._numbers[combination] = self._last
+            self.fresh.append((found, *combination))
+        return found
+
+
+class Names:
+    """The texts of one segment, each with its number, and their combinations.
+
+    `fresh`: those that the index has not got yet. `lines`: by the identity of a list of fields. `shared`: numbers in
+    `common` and `forms` for what an exchange has in the raw; `remember` adds to it.
+    """
+
+    def __init__(self, segment: int) -> None:
+        self._last = segment << ix.SHIFT
         self._facts = 0
         self._known: dict[Hashable, int] = {}
-        self._common: dict[tuple[int | None, ...], int] = {}
+        self.common = Combinations(segment)
+        self.forms = Combinations(segment)
         self._numbers: dict[Hashable, int] = {}
         self._shapes: dict[tuple[bytes, ...], tuple[int, int]] = {}
         self._sites: dict[Hashable, tuple[int, int]] = {}
         self._once: dict[int, Any] = {}
         self.lines: dict[int, Lines] = {}
-        self.shared: dict[Hashable, int] = {}
+        self.shared: dict[Hashable, tuple[int, int]] = {}
         self.fresh: list[tuple[int, int, str, str | None]] = []
-        self.fresh_common: list[tuple[int | None, ...]] = []
 
     def __len__(self) -> int:
-        return max(len(self._known), len(self._common))
+        return max(len(self._known), len(self.common), len(self.forms))
 
     def known(self, id: int, kind: int, text: str, alias: str | None) -> None:
         """A text that the index has already."""
         self._known[kind, text, alias] = id
         self._last = max(self._last, id)
 
-    def known_common(self, id: int, *common: int | None) -> None:
-        """The same of a combination."""
-        self._common[common] = id
-        self._last_common = max(self._last_common, id)
+    def hand_over(self, batch: ix.Batch) -> int:
+        """All that is fresh, to be inserted; how many."""
+        count = len(self.fresh) + len(self.common.fresh) + len(self.forms.fresh)
+        if count:
+            batch.names += self.fresh
+            batch.common += self.common.fresh
+            batch.forms += self.forms.fresh
+            self.fresh, self.common.fresh, self.forms.fresh = [], [], []
+        return count
 
     def get(self, kind: int, text: str, alias: str | None = None) -> int:
         key = (kind, clean(text), alias if alias is None else clean(alias))
@@ -91,15 +124,6 @@ class Names:
             self._last += 1
             found = self._known[key] = self._last
             self.fresh.append((found, *key))
-        return found
-
-    def common(self, common: tuple[int | None, ...]) -> int:
-        """The number of a combination, in the order of `index.COMMON`."""
-        found = self._common.get(common)
-        if found is None:
-            self._last_common += 1
-            found = self._common[common] = self._last_common
-            self.fresh_common.append((found, *common))
         return found
 
     def number(self, names: tuple[int | None, ...]) -> int:
@@ -111,7 +135,7 @@ class Names:
             _remember(self._numbers, names, found)
         return found
 
-    def remember(self, key: tuple[Any, ...], found: int) -> None:
+    def remember(self, key: tuple[Any, ...], found: tuple[int, int]) -> None:
         if sum([len(part) for part in key if isinstance(part, bytes | str)]) <= _KEY_BYTES:
             _remember(self.shared, key, found)
 
@@ -255,10 +279,10 @@ def row(
         begun = flow.timestamp_created
         more = begun, ended, bits, None, None, None, None, None, None, None, up, down
     begun, over, bits, site, host, method, path, status, kind_of, qtype, sent, got = more
-    common = names.common((*facts.names, server, site, host, method, kind_of, qtype))
+    common = names.common.number((*facts.names, server, site, host))
     return [
-        common, bits, status, path, facts.port, offset, size, begun, None if over is None else over - begun, sent, got,
-        flow.id, error,
+        common, names.forms.number((method, kind_of, qtype)), bits, status, path, facts.port, offset, size, begun,
+        None if over is None else over - begun, sent, got, flow.id, error,
     ]  # fmt: skip
 
 

@@ -118,6 +118,7 @@ class Store:
         self._shelf = Shelf(folder)
         self._names: dict[int, tuple[str | None, str | None]] = {}
         self._common: dict[int, Sequence[int | None]] = {}
+        self._forms: dict[int, Sequence[int | None]] = {}
         self.unreadable = 0
 
     def _recover(self) -> None:
@@ -260,16 +261,21 @@ class Store:
             raise StoreError(f"{self.folder / ix.FILE}: {error}") from None
 
     def _fetch_names(self, rows: Sequence[Any]) -> None:
-        if len(self._names) + len(self._common) > NAMES:
-            self._names.clear()
-            self._common.clear()
-        if wanted := {values[1] for values in rows} - self._common.keys():
-            for id, *common in self._ask(
-                f"SELECT id, {', '.join(ix.COMMON)} FROM common WHERE id IN (SELECT value FROM json_each(?))",
-                (msgspec.json.encode(sorted(wanted)).decode(),),
-            ):
-                self._common[id] = common
-        named = {id for values in rows for id in self._common.get(values[1], ())} | {values[_ERROR] for values in rows}
+        if len(self._names) + len(self._common) + len(self._forms) > NAMES:
+            for memo in (self._names, self._common, self._forms):
+                memo.clear()
+        named = {values[_ERROR] for values in rows}
+        for at, table, columns, known in (
+            (1, "common", ix.COMMON, self._common), (2, "form", ix.FORM, self._forms)
+        ):  # fmt: skip
+            ids = {values[at] for values in rows}
+            if wanted := ids - known.keys():
+                for id, *texts in self._ask(
+                    f"SELECT id, {', '.join(columns)} FROM {table} WHERE id IN (SELECT value FROM json_each(?))",
+                    (msgspec.json.encode(sorted(wanted)).decode(),),
+                ):
+                    known[id] = texts
+            named.update(text for id in ids for text in known.get(id, ()))
         if wanted := named - self._names.keys() - {None}:
             for id, text, alias in self._ask(
                 "SELECT id, text, alias FROM name WHERE id IN (SELECT value FROM json_each(?))",
@@ -278,11 +284,11 @@ class Store:
                 self._names[id] = text, alias
 
     def _row(self, values: Sequence[Any]) -> Row:
-        n, common, flags, status, path, port, offset, size, begun, took, up, down, id, error = values
+        n, common, form, flags, status, path, port, offset, size, begun, took, up, down, id, error = values
         nothing = None, None
         client, device, (reason, rule), tls, sni, server, (before, pretty), host, method, type, qtype = [
             nothing if name is None else self._names.get(name, nothing)
-            for name in self._common.get(common, _NO_COMMON)
+            for name in (*self._common.get(common, _NO_COMMON), *self._forms.get(form, _NO_FORM))
         ]  # fmt: skip
         kind = ix.KINDS[flags >> ix.KIND & 15]
         url = (before or "") + (path or "") if kind == "http" else path if kind == "dns" else server[0]
@@ -377,10 +383,11 @@ class Store:
     def top(self, column: str, count: int = 10) -> list[tuple[str, int, int]]:
         """The commonest of `client`, `host`, `server`, `type`, `reason`: text, flows, bytes. KeyError for another."""
         kind = {"client": ix.CLIENT, "host": ix.HOST, "server": ix.SERVER, "type": ix.TYPE, "reason": ix.REASON}[column]
+        table = "form" if column in ix.FORM else "common"
         return self._ask(
-            "SELECT text, sum(flows), sum(size) FROM (SELECT common AS shared, count(*) AS flows, "
-            "sum(coalesce(up, 0) + coalesce(down, 0)) AS size FROM flow GROUP BY common) "
-            f"JOIN common ON common.id = shared JOIN name ON name.id = common.{column} "
+            f"SELECT text, sum(flows), sum(size) FROM (SELECT {table} AS shared, count(*) AS flows, "
+            f"sum(coalesce(up, 0) + coalesce(down, 0)) AS size FROM flow GROUP BY {table}) "
+            f"JOIN {table} ON {table}.id = shared JOIN name ON name.id = {table}.{column} "
             "WHERE name.kind = ? GROUP BY text ORDER BY 2 DESC LIMIT ?",
             (kind, count),
         )
@@ -388,6 +395,7 @@ class Store:
 
 _ERROR: Final = 1 + ix.COLUMNS.index("error")
 _NO_COMMON: Final = (None,) * len(ix.COMMON)
+_NO_FORM: Final = (None,) * len(ix.FORM)
 
 
 def _chunks(low: int, high: int, newest: bool) -> Iterator[tuple[int, int]]:

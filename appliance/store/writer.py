@@ -254,14 +254,7 @@ class Writer(ABC):
                 self._written = self._end
                 if len(self._buffer) > 2 * BUFFER:
                     self._buffer = bytearray(BUFFER)
-            if self._names.fresh:
-                self._batch.names += self._names.fresh
-                self._held += len(self._names.fresh) * NAME_COST
-                self._names.fresh = []
-            if self._names.fresh_common:
-                self._batch.common += self._names.fresh_common
-                self._held += len(self._names.fresh_common) * NAME_COST
-                self._names.fresh_common = []
+            self._held += self._names.hand_over(self._batch) * NAME_COST
             now = time.monotonic()
             if len(self._batch) and (
                 self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= BATCH

@@ -62,7 +62,7 @@ class Forgets(Recorder):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._names.fresh, self._names.fresh_common = [], []
+        self._names.hand_over(index.Batch())
         self._written = self._end
         self._batch = index.Batch()
         self._held = 0

@@ -33,8 +33,11 @@ def both(flow: HTTPFlow) -> tuple[Any, Any]:
 def named(row: list[Any], names: rows.Names) -> list[Any]:
     """Numbers of texts depend on who asked first: the texts instead."""
     texts: dict[int | None, Any] = {number: rest for number, *rest in names.fresh}
-    (common,) = [common for number, *common in names.fresh_common if number == row[0]]
-    return [[texts.get(number, number) for number in common], *row[1:]]
+    found = []
+    for at, of in enumerate((names.common, names.forms)):
+        (one,) = [one for number, *one in of.fresh if number == row[at]]
+        found.append([texts.get(number, number) for number in one])
+    return [*found, *row[2:]]
 
 
 def set_fields(flow: HTTPFlow, *fields: tuple[bytes, bytes]) -> None:
@@ -126,12 +129,12 @@ def test_what_is_shared_is_remembered_within_bounds() -> None:
         return made[1]
 
     first = row(b"a.example")
-    assert len(names.fresh_common) == len(names.shared) == 1
+    assert len(names.common.fresh) == len(names.shared) == 1
     assert row(b"a.example", 404)[0] == first[0] and row(b"b.example")[0] != first[0]
-    assert len(names.fresh_common) == len(names.shared) == 2
+    assert len(names.common.fresh) == len(names.shared) == 2
     for number in range(5000):
         row(b"%d.example" % number)
-    assert len(names.shared) <= 4096 and len(names.fresh_common) == 5002
+    assert len(names.shared) <= 4096 and len(names.common.fresh) == 5002
     assert row(b"a.example")[0] == first[0], "what is forgotten has its number all the same"
     for number in range(20):
         row(b"x" * 60_000 + b"%d" % number)

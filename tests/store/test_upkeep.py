@@ -140,7 +140,12 @@ def test_the_oldest_go_when_there_is_too_much(tmp_path: Path) -> None:
         assert recorder.dropped == 0
         left = [row[0] for row in db.execute("SELECT number FROM segment ORDER BY number")]
         assert left == segment.numbers(tmp_path) and left[0] > 1
-        for table, column in (("flow", "seg"), ("name", f"id >> {ix.SHIFT}"), ("common", f"id >> {ix.SHIFT}")):
+        for table, column in (
+            ("flow", "seg"),
+            ("name", f"id >> {ix.SHIFT}"),
+            ("common", f"id >> {ix.SHIFT}"),
+            ("form", f"id >> {ix.SHIFT}"),
+        ):
             assert {row[0] for row in db.execute(f"SELECT DISTINCT {column} FROM {table}")} <= set(left)
     with Store(tmp_path) as store:
         flows = list(store.flows())
