@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from appliance.connection import Client, Server
     from appliance.dns import DNSFlow
 
-TOGETHER: Final = 48
+TOGETHER: Final = 64
 """Flows that are encoded in a row: one at a time costs half as much again, and many more leave the processor's cache
 and wake the garbage collector while they wait."""
 LARGE: Final = 64 << 10
