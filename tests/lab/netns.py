@@ -202,7 +202,8 @@ class Network:
         self.scratch.mkdir(mode=0o755)
         hosts = "".join(f"{address} {name}\n" for name, addresses in NAMES.items() for address in addresses)
         for host in self.hosts:
-            _ip(["netns", "add", host.name])
+            with _signals_later():  # one while it is started could leave behind what nobody knows of
+                _ip(["netns", "add", host.name])
             etc = ETC / host.name
             etc.mkdir(parents=True)
             (etc / "hosts").write_text(hosts)
@@ -365,6 +366,16 @@ def _enter(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET):
         number = ctypes.get_errno()
         raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Those that are to end this process come behind the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ip(arguments: Sequence[str], batch: str = "") -> None:
