@@ -313,8 +313,9 @@ def test_signals_and_terminal(run: Runner) -> None:
     assert process.wait(20) == -signal.SIGUSR1  # as the program has ended
     # On a terminal Ctrl-C reaches the program, once, and nobody else minds.
     program = run.command([sys.executable, "-c", _COUNTS])
-    words = ["script", "-qefc", " ".join(map(shlex.quote, program)), "/dev/null"]
-    process = run.lab.gateway.popen(words, output=subprocess.PIPE, stdin=subprocess.PIPE, env=run.env())
+    words = ["script", "-qefc", "exec " + shlex.join(program), "/dev/null"]  # no shell between, which Ctrl-C ends
+    env = {**run.env(), "SHELL": "/bin/sh"}
+    process = run.lab.gateway.popen(words, output=subprocess.PIPE, stdin=subprocess.PIPE, env=env)
     assert process.stdout is not None and process.stdin is not None
     said = b""
     while b"ready" not in said:
