@@ -10,6 +10,7 @@ import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -19,6 +20,7 @@ from appliance.http import HTTPFlow
 from appliance.store import index as ix
 from appliance.store import plain, records, rows
 from appliance.store.records import State
+from appliance.store.segment import FRAME, frame
 from appliance.store.tee import Talk, Tee
 from appliance.store.writer import BATCH, FLUSH_BYTES, FLUSH_SECONDS, PART_COST, ROW_COST, TALK_COST, Writer
 from appliance.tcp import TCPFlow
@@ -102,13 +104,14 @@ class Recorder(Writer):
                 self._broken(error, talk.flow)
         if not ended:
             return
-        epoch, names, limit, row = self._epoch, self._names, self.body_limit, self._batch.rows.append
+        epoch, names, limit = self._epoch, self._names, self.body_limit
+        part, row, short = self._parts.append, self._batch.rows.append, plain.made
         ended.reverse()
         while ended:
             flow = ended.pop()  # let go as soon as it is encoded, while what it is made of is in the cache
             try:
-                client, server = flow.client_conn, flow.server_conn
-                if flow.type == "dns":  # ends that no other flow has
+                client, server, http = flow.client_conn, flow.server_conn, type(flow) is HTTPFlow
+                if not http and flow.type == "dns":  # ends that no other flow has
                     self._alone(flow)
                     continue
                 known = client._recorded
@@ -117,11 +120,15 @@ class Recorder(Writer):
                 there = server._recorded
                 if there is None or there[0] is not epoch or there[1] is not server.peername or there[2] != server.timestamp_tls_setup:  # fmt: skip # noqa: E501
                     there = self._server(server)
-                if type(flow) is HTTPFlow:
-                    made = plain.made(flow, known[3], there[3], limit, self._end, known[4], there[4], names)
+                if http:
+                    made = short(flow, known[3], there[3], limit, self._end, known[4], there[4], names)
                     if made is not None:
-                        self._frame(made[0])
-                        row(made[1])
+                        payload, values = made
+                        size = len(payload)
+                        part(frame(size, crc32(payload)))
+                        part(payload)
+                        row(values)
+                        self._end += FRAME.size + size
                         self.flows += 1
                         continue
                 spoken = flow.websocket if isinstance(flow, HTTPFlow) else None

@@ -1,7 +1,7 @@
 """One segment file and its rows in the index, written in batches from the event loop. What is written: `recorder.py`.
 
 A batch is one write to the segment, after 50 ms or 128 flows, so that a kill -9 loses at most what ended in the last
-50 ms; the index follows after some batches, or a little later. Nothing here waits: what cannot be written (disk full,
+50 ms; the index follows with a full one, or a little later. Nothing here waits: what cannot be written (disk full,
 index locked) is kept up to `queue_bytes`, then dropped, counted and told. Never raises.
 """
 
@@ -32,19 +32,15 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS: Final = 0.05
 BATCH: Final = 128
 FLUSH_BYTES: Final = 1 << 20
-BUFFER: Final = 384 << 10
-"""A batch is written at the latest when it has waited so long, has so many flows, or so many bytes. A usual one has
-room in `BUFFER` bytes, which stay in the processor's cache."""
-COMMIT_ROWS: Final = 384
+"""A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
 COMMIT_SECONDS: Final = 0.2
-"""So late the index follows: a transaction has a price of its own (that of 50 rows), and what it lacks is found again
-in the segment. More rows would hold the loop up for longer than a millisecond or two."""
+"""So late the index follows, or with the next full batch: what it lacks is found again in the segment. A transaction
+has a price of its own (that of 25 rows), but larger ones hold the loop up until it shows in the slowest answers."""
 MOST_ROWS: Final = 1024
 """Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
-_pack_frame: Final = segment.FRAME.pack_into
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 ROW_COST: Final = 640
 PART_COST: Final = 128
@@ -117,7 +113,7 @@ class Writer(ABC):
         """State of a segment that is not there yet. Its first records lie at the offsets that they are given now."""
         self.number = 0
         self._written = self._end = segment.HEAD.size
-        self._buffer = bytearray(BUFFER)  # what is to be written, from `_written` to `_end`, begins it
+        self._parts: list[bytes] = []  # what is to be written, from `_written` to `_end`: frames and payloads in turn
         self._ended: list[Flow] = []  # flows that are to become records
         self._heavy = 0  # bytes of their bodies
         self._names = rows.Names(0)
@@ -189,21 +185,13 @@ class Writer(ABC):
     def _put(self, record: Any) -> tuple[int, int]:
         """Queue a record: its offset, and the bytes of its payload."""
         offset, payload = self._end, records.encode(record)
-        self._frame(payload)
+        self._parts += segment.frame(len(payload), zlib.crc32(payload)), payload
+        self._end += segment.FRAME.size + len(payload)
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
         elif self._end - self._written >= FLUSH_BYTES:
             self._soon()
         return offset, len(payload)
-
-    def _frame(self, payload: bytes) -> None:
-        buffer, begin = self._buffer, self._end - self._written
-        end = begin + segment.FRAME.size + len(payload)
-        if end > len(buffer):
-            buffer.extend(bytes(max(end - len(buffer), min(len(buffer), FLUSH_BYTES))))
-        _pack_frame(buffer, begin, len(payload), zlib.crc32(payload))
-        buffer[begin + segment.FRAME.size : end] = payload
-        self._end = self._written + end
 
     def _no_room(self, lost: int = 1) -> bool:
         """Whether a flow has to be dropped; it is counted then."""
@@ -248,17 +236,15 @@ class Writer(ABC):
             return
         self._encode()
         try:
-            if size := self._end - self._written:
-                with memoryview(self._buffer) as buffer, buffer[:size] as waiting:
-                    segment.write(self._fd, waiting, self._written)
-                self.bytes += size
+            if parts := self._parts:
+                segment.write(self._fd, parts, self._written)
+                self.bytes += self._end - self._written
                 self._written = self._end
-                if len(self._buffer) > 2 * BUFFER:
-                    self._buffer = bytearray(BUFFER)
+                self._parts = []
             self._held += self._names.hand_over(self._batch) * NAME_COST
             now = time.monotonic()
             if len(self._batch) and (
-                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= COMMIT_ROWS
+                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= BATCH
             ):
                 self._commit()
                 self._committed = now

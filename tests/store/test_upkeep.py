@@ -225,7 +225,7 @@ def crashed(folder: Path, flows: list[Flow], indexed: int) -> None:
     for flow in flows[indexed:]:
         put(recorder, flow)
     recorder._encode()
-    segment.write(recorder._fd, bytes(recorder._buffer[: recorder._end - recorder._written]), recorder._written)
+    segment.write(recorder._fd, recorder._parts, recorder._written)
     os.close(recorder._fd)
     if recorder._db is not None:
         recorder._db.close()
@@ -300,7 +300,7 @@ def test_a_conversation_that_a_kill_has_ended(tmp_path: Path) -> None:
     talk.say(flow.messages[0])  # type: ignore[attr-defined]
     talk.flush()
     recorder._encode()
-    segment.write(recorder._fd, bytes(recorder._buffer[: recorder._end - recorder._written]), recorder._written)
+    segment.write(recorder._fd, recorder._parts, recorder._written)
     os.close(recorder._fd)
     assert recorder._db is not None
     recorder._db.close()
