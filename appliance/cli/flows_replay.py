@@ -12,6 +12,9 @@ from appliance.control.client import Client
 from appliance.exceptions import OptionsError
 from appliance.options import Options
 
+IDLE = 1.0
+"""Seconds without news after which it is asked whether any is to come."""
+
 
 def replay(args: argparse.Namespace, options: Options) -> int:
     """0: all were answered; 1: one was not, or the gateway has ended. Raises LockgateError."""
@@ -31,8 +34,15 @@ def replay(args: argparse.Namespace, options: Options) -> int:
 
 
 def _watch(gateway: Client, waiting: set[str], as_json: bool) -> int:
-    style, failed = flowline.styler(sys.stdout), False
-    for event in gateway.events():
+    style, failed, idle = flowline.styler(sys.stdout), False, 0
+    for event in gateway.events(idle=IDLE):
+        if not event:  # another client may have stopped them; what has just ended is told a moment later
+            going_on = gateway.call("commands.call", name="replay.client.count", args=[])["value"]
+            idle = 0 if going_on else idle + 1
+            if idle == 2:
+                print(f"lockgate: {len(waiting)} of them were stopped (replay.client.stop)", file=sys.stderr)
+                return 1
+            continue
         flow = event.get("flow")
         if flow is None:
             print("lockgate: more come than can be shown; `lockgate flows list '~replayq'` has them", file=sys.stderr)

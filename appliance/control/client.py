@@ -25,6 +25,10 @@ MOST_EVENTS = 10_000
 """Events that arrive while an answer is waited for; of more, the oldest go."""
 
 
+class _Silent(ControlError):
+    """Nothing has come for as long as it is waited for."""
+
+
 class Client:
     """A connection to a running gateway. Raises ControlError: none runs, or it speaks another protocol.
 
@@ -89,16 +93,23 @@ class Client:
         finally:
             self._give = ()
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """What was subscribed to, as it comes; ends when the gateway does. `timeout` does not hold here."""
-        self._sock.settimeout(None)
+    def events(self, idle: float | None = None) -> Iterator[dict[str, Any]]:
+        """What was subscribed to, as it comes; ends when the gateway does. `timeout` does not hold here.
+
+        idle: seconds after which, where nothing comes, an empty one is given.
+        """
         try:
             while True:
                 if self._events:
                     yield self._events.popleft()
                     continue
+                self._sock.settimeout(idle)
                 try:
                     message = self._read()
+                except _Silent:
+                    self._sock.settimeout(self.timeout)
+                    yield {}
+                    continue
                 except ControlError:
                     return
                 if "event" in message:
@@ -127,7 +138,7 @@ class Client:
         try:
             return self._sock.recv(1 << 18)
         except TimeoutError:
-            raise ControlError("failed", "the gateway does not answer in time", "it may hang: see its log") from None
+            raise _Silent("failed", "the gateway does not answer in time", "it may hang: see its log") from None
         except OSError:
             return b""
 

@@ -164,7 +164,7 @@ class Conversation:
             await self._say(injected.popleft(), dst)
         self._ended[from_client] = True
         raise_if_killed(flow)
-        dst.write_eof()
+        dst.pass_end(src)
 
     async def _say(self, message: TCPMessage, dst: Stream) -> None:
         self._kept = keep(self._flow.messages, message, self._kept)

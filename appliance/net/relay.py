@@ -65,7 +65,7 @@ async def both(a: Stream, b: Stream, counts: list[int], heard: Callable[[bool, B
                 heard(index == 0, data)
 
         await pour(src, dst, tap=tap)
-        dst.write_eof()
+        dst.pass_end(src)
 
     ways = [asyncio.ensure_future(way(a, b, 0)), asyncio.ensure_future(way(b, a, 1))]
     try:

@@ -318,6 +318,15 @@ class Stream:
         """FIN, close_notify."""
         self.below.write_eof()
 
+    def pass_end(self, source: Stream) -> None:
+        """The end that `source` has said. Where that was cut off as far as TLS can tell, this is: it could be an
+        attacker's (RFC 8446 §6.1), and it is for the peer to say what that means to it.
+        """
+        theirs, ours = source.tls, self.tls
+        if theirs is not None and not theirs.clean_eof and ours is not None:
+            ours.silent = True
+        self.write_eof()
+
     # -- ending
 
     def close(self, linger: bool = False, why: Reason = CLOSED) -> None:

@@ -125,6 +125,34 @@ def test_flows_in_memory_are_named_and_replayed(lab: Lab, origins: Origins) -> N
     assert [request.target for request in origins.requests()] == ["/again", "/changed"]
 
 
+def test_replays_that_another_client_stops(lab: Lab, origins: Origins, tmp_path: Path) -> None:
+    """`lockgate flows replay` does not wait for ever for those that did not begin."""
+    begun, go, script = tmp_path / "begun", tmp_path / "go", tmp_path / "slow.py"
+    script.write_text(
+        "import asyncio, pathlib\n"
+        "async def request(flow):\n"
+        "    if flow.is_replay:\n"
+        f"        pathlib.Path({str(begun)!r}).touch()\n"
+        f"        while not pathlib.Path({str(go)!r}).exists(): await asyncio.sleep(0.02)\n"
+    )
+    options = {"client_replay_concurrency": 1, "store_dir": tmp_path / "store"}
+    store = ("--set", f"store_dir={tmp_path / 'store'}")
+    with (
+        lab.gateway_proc("-s", str(script), options=options) as gateway,
+        client(gateway) as control,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        for path in ("one", "two", "three"):
+            assert lab.curl(f"http://origin.test:{HTTP}/{path}", via=gateway).status == 200
+        wait_for(lambda: lockgate(gateway, "flows", "list", "--json", *store).count("\n") == 3, 10, "they are recorded")
+        watch = pool.submit(lockgate, gateway, "flows", "replay", "1", "2", "3", expect=1)
+        wait_for(begun.exists, 10, "the first has begun")
+        control.call("commands.call", name="replay.client.stop", args=[])
+        go.touch()
+        assert watch.result(20) == "lockgate: 2 of them were stopped (replay.client.stop)\n"
+    assert [request.target for request in origins.requests()] == ["/one", "/two", "/three", "/one"]
+
+
 @pytest.mark.slow
 def test_a_held_answer_without_a_server(lab: Lab, origins: Origins) -> None:
     with lab.gateway_proc(options={"intercept": "~q"}) as gateway, ThreadPoolExecutor(1) as pool:

@@ -16,6 +16,7 @@ import pytest
 from OpenSSL import SSL
 
 from appliance.connection import Server
+from appliance.net import relay
 from appliance.net.certs import CertificateAuthority, LeafSpec, Minter
 from appliance.net.reasons import Gone, Reset, TimedOut, TlsFailed
 from appliance.net.stream import TLS_DEPTH, Net, Stream
@@ -468,3 +469,30 @@ async def test_key_updates_without_end(kit: Kit) -> None:
         stream.abort()
         await asking
         far.close()
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("from_client", [True, False])
+async def test_a_relay_passes_the_end_on_as_it_was_said(kit: Kit, clean: bool, from_client: bool) -> None:
+    """Without close_notify there may have been more (RFC 8446 §6.1); to swallow that would be a lie."""
+    client, near = kit.streams()
+    far, server = kit.streams()
+    await kit.both(client, near)
+    await kit.both(far, server)
+    relaying = asyncio.ensure_future(relay.both(near, far, [0, 0]))
+    ends, other = (client, server) if from_client else (server, client)
+    assert ends.tls is not None and other.tls is not None
+    ends.tls.silent = not clean
+    ends.write(b"the end")
+    ends.write_eof()
+    assert await other.read() == b"the end"
+    assert await other.read() == b""
+    assert other.tls.clean_eof == clean
+    other.write(b"an answer")  # what the other side says has an end of its own
+    other.write_eof()
+    assert await ends.read() == b"an answer"
+    assert await ends.read() == b""
+    assert ends.tls.clean_eof
+    await relaying
+    for stream in (client, near, far, server):
+        stream.close()
