@@ -118,14 +118,17 @@ def read_script(path: Path, helpers: dict[str, Helper] | None = None) -> ModuleT
     if package and path.name not in sys.modules and not _importable(path.name):
         sys.modules[path.name] = module
     sys.path.insert(0, str(path.parent))
+    # A compiled file is trusted when the source has the same size and second: none is left for the next change to meet.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        # Not the loader's own way: that trusts a compiled file of the same size and second.
+        # Not the loader's own way, for somebody else may have left one.
         exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as exc:
         release(module)
         sys.modules.update(displaced)
         raise failure(path, exc) from exc
     finally:
+        sys.dont_write_bytecode = writes
         with suppress(ValueError):
             sys.path.remove(str(path.parent))
     if helpers is not None:
