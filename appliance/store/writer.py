@@ -1,7 +1,7 @@
 """One segment file and its rows in the index, written in batches from the event loop. What is written: `recorder.py`.
 
 A batch is one write to the segment, after 50 ms or 128 flows, so that a kill -9 loses at most what ended in the last
-50 ms; the index follows with a full one, or a little later. Nothing here waits: what cannot be written (disk full,
+50 ms; the index follows after some batches, or a little later. Nothing here waits: what cannot be written (disk full,
 index locked) is kept up to `queue_bytes`, then dropped, counted and told. Never raises.
 """
 
@@ -33,9 +33,10 @@ FLUSH_SECONDS: Final = 0.05
 BATCH: Final = 128
 FLUSH_BYTES: Final = 1 << 20
 """A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
+COMMIT_ROWS: Final = 256
 COMMIT_SECONDS: Final = 0.2
-"""So late the index follows, or with the next full batch: what it lacks is found again in the segment. A transaction
-has a price of its own (that of 25 rows), but larger ones hold the loop up until it shows in the slowest answers."""
+"""So late the index follows: a transaction has a price of its own (that of 25 rows), and what it lacks is found again in
+the segment. More rows would hold the loop up until it shows in the slowest answers."""
 MOST_ROWS: Final = 1024
 """Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
@@ -244,7 +245,7 @@ class Writer(ABC):
             self._held += self._names.hand_over(self._batch) * NAME_COST
             now = time.monotonic()
             if len(self._batch) and (
-                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= BATCH
+                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= COMMIT_ROWS
             ):
                 self._commit()
                 self._committed = now
