@@ -35,8 +35,8 @@ FLUSH_BYTES: Final = 1 << 20
 """A batch is written at the latest when it has waited so long, has so many flows, or so many bytes."""
 COMMIT_ROWS: Final = 256
 COMMIT_SECONDS: Final = 0.2
-"""So late the index follows: a transaction has a price of its own (that of 25 rows), and what it lacks is found again in
-the segment. More rows would hold the loop up until it shows in the slowest answers."""
+"""So late the index follows: a transaction has a price of its own (that of 25 rows), and what it lacks is found again
+in the segment. More rows would hold the loop up until it shows in the slowest answers."""
 MOST_ROWS: Final = 1024
 """Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
