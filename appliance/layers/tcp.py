@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from appliance.exceptions import ControlException
@@ -65,7 +64,7 @@ class Conversation:
         self._talk: Talk | None = None  # what the flow store hears of it
         self._carried = False  # without messages being made
         # By direction, [from the server, from the client]:
-        self._injected: tuple[deque[TCPMessage], deque[TCPMessage]] = (deque(), deque())
+        self._injected: tuple[list[TCPMessage], list[TCPMessage]] = ([], [])  # a deque takes 700 bytes
         self._sources: list[Stream | None] = [None, None]
         self._ended = [False, False]
         self.why: Reason | None = None
@@ -140,7 +139,7 @@ class Conversation:
         self._sources[from_client] = src
         while True:
             while injected:
-                await self._say(injected.popleft(), dst)
+                await self._say(injected.pop(0), dst)
             try:
                 data = await src.read()
             except Gone as e:
@@ -161,7 +160,7 @@ class Conversation:
             if not room:
                 await dst.drain()
         while injected:
-            await self._say(injected.popleft(), dst)
+            await self._say(injected.pop(0), dst)
         self._ended[from_client] = True
         raise_if_killed(flow)
         dst.pass_end(src)

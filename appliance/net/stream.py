@@ -243,6 +243,31 @@ class Stream:
         finally:
             self._sink = None
 
+    def pushing(self, sink: Callable[[memoryview], bool], turn: asyncio.Future[None]) -> bool | None:
+        """`push` for who waits for several things: False, and `turn` is resolved when there is something to be seen
+        to; True: EOF; None: the sink has returned False.
+
+        :raises Gone: the stream is lost, or was interrupted.
+        """
+        if self._interrupt is not None:
+            why, self._interrupt = self._interrupt, None
+            raise why.error()
+        if self.buf and not sink(memoryview(self.take(len(self.buf)))):
+            return None
+        if self.why is not None:
+            raise self.why.error()
+        if self.eof:
+            return True
+        self._sink, self._waiter = sink, turn
+        if self._paused:
+            self._paused = False
+            self.below.resume()
+        return False
+
+    def push_no_more(self) -> None:
+        """After `pushing`."""
+        self._sink = self._waiter = None
+
     async def peek(self, n: int = 1) -> bytearray:
         """The unread bytes, at least `n` of them unless the peer ended; consumes nothing. Do not keep or change it."""
         while len(self.buf) < n and await self.more():
@@ -302,6 +327,22 @@ class Stream:
         await asyncio.shield(self._drain)
         if self.why is not None:
             raise self.why.error()
+
+    def room(self, turn: asyncio.Future[None]) -> bool:
+        """Whether what is queued is not above high water; if it is, `turn` is resolved when it has left, or the stream
+        is lost.
+        """
+        if self.below.room():
+            return True
+        if self._drain is None:
+            self._drain = self._net.loop.create_future()
+
+        def left(drain: asyncio.Future[None]) -> None:
+            if not turn.done():
+                turn.set_result(None)
+
+        self._drain.add_done_callback(left)
+        return False
 
     async def flush(self) -> None:
         """Wait until nothing is queued at all. :raises Gone: lost."""

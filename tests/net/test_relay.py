@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from appliance.net.reasons import KILLED, Killed, Reason, Reset
 from appliance.net.relay import both, pour
 from appliance.net.stream import Net, Stream
+from appliance.net.transport import HIGH_WATER
 from tests.harness import recv_all, rst, tcp_pair, until
 
 
@@ -156,3 +159,96 @@ async def test_both_ways_end_with_a_reset(net: Net) -> None:
     assert right.why is None
     right.abort()
     d.close()
+
+
+async def test_both_ways_at_once_with_slow_receivers(net: Net) -> None:
+    (a, b), (c, d) = tcp_pair(), tcp_pair()
+    loop, counts, heard = asyncio.get_running_loop(), [0, 0], [0, 0]
+
+    def hear(from_a: bool, data: object) -> None:
+        heard[from_a] += len(data)  # type: ignore[arg-type]
+
+    task = asyncio.ensure_future(both(Stream.over_socket(net, b), Stream.over_socket(net, c), counts, hear))
+    there, back = random.Random(1).randbytes(6 << 20), random.Random(2).randbytes(9 << 20)
+
+    async def say(sock: socket.socket, data: bytes) -> None:
+        await loop.sock_sendall(sock, data)
+        sock.shutdown(socket.SHUT_WR)
+
+    async def slowly(sock: socket.socket) -> bytes:
+        got = bytearray()
+        while data := await loop.sock_recv(sock, 1 << 16):
+            got += data
+            if len(got) % 11 == 0:
+                await asyncio.sleep(0.01)
+        return bytes(got)
+
+    _, _, there_got, back_got = await asyncio.wait_for(
+        asyncio.gather(say(a, there), say(d, back), slowly(d), slowly(a)), 30
+    )
+    assert there_got == there and back_got == back
+    await asyncio.wait_for(task, 2)
+    assert counts == [len(there), len(back)] == heard[::-1]
+    a.close()
+    d.close()
+
+
+async def test_what_was_there_before_goes_first_although_the_other_side_is_full(net: Net) -> None:
+    a, near = Stream.pair(net)
+    far, z = Stream.pair(net)
+    z._pause()
+    a.write(bytes(HIGH_WATER * 3))
+    a.write_eof()
+    await asyncio.sleep(0)
+    task = asyncio.ensure_future(both(near, far, [0, 0]))
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    got = 0
+    while data := await z.read():
+        got += len(data)
+    assert got == HIGH_WATER * 3
+    z.write_eof()
+    await asyncio.wait_for(task, 1)
+
+
+@pytest.mark.parametrize("lost", ["its own", "the other"])
+async def test_a_loss_after_a_half_close(net: Net, lost: str) -> None:
+    a, near = Stream.pair(net)
+    far, z = Stream.pair(net)
+    earlier: list[Reason] = []
+    far.on_gone = earlier.append
+    task = asyncio.ensure_future(both(near, far, [0, 0]))
+    a.write_eof()
+    await asyncio.sleep(0.01)
+    (a if lost == "its own" else z).abort()
+    with pytest.raises(Reset):
+        await asyncio.wait_for(task, 1)
+    assert bool(earlier) == (lost == "the other")
+
+
+async def test_an_interrupt_ends_both_and_leaves_the_streams_usable(net: Net) -> None:
+    a, near = Stream.pair(net)
+    far, z = Stream.pair(net)
+    task = asyncio.ensure_future(both(near, far, [0, 0]))
+    await asyncio.sleep(0.01)
+    far.interrupt(KILLED)
+    with pytest.raises(Killed):
+        await asyncio.wait_for(task, 1)
+    assert near.on_gone is far.on_gone is None
+    a.write(b"later")
+    assert await near.read() == b"later"
+    far.write(b"too")
+    assert await z.read() == b"too"
+
+
+async def test_a_relay_that_is_cancelled_lets_go(net: Net) -> None:
+    a, near = Stream.pair(net)
+    far, _ = Stream.pair(net)
+    task = asyncio.ensure_future(both(near, far, [0, 0]))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    a.write(b"for somebody else")
+    assert await near.read() == b"for somebody else"
+    assert near.on_gone is far.on_gone is None
