@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -60,6 +62,25 @@ class CannotConnect(Exception):
         self.text = text
         self.kind = kind
         self.fault = fault
+
+
+@contextmanager
+def wanted_by(client: Stream) -> Iterator[Attempt]:
+    """An attempt for a client that is relayed: given up once that is lost. Its end may be a half-close.
+
+    :raises Gone: it was lost, so there is no connection.
+    """
+    attempt = Attempt()
+    client.on_gone = lambda reason: attempt.abandon("the client disconnected") if client.why is not None else None
+    client.listen()
+    try:
+        yield attempt
+    except CannotConnect:
+        if client.why is not None:
+            raise client.why.error() from None
+        raise
+    finally:
+        client.on_gone = None
 
 
 class _Slots(asyncio.Semaphore):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,19 +18,6 @@ from tests.harness import Events, Make, Peer, descriptors, until
 from tests.layers.http.httpkit import OK, Origin, ended, setting
 
 Leave = Callable[[Any, Peer], None]
-
-
-@pytest.fixture
-def deaf() -> Iterator[int]:
-    """The port of a listener whose queue is full: a connection is neither made nor refused."""
-    with socket.socket() as listener, contextlib.ExitStack() as fillers:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = fillers.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def closes(flow: http.HTTPFlow, client: Peer) -> None:
