@@ -91,6 +91,24 @@ class _Slots(asyncio.Semaphore):
         self.address = address
         self.users = 0
 
+    async def take(self, attempt: Attempt | None) -> None:
+        """Wait for one. :raises CannotConnect: `attempt` was abandoned, and it would have to wait."""
+        if attempt is None or not self.locked():
+            await self.acquire()
+            return
+        waiting = asyncio.ensure_future(self.acquire())
+        attempt.wake = waiting.cancel
+        if attempt.why:
+            waiting.cancel()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if not attempt.why:
+                raise
+            raise CannotConnect(attempt.why, "gone") from None
+        finally:
+            attempt.wake = None
+
 
 class Upstreams:
     """The server connections of one client connection."""
@@ -178,7 +196,7 @@ class Upstreams:
             slots = self._slots[server.address] = _Slots(server.address)
         slots.users += 1
         try:
-            await slots.acquire()
+            await slots.take(attempt)
         except BaseException:
             self._leave(slots)
             raise
