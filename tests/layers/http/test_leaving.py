@@ -15,7 +15,7 @@ from appliance.layers.http.pool import HttpPool
 from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
 from tests.harness import Events, Make, Peer, descriptors, until
-from tests.layers.http.httpkit import OK, Origin, ended, setting
+from tests.layers.http.httpkit import OK, Message, Origin, ended, setting
 
 Leave = Callable[[Any, Peer], None]
 
@@ -134,3 +134,24 @@ async def test_nothing_is_kept_of_hosts_that_were_asked_for_once(rigs: Make) -> 
     (handler,) = s.rig.worker.handlers
     await until(lambda: not handler.upstreams._slots)
     assert not handler.context.layers[-1].pool._queues  # type: ignore[attr-defined]
+
+
+async def test_between_two_tries(rigs: Make) -> None:
+    """A kept connection turns out to be dead, and the client leaves before the next is dialled."""
+
+    async def once(peer: Peer, request: Message) -> None:
+        if request.start.split()[1] == b"/":
+            await peer.say(OK)
+        else:
+            peer.writer.close()
+
+    slow = {"server_disconnected": lambda data: asyncio.sleep(0.2)}
+    events = Events("server_connect", "server_disconnected", "error", **slow)
+    s = await setting(rigs, once, events)
+    await s.ask()
+    await s.client.say(s.head(path="/again"))
+    await events.wait("server_disconnected")
+    s.client.reset()
+    await events.wait("error")
+    await s.rig.idle()
+    assert events.names == ["server_connect", "server_disconnected", "error"]
