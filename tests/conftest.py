@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Generator
+import socket
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -70,3 +72,16 @@ async def rigs(ca: CertificateAuthority, pki: TestPki) -> AsyncIterator[Make]:
     yield make
     for rig in made:
         await rig.close()
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """The port of a listener whose queue is full: a connection is neither made nor refused."""
+    with socket.socket() as listener, contextlib.ExitStack() as fillers:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]

@@ -128,18 +128,15 @@ class DNSLayer(Layer):
     async def _until_room(self, most: int) -> None:
         """Until there are fewer queries than `most`, or the client is gone."""
         client = self._client
-        stream = None if isinstance(client, Datagrams) else client
-        if stream is not None:
-            stream.on_gone = lambda why: self._make_room()
+        client.on_gone = lambda why: self._make_room()
         try:
             while len(self.queries) >= most and client.why is None:
                 self._room = self.context.handler.worker.loop.create_future()
                 await self._room
         finally:
-            if stream is not None:
-                stream.on_gone = None
-        if stream is not None:
-            await stream.drain()
+            client.on_gone = None
+        if not isinstance(client, Datagrams):
+            await client.drain()
 
     def _make_room(self) -> None:
         room, self._room = self._room, None

@@ -18,7 +18,7 @@ from appliance.layers.base import Context, Layer
 from appliance.layers.decide import MAX_HEAD, SERVER_FIRST, Facts, Kind, Proposal, decide, looks_like_http
 from appliance.net import clienthello
 from appliance.net.datagrams import Datagrams
-from appliance.net.egress import CannotConnect
+from appliance.net.egress import CannotConnect, wanted_by
 from appliance.net.reasons import Gone, Reason, TimedOut, TlsFailed
 from appliance.net.stream import Stream
 from appliance.tls import ClientHello
@@ -195,7 +195,8 @@ async def _race(context: Context, client: Stream, have: int, wait: float) -> boo
         upstreams = context.handler.upstreams
         try:
             if address is not None and upstreams.fault(context.server) is None:
-                server = await upstreams.open(context.server)
+                with wanted_by(client) as attempt:
+                    server = await upstreams.open(context.server, attempt)
         except CannotConnect as e:
             logger.info("%s: %s", context.client, e.text)
             if not context.server.tls:

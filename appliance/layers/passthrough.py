@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from appliance.net import relay
-from appliance.net.egress import CannotConnect
+from appliance.net.egress import CannotConnect, wanted_by
 from appliance.net.reasons import CLOSED, Gone, Reason
 from appliance.net.splice import Splice
 from appliance.net.transport import SocketTransport
@@ -25,7 +25,8 @@ async def run(context: Context, client: Stream) -> None:
     """Carry the connection untouched to its end. Counts go to `handler.moved` (bytes up, down)."""
     handler, server = context.handler, context.server
     try:
-        upstream = await handler.upstreams.raw(server, still=True)
+        with wanted_by(client) as attempt:
+            upstream = await handler.upstreams.raw(server, attempt, still=True)
     except CannotConnect as e:
         logger.info("%s: cannot pass: %s", handler.client, e.text)
         client.abort(Reason("reset", e.text))

@@ -12,7 +12,7 @@ from appliance.layers import passthrough
 from appliance.layers.base import Context, Layer
 from appliance.layers.gate import gate, raise_if_killed
 from appliance.layers.kept import MAX_INJECTED, keep
-from appliance.net.egress import CannotConnect
+from appliance.net.egress import CannotConnect, wanted_by
 from appliance.net.reasons import KILLED, Gone, Killed, Reason
 from appliance.net.stream import Stream
 from appliance.tcp import TCPFlow, TCPMessage
@@ -83,7 +83,8 @@ class Conversation:
             if (wait := gate(handler, "tcp_start", flow)) is not None:
                 await wait
             if self._server is None:
-                self._server = await handler.upstreams.open(self._context.server)
+                with wanted_by(self._client) as attempt:
+                    self._server = await handler.upstreams.open(self._context.server, attempt)
             if handler.worker.hooks.table["tcp_message"] or any(self._injected):
                 try:
                     await self._both(self._server)

@@ -35,7 +35,7 @@ class Datagrams:
 
     conn: Client or Server, as add-ons see it. why: set once the flow is lost to this side.
     received, dropped: datagrams since the start. stirred: set by every datagram in or out; the sweep clears it.
-    deadline: as in a Stream.
+    deadline: as in a Stream. on_gone: called once when the flow is lost.
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class Datagrams:
         "conn",
         "deadline",
         "dropped",
+        "on_gone",
         "overdue",
         "received",
         "stirred",
@@ -56,6 +57,7 @@ class Datagrams:
     def __init__(self, loop: asyncio.AbstractEventLoop, conn: Connection | None = None) -> None:
         self.conn = conn
         self.why: Reason | None = None
+        self.on_gone: Callable[[Reason], None] | None = None
         self.received = 0
         self.dropped = 0
         self.stirred = True
@@ -105,6 +107,8 @@ class Datagrams:
             self.why = why
             self._shut(why)
             self._wake()
+            if self.on_gone is not None:
+                self.on_gone(why)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -32,7 +32,7 @@ class Attempt:
 
     def __init__(self) -> None:
         self.why = ""
-        self.wake: Callable[[], None] | None = None
+        self.wake: Callable[[], object] | None = None
 
     def abandon(self, why: str) -> None:
         """It is not wanted any more: whoever works on it stops at once."""

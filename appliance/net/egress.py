@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -62,6 +64,25 @@ class CannotConnect(Exception):
         self.fault = fault
 
 
+@contextmanager
+def wanted_by(client: Stream) -> Iterator[Attempt]:
+    """An attempt for a client that is relayed: given up once that is lost. Its end may be a half-close.
+
+    :raises Gone: it was lost, so there is no connection.
+    """
+    attempt = Attempt()
+    client.on_gone = lambda reason: attempt.abandon("the client disconnected") if client.why is not None else None
+    client.listen()
+    try:
+        yield attempt
+    except CannotConnect:
+        if client.why is not None:
+            raise client.why.error() from None
+        raise
+    finally:
+        client.on_gone = None
+
+
 class _Slots(asyncio.Semaphore):
     """To one address, at once. users: those who have one of them, or wait for one."""
 
@@ -69,6 +90,24 @@ class _Slots(asyncio.Semaphore):
         super().__init__(MAX_PER_ADDRESS)
         self.address = address
         self.users = 0
+
+    async def take(self, attempt: Attempt | None) -> None:
+        """Wait for one. :raises CannotConnect: `attempt` was abandoned, and it would have to wait."""
+        if attempt is None or not self.locked():
+            await self.acquire()
+            return
+        waiting = asyncio.ensure_future(self.acquire())
+        attempt.wake = waiting.cancel
+        if attempt.why:
+            waiting.cancel()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if not attempt.why:
+                raise
+            raise CannotConnect(attempt.why, "gone") from None
+        finally:
+            attempt.wake = None
 
 
 class Upstreams:
@@ -157,7 +196,7 @@ class Upstreams:
             slots = self._slots[server.address] = _Slots(server.address)
         slots.users += 1
         try:
-            await slots.acquire()
+            await slots.take(attempt)
         except BaseException:
             self._leave(slots)
             raise

@@ -211,6 +211,12 @@ class Stream:
             if len(self.buf) > have:
                 return True
 
+    def listen(self) -> None:
+        """Read although nobody waits for bytes, so that a loss is heard of."""
+        if self._paused and not self.eof and len(self.buf) <= HIGH_WATER:
+            self._paused = False
+            self.below.resume()
+
     async def push(self, sink: Callable[[memoryview], bool]) -> bool:
         """Hand all that arrives straight to `sink`, without a copy or a wake-up.
 

@@ -113,6 +113,25 @@ async def test_unchanged_bytes_pass_and_nobody_listens(rigs: Make, origin: Origi
     assert rig.worker.light == 0
 
 
+async def test_a_port_that_ends_and_is_then_lost(rigs: Make, origin: Origin) -> None:
+    """What it asked is dropped at once, as the gateway stops; not when its name server is given up."""
+    events = Events("dns_error")
+    rig = await rigs(events)
+    origin.reply = lambda data: []
+    client, task = arrive(rig, origin.address)
+    client.send([query()])
+    await until(lambda: origin.heard)
+    client.close()
+    await asyncio.sleep(0.05)
+    assert not events.names  # it may have said all that it has to say
+    (handler,) = rig.worker.handlers
+    handler.shutdown()
+    await until(task.done, 1)
+    (flow,) = events.of("dns_error")
+    assert flow.error.msg == "the gateway is shutting down"
+    assert rig.worker.dns.clients == {}
+
+
 async def test_events_in_order(rigs: Make, origin: Origin) -> None:
     events = Events()
     rig = await rigs(events)

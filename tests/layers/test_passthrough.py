@@ -70,8 +70,7 @@ async def test_no_descriptor_is_left(rigs: Make) -> None:
     await until(lambda: descriptors() - kept <= before, 3, "descriptors leak")
 
 
-@pytest.mark.parametrize("early", [True, False])
-async def test_a_client_reset(rigs: Make, early: bool) -> None:
+async def test_a_client_reset(rigs: Make) -> None:
     told: list[str] = []
 
     async def origin(peer: Peer) -> None:
@@ -82,21 +81,49 @@ async def test_a_client_reset(rigs: Make, early: bool) -> None:
             told.append("reset")
             raise
 
-    async def slow(data: Any) -> None:
-        await asyncio.sleep(0.1 if early else 0)
-
-    rig = await rigs(events := Events(server_connect=slow), **PASS)
+    rig = await rigs(events := Events(), **PASS)
     client = await rig.connect(await rig.transparent(await rig.origin(origin)))
-    if not early:
-        await client.say(b"hello")
-        await events.wait("server_connected")
-        await until(lambda: next(iter(rig.worker.handlers)).splice)
-    else:
-        await events.wait("server_connect")
+    await client.say(b"hello")
+    await events.wait("server_connected")
+    await until(lambda: next(iter(rig.worker.handlers)).splice)
     client.reset()
     await events.wait("client_disconnected")
-    await until(lambda: told == ["reset"] or (early and told))
-    assert events.names[-1] == "server_disconnected" or "server_disconnected" in events.names
+    await until(lambda: told == ["reset"])
+    assert "server_disconnected" in events.names
+
+
+@pytest.mark.parametrize("first", [b"", b"\x01 hello"])
+@pytest.mark.parametrize("options", [PASS, {"tcp_hosts": [".*"]}, {}], ids=["pass", "tcp", "decrypt"])
+async def test_a_client_reset_while_its_server_is_dialled(
+    rigs: Make, deaf: int, options: dict[str, Any], first: bytes
+) -> None:
+    """Nobody waits for that server any more. decrypt: it is dialled for a silent client, or as raw TCP."""
+    rig = await rigs(events := Events(), **options)
+    listener = await rig.transparent(("127.0.0.1", deaf))
+    before = descriptors()
+    client = await rig.connect(listener)
+    if first:
+        await client.say(first)
+    await events.wait("server_connect")
+    await asyncio.sleep(0.05)
+    client.reset()
+    await rig.idle(2)
+    assert events.names[-2:] == (["tcp_error"] if "tcp_start" in events.names else ["server_connect_error"]) + [
+        "client_disconnected"
+    ]
+    assert events.names.count("server_connect_error") == 1
+    for flow in events.of("tcp_error"):
+        assert flow.error.msg == "connection reset by peer"
+    await until(lambda: descriptors() <= before, 3, "descriptors leak")
+
+
+async def test_a_half_close_while_the_server_is_dialled_is_no_leaving(rigs: Make) -> None:
+    rig = await rigs(events := Events(server_connect=lambda data: asyncio.sleep(0.1)), **PASS)
+    client = await rig.connect(await rig.transparent(await rig.origin(echo)))
+    await events.wait("server_connect")
+    await client.say(b"all of it")
+    client.eof()
+    assert await client.rest() == b"all of it"
 
 
 async def test_unreachable(rigs: Make) -> None:

@@ -12,6 +12,7 @@ import pytest
 from appliance.connection import ConnectionState, Server
 from appliance.handler import ConnectionHandler
 from appliance.layers.base import Context, Layer
+from appliance.net.dial import Attempt
 from appliance.net.egress import MAX_PER_ADDRESS, CannotConnect, Upstreams
 from appliance.net.reasons import Reason
 from appliance.net.stream import Stream
@@ -187,6 +188,28 @@ async def test_those_who_wait_keep_the_places(rigs: Make) -> None:
     for server in servers[:-1]:
         await asyncio.wait_for(tasks[servers.index(server)], 2)
         await ups.end(server)
+    assert not ups._slots
+
+
+async def test_who_leaves_while_it_waits_for_a_place(rigs: Make) -> None:
+    """The places may be had by WebSockets, which end when they like."""
+    rig = await rigs(events := Events("server_connect"))
+    address = await rig.origin(hang)
+    ups, _, _ = await upstreams(rig)
+    servers = [Server(address=address) for _ in range(MAX_PER_ADDRESS)]
+    for server in servers:
+        await ups.open(server)
+    attempts = [Attempt(), Attempt()]
+    tasks = [asyncio.ensure_future(ups.open(Server(address=address), attempt)) for attempt in attempts]
+    await asyncio.sleep(0.02)
+    attempts[0].abandon("left")
+    with pytest.raises(CannotConnect, match="left") as gone:
+        await asyncio.wait_for(tasks[0], 1)
+    assert gone.value.kind == "gone"
+    await ups.end(servers.pop())
+    await asyncio.wait_for(tasks[1], 1)
+    assert len(events.of("server_connect")) == MAX_PER_ADDRESS + 1
+    await ups.close()
     assert not ups._slots
 
 

@@ -231,6 +231,8 @@ class Exchange:
         flow, inbound = self.flow, self._inbound
         if not flow.request.raw_host:
             raise Failed(400, "the request does not say where it is to go")
+        if inbound.why is not None:  # as the first try was cleared away
+            raise inbound.why.error()
         attempt = self._attempt = Attempt()
         try:
             if inbound.upgrade_to is None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,22 +15,9 @@ from appliance.layers.http.pool import HttpPool
 from appliance.net.dial import Attempt
 from appliance.net.egress import CannotConnect
 from tests.harness import Events, Make, Peer, descriptors, until
-from tests.layers.http.httpkit import OK, Origin, ended, setting
+from tests.layers.http.httpkit import OK, Message, Origin, ended, setting
 
 Leave = Callable[[Any, Peer], None]
-
-
-@pytest.fixture
-def deaf() -> Iterator[int]:
-    """The port of a listener whose queue is full: a connection is neither made nor refused."""
-    with socket.socket() as listener, contextlib.ExitStack() as fillers:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = fillers.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def closes(flow: http.HTTPFlow, client: Peer) -> None:
@@ -149,3 +134,24 @@ async def test_nothing_is_kept_of_hosts_that_were_asked_for_once(rigs: Make) -> 
     (handler,) = s.rig.worker.handlers
     await until(lambda: not handler.upstreams._slots)
     assert not handler.context.layers[-1].pool._queues  # type: ignore[attr-defined]
+
+
+async def test_between_two_tries(rigs: Make) -> None:
+    """A kept connection turns out to be dead, and the client leaves before the next is dialled."""
+
+    async def once(peer: Peer, request: Message) -> None:
+        if request.start.split()[1] == b"/":
+            await peer.say(OK)
+        else:
+            peer.writer.close()
+
+    slow = {"server_disconnected": lambda data: asyncio.sleep(0.2)}
+    events = Events("server_connect", "server_disconnected", "error", **slow)
+    s = await setting(rigs, once, events)
+    await s.ask()
+    await s.client.say(s.head(path="/again"))
+    await events.wait("server_disconnected")
+    s.client.reset()
+    await events.wait("error")
+    await s.rig.idle()
+    assert events.names == ["server_connect", "server_disconnected", "error"]
