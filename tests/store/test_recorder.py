@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
+import time
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -76,6 +78,26 @@ REFUSED: dict[str, Callable[[HTTPFlow], object]] = {
     ),
     "an id that is no text": lambda flow: setattr(flow, "id", "\udcff"),
 }
+
+
+@pytest.mark.parametrize("moment", [math.nan, math.inf, -math.inf, 1e12])
+def test_a_moment_that_is_none_ends_no_recovery(tmp_path: Path, moment: float) -> None:
+    """An add-on set it. Upkeep would come no further, and not to the budget."""
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    odd = flowkit.http()
+    assert odd.response is not None
+    odd.request.timestamp_start = odd.response.timestamp_end = moment
+    put(recorder, odd)
+    put(recorder, flowkit.http())
+    recorder.flush()
+    cut_off(recorder)
+    for path in tmp_path.glob(f"{ix.FILE}*"):
+        path.unlink()
+    with Store(tmp_path) as store:
+        assert store.last() == 2 - math.isnan(moment)
+    with closing(ix.connect(tmp_path / ix.FILE)) as db:
+        assert db.execute("SELECT last <= ? FROM segment", (time.time(),)).fetchone() == (1,)
 
 
 @pytest.mark.parametrize("killed", [False, True])
