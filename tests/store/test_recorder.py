@@ -12,11 +12,13 @@ import weakref
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from appliance.http import HTTPFlow
 from appliance.store import index as ix
+from appliance.store import segment
 from appliance.store.recorder import BURST, TOGETHER, Recorder
 from appliance.store.store import Store
 from appliance.store.tee import Talk
@@ -42,6 +44,18 @@ def test_flows_are_not_held_until_the_batch_is_written(tmp_path: Path) -> None:
     recorder.close()
     with Store(tmp_path) as store:
         assert len(list(store.rows())) == BATCH
+
+
+def test_what_is_sent_waits_in_the_queue_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads, while the disk is full: else 64 of them would wait unseen."""
+    recorder = Recorder(tmp_path, queue_bytes=2 << 20)
+    recorder.start()
+    monkeypatch.setattr(segment, "write", Mock(side_effect=OSError(28, os.strerror(28))))
+    for _ in range(TOGETHER):
+        recorder.end(flowkit.http(method="POST", body=bytes(1 << 20)))
+        assert recorder.status().waiting < 4 << 20
+    assert recorder.dropped > TOGETHER // 2
+    recorder.close()
 
 
 def test_the_index_follows_a_full_batch(tmp_path: Path) -> None:
