@@ -169,6 +169,24 @@ def test_an_index_locked_for_long_is_counted(tmp_path: Path) -> None:
         assert store.stats()["dropped"] == status.dropped
 
 
+async def test_a_segment_that_is_full_while_the_index_is_locked(tmp_path: Path) -> None:
+    """It is sealed as soon as that can be, also when nothing comes any more."""
+    recorder = Recorder(tmp_path, loop=asyncio.get_running_loop(), segment_bytes=200_000)
+    recorder.start()
+    flow = flowkit.http()
+    put(recorder, flow)
+    recorder.sync()
+    with locked_by_another(tmp_path / "index.db"):
+        recorder.segment_bytes = 1
+        put(recorder, flow)  # on a connection that is recorded already
+        recorder._committed = time.monotonic()  # its row is not due yet
+        recorder.flush()
+    await until(lambda: recorder.number == 2, 3, "the segment was not sealed")
+    with Store(tmp_path, recover=False) as store:
+        assert store.last() == 2
+    recorder.close()
+
+
 @pytest.mark.parametrize("full", ["queue", "disk"])
 def test_a_conversation_that_ends_while_there_is_no_room(
     tmp_path: Path, full: str, monkeypatch: pytest.MonkeyPatch
