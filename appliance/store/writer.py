@@ -359,11 +359,11 @@ class Writer(ABC):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.dropped += len(self._batch.rows) + len(self._ended)
+        self.dropped += self._batch.cut(self.number, self._written) + len(self._ended)
         if self._fd >= 0:
             if self._written == segment.HEAD.size:
                 segment.plain_path(self.folder, self.number).unlink(missing_ok=True)
-            elif self._end == self._written:
+            else:
                 try:
                     self._commit(sealed=True)
                 except (OSError, sqlite3.Error) as error:
