@@ -78,6 +78,19 @@ def test_numbers_of_another_type_and_keys_that_are_no_text(tmp_path: Path) -> No
     assert back.metadata == {"score": 0.5, "lone \\ud800": 1}
 
 
+def test_texts_that_are_none(tmp_path: Path) -> None:
+    """An add-on's: an exception as what went wrong, bytes as a name."""
+    flow = flowkit.failed()
+    assert flow.error is not None
+    flow.error.msg = ValueError("too odd")  # type: ignore[assignment]
+    flow.client_conn.sni = b"\xff"  # type: ignore[assignment]
+    fill(tmp_path / "s", [flow])
+    with Store(tmp_path / "s") as store:
+        (row,) = store.rows()
+        assert store.load(row).id == flow.id
+    assert (row.error, row.sni) == ("too odd", repr(b"\xff"))
+
+
 def test_odd_text_and_metadata_of_addons(tmp_path: Path) -> None:
     flow = flowkit.http("http://example/\udcfe")
     flow.request.raw_host = "ex\udcffample"
