@@ -97,8 +97,12 @@ def _flow_file(flows: Flows, args: argparse.Namespace) -> int:
     count = 0
     with _output(args) as file:
         writer = FlowWriter(file)
-        for _, flow in flows:
-            writer.add(flow)
+        for n, flow in flows:
+            try:
+                writer.add(flow)
+            except (TypeError, ValueError, AttributeError) as error:  # what an add-on has put there
+                print(f"lockgate: flow {n}: {type(error).__name__}: {escape(str(error))}", file=sys.stderr)
+                continue
             count += 1
     return count
 
@@ -122,10 +126,14 @@ def _text(format: str) -> Callable[[Flows, argparse.Namespace], int]:
             for n, flow in flows:
                 try:
                     made = formats[format](flow)
+                    data = made if isinstance(made, bytes) else made.encode("utf-8", "surrogateescape")
                 except CommandError as error:
                     print(f"lockgate: flow {n}: {escape(str(error))}", file=sys.stderr)
                     continue
-                file.write((made if isinstance(made, bytes) else made.encode("utf-8", "surrogateescape")) + end)
+                except Exception as error:  # what an add-on has put there
+                    print(f"lockgate: flow {n}: {type(error).__name__}: {escape(str(error))}", file=sys.stderr)
+                    continue
+                file.write(data + end)
                 count += 1
         return count
 

@@ -248,6 +248,15 @@ class Batch:
         first.rows, rest.rows = self.rows[:most], self.rows[most:]
         return first, rest
 
+    def cut(self, number: int, end: int) -> int:
+        """Leave out what lies behind `end` in segment `number`: how many flows. The rest can be committed."""
+        flows = len(self.rows) + len(self.opened)
+        self.rows = [row for row in self.rows if row[OFF] < end]
+        self.opened = [one for one in self.opened if one[1][OFF] < end]
+        self.changed = [one for one in self.changed if one[1][OFF] < end]
+        self.parts = [one for one in self.parts if one[0] != number or one[1] < end]
+        return flows - len(self.rows) - len(self.opened)
+
     def commit(
         self, db: sqlite3.Connection, number: int, indexed: int, size: int, begun: float, last: float,
         *, dropped: int = 0, sealed: bool = False,

@@ -72,8 +72,8 @@ class Recorder(Writer):
 
     def end(self, flow: HTTPFlow | DNSFlow) -> None:
         """A flow that is over (HTTP, DNS)."""
-        content = getattr(flow.response, "raw_content", None)
-        size = 0 if content is None else len(content)
+        sent, got = getattr(flow.request, "raw_content", None), getattr(flow.response, "raw_content", None)
+        size = (len(sent) if sent else 0) + (len(got) if got else 0)
         gathered = self._gathered
         if (not gathered & 15 or size >= LARGE) and self._no_room():
             return

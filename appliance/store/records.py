@@ -64,8 +64,10 @@ def _plain(value: Any, depth: int) -> Any:
                                        if any("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in value)
                                        else value.encode("utf-8", "surrogateescape"))  # fmt: skip
         return str(value)
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, int):
         return int(value) if -(1 << 63) <= value < 1 << 64 else str(int(value))
     if isinstance(value, bytes | bytearray | memoryview):
@@ -74,7 +76,8 @@ def _plain(value: Any, depth: int) -> Any:
         if isinstance(value, list | tuple):
             return [_plain(one, depth + 1) for one in value]
         if isinstance(value, dict):
-            return {_plain(k, depth + 1): _plain(v, depth + 1) for k, v in value.items()
+            return {k.encode("utf-8", "backslashreplace").decode() if isinstance(k, str) else _plain(k, depth + 1):
+                    _plain(v, depth + 1) for k, v in value.items()
                     if isinstance(k, str | bytes | int) and not _odd(v)}  # fmt: skip
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -347,8 +348,8 @@ class Reindex:
     def _flow(self, offset: int, record: Any, size: int) -> None:
         flow, row = self._row(self._number, offset, record, size, self._names)
         begun = row[ix.T]
-        if begun is not None:
-            self._last = max(self._last, begun + (row[ix.DUR] or 0.0))
+        if begun is not None and math.isfinite(over := begun + (row[ix.DUR] or 0.0)):
+            self._last = max(self._last, over)
             self._begun = min(self._begun or begun, begun)
         if not record[7].get("bits", 0) & ix.IN_PARTS:
             self._batch.rows.append(row)
@@ -380,7 +381,7 @@ class Reindex:
 
     def _commit(self, indexed: int, size: int, sealed: bool) -> None:
         self._names.hand_over(self._batch)
-        now = self._last or time.time()
+        now = min(self._last or math.inf, time.time())  # one in the future would keep the segment for ever
         refused = self._batch.commit(self._db, self._number, indexed, size, self._begun or now, now, sealed=sealed)
         self._batch = ix.Batch()
         if refused:

@@ -211,7 +211,7 @@ def first(headers: Headers, name: bytes) -> bytes | None:
 
 def clean(text: str) -> str:
     """As SQLite takes it, and no longer than it should be."""
-    text = text[:MAX_TEXT]
+    text = str(text)[:MAX_TEXT]  # add-ons set what is none, too
     if text.isascii():
         return text
     try:

@@ -249,17 +249,17 @@ class Writer(ABC):
             ):
                 self._commit()
                 self._committed = now
+            old = self._age() >= self.segment_seconds
+            if full := self._written >= self.segment_bytes or old or len(self._names) >= ix.LIMIT_NAMES:
+                self._roll()
         except (OSError, sqlite3.Error) as error:
             self._failed(error)
             self._arm(RETRY_SECONDS)
             return
         self._busy_since = 0.0
-        if self.fault:
+        if self.fault and self._fd >= 0:
             self._recovered()
-        old = self._age() >= self.segment_seconds
-        if self._written >= self.segment_bytes or old or len(self._names) >= ix.LIMIT_NAMES:
-            self._roll()
-        elif len(self._batch) and self._timer is None:
+        if not full and len(self._batch) and self._timer is None:
             self._arm(FLUSH_SECONDS)
         self.longest = max(self.longest, time.perf_counter() - began)
 
@@ -296,15 +296,11 @@ class Writer(ABC):
         return True
 
     def _roll(self) -> None:
-        """Seal this segment; the next record opens another."""
+        """Seal this segment; the next record opens another. Raises sqlite3.Error, OSError."""
         if self._written == segment.HEAD.size:
             self._since = time.monotonic()
-            return
-        try:
-            if self._commit(sealed=True):
-                self._leave()
-        except (OSError, sqlite3.Error) as error:
-            self._failed(error)
+        elif self._commit(sealed=True):
+            self._leave()
 
     def _leave(self) -> None:
         """This segment is no longer ours."""
@@ -363,11 +359,11 @@ class Writer(ABC):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.dropped += len(self._batch.rows) + len(self._ended)
+        self.dropped += self._batch.cut(self.number, self._written) + len(self._ended)
         if self._fd >= 0:
             if self._written == segment.HEAD.size:
                 segment.plain_path(self.folder, self.number).unlink(missing_ok=True)
-            elif self._end == self._written:
+            else:
                 try:
                     self._commit(sealed=True)
                 except (OSError, sqlite3.Error) as error:

@@ -21,6 +21,7 @@ from appliance.cli import flows_parser
 from appliance.cli.flows import CELLS
 from appliance.cli.main import main
 from appliance.flow import Flow
+from appliance.headers import Headers
 from appliance.http import HTTPFlow
 from appliance.io import FlowReader
 from appliance.store import segment
@@ -112,6 +113,18 @@ def test_flags_and_filters_in_any_order(flows: Any, confdir: Path) -> None:
         assert flows("export", "flows", *words)[2].endswith(f"\n2 flows written to {target}\n")
     assert flows("list", "-n", "1", "~tcp", "--json")[1].count("\n") == 1
     assert flows("list", "--json", "-n", "1", "~tcp")[1].count("\n") == 1
+
+
+@pytest.mark.parametrize("format", ["flows", "curl", "raw"])
+def test_what_an_addon_has_put_there_ends_no_export(flows: Any, confdir: Path, format: str) -> None:
+    odd = flowkit.http()
+    assert odd.response is not None
+    odd.response.status_code = None  # type: ignore[assignment]
+    odd.request.headers = Headers.trusted((("a", "b"),))  # type: ignore[arg-type]
+    odd.metadata = "nothing"  # type: ignore[assignment]
+    fill(confdir / "flows", [odd, flowkit.http("http://after.example/")])
+    _, _, err = flows("export", format, "-o", str(confdir / "out"), "~http")
+    assert "flow 7: " in err and "Error: " in err and "\n5 flows written" in err
 
 
 def test_what_comes_to_nothing_leaves_the_file_as_it_was(flows: Any, confdir: Path) -> None:

@@ -169,6 +169,60 @@ def test_an_index_locked_for_long_is_counted(tmp_path: Path) -> None:
         assert store.stats()["dropped"] == status.dropped
 
 
+@pytest.mark.parametrize("locked", [False, True])
+def test_rows_that_wait_at_the_end_are_not_lost(tmp_path: Path, locked: bool) -> None:
+    """They are in the segment: the last commit brings them into the index, or whoever opens the store next."""
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    put(recorder, flowkit.http())
+    recorder.sync()
+    with locked_by_another(tmp_path / "index.db"):
+        for _ in range(3000):
+            put(recorder, flowkit.http())
+        recorder.flush()
+        if locked:
+            recorder.close()
+    recorder.close()
+    assert recorder.dropped == 0
+    with Store(tmp_path) as store:
+        assert store.last() == 3001 and store.stats()["dropped"] == 0
+
+
+def test_the_end_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the segment is in the index, and what is lost is counted there, conversations too."""
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    put(recorder, flowkit.http())
+    recorder.sync()
+    monkeypatch.setattr(segment, "write", Mock(side_effect=OSError(28, os.strerror(28))))
+    put(recorder, flowkit.http())
+    talk = recorder.talk(flowkit.tcp())
+    talk.say(talk.flow.messages[0])  # type: ignore[attr-defined]
+    recorder.close()
+    assert recorder.dropped == 2
+    with Store(tmp_path) as store:
+        assert len(list(store.flows())) == 1 and store.unreadable == 0
+        assert store.stats()["dropped"] == 2
+
+
+async def test_a_segment_that_is_full_while_the_index_is_locked(tmp_path: Path) -> None:
+    """It is sealed as soon as that can be, also when nothing comes any more."""
+    recorder = Recorder(tmp_path, loop=asyncio.get_running_loop(), segment_bytes=200_000)
+    recorder.start()
+    flow = flowkit.http()
+    put(recorder, flow)
+    recorder.sync()
+    with locked_by_another(tmp_path / "index.db"):
+        recorder.segment_bytes = 1
+        put(recorder, flow)  # on a connection that is recorded already
+        recorder._committed = time.monotonic()  # its row is not due yet
+        recorder.flush()
+    await until(lambda: recorder.number == 2, 3, "the segment was not sealed")
+    with Store(tmp_path, recover=False) as store:
+        assert store.last() == 2
+    recorder.close()
+
+
 @pytest.mark.parametrize("full", ["queue", "disk"])
 def test_a_conversation_that_ends_while_there_is_no_room(
     tmp_path: Path, full: str, monkeypatch: pytest.MonkeyPatch

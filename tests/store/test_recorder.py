@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
+import time
 import tracemalloc
 import weakref
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from appliance.http import HTTPFlow
 from appliance.store import index as ix
+from appliance.store import segment
 from appliance.store.recorder import BURST, TOGETHER, Recorder
 from appliance.store.store import Store
 from appliance.store.tee import Talk
@@ -40,6 +44,18 @@ def test_flows_are_not_held_until_the_batch_is_written(tmp_path: Path) -> None:
     recorder.close()
     with Store(tmp_path) as store:
         assert len(list(store.rows())) == BATCH
+
+
+def test_what_is_sent_waits_in_the_queue_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads, while the disk is full: else 64 of them would wait unseen."""
+    recorder = Recorder(tmp_path, queue_bytes=2 << 20)
+    recorder.start()
+    monkeypatch.setattr(segment, "write", Mock(side_effect=OSError(28, os.strerror(28))))
+    for _ in range(TOGETHER):
+        recorder.end(flowkit.http(method="POST", body=bytes(1 << 20)))
+        assert recorder.status().waiting < 4 << 20
+    assert recorder.dropped > TOGETHER // 2
+    recorder.close()
 
 
 def test_the_index_follows_a_full_batch(tmp_path: Path) -> None:
@@ -76,6 +92,26 @@ REFUSED: dict[str, Callable[[HTTPFlow], object]] = {
     ),
     "an id that is no text": lambda flow: setattr(flow, "id", "\udcff"),
 }
+
+
+@pytest.mark.parametrize("moment", [math.nan, math.inf, -math.inf, 1e12])
+def test_a_moment_that_is_none_ends_no_recovery(tmp_path: Path, moment: float) -> None:
+    """An add-on set it. Upkeep would come no further, and not to the budget."""
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    odd = flowkit.http()
+    assert odd.response is not None
+    odd.request.timestamp_start = odd.response.timestamp_end = moment
+    put(recorder, odd)
+    put(recorder, flowkit.http())
+    recorder.flush()
+    cut_off(recorder)
+    for path in tmp_path.glob(f"{ix.FILE}*"):
+        path.unlink()
+    with Store(tmp_path) as store:
+        assert store.last() == 2 - math.isnan(moment)
+    with closing(ix.connect(tmp_path / ix.FILE)) as db:
+        assert db.execute("SELECT last <= ? FROM segment", (time.time(),)).fetchone() == (1,)
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -64,6 +64,33 @@ def test_tls_facts_and_certificates(tmp_path: Path, pki: TestPki) -> None:
     assert first.client_conn is second.client_conn  # recorded once
 
 
+class Score(float):
+    """As numpy's: a float of another type."""
+
+
+def test_numbers_of_another_type_and_keys_that_are_no_text(tmp_path: Path) -> None:
+    flow = flowkit.http()
+    flow.request.timestamp_start = Score(100.0)
+    flow.metadata = {"score": Score(0.5), "lone \ud800": 1}
+    fill(tmp_path / "s", [flow])
+    with Store(tmp_path / "s") as store:
+        (back,) = store.flows()
+    assert back.metadata == {"score": 0.5, "lone \\ud800": 1}
+
+
+def test_texts_that_are_none(tmp_path: Path) -> None:
+    """An add-on's: an exception as what went wrong, bytes as a name."""
+    flow = flowkit.failed()
+    assert flow.error is not None
+    flow.error.msg = ValueError("too odd")  # type: ignore[assignment]
+    flow.client_conn.sni = b"\xff"  # type: ignore[assignment]
+    fill(tmp_path / "s", [flow])
+    with Store(tmp_path / "s") as store:
+        (row,) = store.rows()
+        assert store.load(row).id == flow.id
+    assert (row.error, row.sni) == ("too odd", repr(b"\xff"))
+
+
 def test_odd_text_and_metadata_of_addons(tmp_path: Path) -> None:
     flow = flowkit.http("http://example/\udcfe")
     flow.request.raw_host = "ex\udcffample"
