@@ -14,7 +14,8 @@ from appliance.exceptions import LockgateError, OptionsError
 
 REMOTE = frozenset({"status", "tail", "log", "modes", "intercepted", "command", "reload", "stop"})
 """Subcommands that speak to a running gateway."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a disk says that is full."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,10 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _occupy_standard_descriptors()
     parser = build()
-    args = parser.parse(sys.argv[1:] if argv is None else argv)
+    command = ""
     try:
+        try:
+            args = parser.parse(sys.argv[1:] if argv is None else argv)
+        except SystemExit:  # --help and --version
+            sys.stdout.flush()
+            raise
+        command = args.command
         code = _run(args, parser)
-        if args.command not in ("run", "exec"):
+        if command not in ("run", "exec"):
             sys.stdout.flush()  # not at exit, where nobody could tell what has become of it
         return code
     except OptionsError as error:
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        if error.errno not in _FULL or args.command in ("run", "exec"):
+        if error.errno not in FULL or command in ("run", "exec"):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(LockgateError(f"{error.filename or 'what was asked for'}: cannot be written: {error.strerror}"), 1)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -41,3 +42,22 @@ def test_standard_descriptors_that_are_closed_go_to_nobody_else(closed: tuple[in
     assert told.read_text() == " ".join(places) + "\nTrue\n"
     assert done.stdout == ("" if 1 in closed else "said\n")
     assert done.stderr == ("" if 2 in closed else "complained\n")
+
+
+def lockgate(*words: str, stdout: int | IO[bytes] = subprocess.PIPE, **env: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance.cli", *words],
+        stdout=stdout, stderr=subprocess.PIPE, timeout=60, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "", **env},
+    )  # fmt: skip
+    return done.returncode, (done.stdout or b"").decode("latin-1"), done.stderr.decode("latin-1")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["flows", "--help"], ["options"]])
+def test_nobody_takes_the_output(words: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        code, _, err = lockgate(*words, stdout=full, LOCKGATE_CONFDIR=str(tmp_path))
+    assert (code, err.count("\n")) == (1, 1) and "No space left on device" in err
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as pipe:
+        assert lockgate(*words, stdout=pipe, LOCKGATE_CONFDIR=str(tmp_path)) == (1, "", "")
