@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from appliance.cli.parser import build
 
     _occupy_standard_descriptors()
+    _spell_out_what_cannot_be_encoded()
     parser = build()
     command = ""
     try:
@@ -114,6 +116,13 @@ def _occupy_standard_descriptors() -> None:
             os.set_inheritable(opened, True)
             if getattr(sys, name) is None:
                 setattr(sys, name, os.fdopen(number, "r" if mode == os.O_RDONLY else "w", closefd=False))
+
+
+def _spell_out_what_cannot_be_encoded() -> None:
+    """A terminal of another encoding than UTF-8, or a path that is none, must not end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: LockgateError, code: int) -> int:

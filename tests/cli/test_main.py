@@ -52,6 +52,24 @@ def lockgate(*words: str, stdout: int | IO[bytes] = subprocess.PIPE, **env: str)
     return done.returncode, (done.stdout or b"").decode("latin-1"), done.stderr.decode("latin-1")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_show_is_spelt_out(encoding: str, tmp_path: Path) -> None:
+    folder = f"--set=confdir={tmp_path}/☃"
+    code, out, err = lockgate("options", folder, PYTHONIOENCODING=encoding, PYTHONUTF8="1")
+    assert (code, err) == (0, "") and "/\\u2603" in out
+    code, out, err = lockgate("wireguard", "add", "phone", "--endpoint=a.test", folder, PYTHONIOENCODING=encoding)
+    assert code == 0 and "[Interface]" in out
+    code, out, err = lockgate("wireguard", "qr", "phone", folder, PYTHONIOENCODING=encoding)
+    assert (code, err) == (0, "") and "\x1b[7m" in out and "\\u" not in out
+
+
+def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
+    script = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.py")
+    Path(script).write_text("def done(): ...\n")
+    code, out, err = lockgate("addons", "list", script, PYTHONIOENCODING="utf-8", PYTHONUTF8="1")
+    assert (code, err) == (0, "") and "/\\udcff.py\n" in out
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["flows", "--help"], ["options"]])
 def test_nobody_takes_the_output(words: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
