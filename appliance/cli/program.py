@@ -94,6 +94,7 @@ class Program:
         files: dict[str, str] = {}
         resolv_conf = self._folder / "resolv.conf"
         resolv_conf.write_text(_our_resolv_conf(DNS))
+        resolv_conf.chmod(0o644)  # the program may become another user
         files[str(_RESOLV_CONF)] = str(resolv_conf)  # where there is none, that is told
         store: list[str] = []
         if self._options.exec_trust_store:
