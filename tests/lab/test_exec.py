@@ -102,6 +102,13 @@ def test_another_user_in_it_reads_what_it_is_shown_whatever_the_umask(run: Runne
     assert (done.returncode, done.stdout) == (0, "200200"), done
 
 
+def test_what_it_is_shown_cannot_be_written(run: Runner) -> None:
+    command = run.command(["true"], "--no-store")
+    done = run.lab.gateway.run(["sh", "-c", 'ulimit -f 100; exec "$@"', "sh", *command], env=run.env(), timeout=40)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done
+    assert re.search(r"lockgate: /\S*/lockgate-exec-\S*: cannot be written: File too large\n", done.stderr), done
+
+
 JAVA = """
 import java.net.URL;
 import javax.net.ssl.HttpsURLConnection;
