@@ -35,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         command = args.command
         code = _run(args, parser)
-        if command not in ("run", "exec"):
+        try:
             sys.stdout.flush()  # not at exit, where nobody could tell what has become of it
+        except OSError:
+            if command not in ("run", "exec"):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # there was more to do than to write
         return code
     except OptionsError as error:
         return _fail(error, 2)
