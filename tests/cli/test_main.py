@@ -54,12 +54,13 @@ def lockgate(*words: str, stdout: int | IO[bytes] = subprocess.PIPE, **env: str)
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_a_terminal_cannot_show_is_spelt_out(encoding: str, tmp_path: Path) -> None:
-    folder = f"--set=confdir={tmp_path}/☃"
-    code, out, err = lockgate("options", folder, PYTHONIOENCODING=encoding, PYTHONUTF8="1")
+    folder = "--set=confdir=" + os.fsdecode(os.fsencode(tmp_path) + "/☃".encode())
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+    code, out, err = lockgate("options", folder, **env)
     assert (code, err) == (0, "") and "/\\u2603" in out
-    code, out, err = lockgate("wireguard", "add", "phone", "--endpoint=a.test", folder, PYTHONIOENCODING=encoding)
+    code, out, err = lockgate("wireguard", "add", "phone", "--endpoint=a.test", folder, **env)
     assert code == 0 and "[Interface]" in out
-    code, out, err = lockgate("wireguard", "qr", "phone", folder, PYTHONIOENCODING=encoding)
+    code, out, err = lockgate("wireguard", "qr", "phone", folder, **env)
     assert (code, err) == (0, "") and "\x1b[7m" in out and "\\u" not in out
 
 
