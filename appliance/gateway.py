@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,13 +228,10 @@ class Gateway:
         listening = [Listening(one.mode.spec.full_spec, at[0], at[1]) for one in self.live for at in one.mode.addresses]
         portal = self.options.onboarding_host if self.options.onboarding else None
         path = self._confdir() / CERTIFICATE_FILE
-        print(
-            first_screen(listening, path, ca.fingerprint, portal=portal, own_address=own_address()),
-            flush=True,
-        )
+        _say(first_screen(listening, path, ca.fingerprint, portal=portal, own_address=own_address()))
         for one in self.live:
             if one.mode.hello:
-                print(one.mode.hello, flush=True)
+                _say(one.mode.hello)
 
     def _changed(self, options: Options, updated: AbstractSet[str]) -> None:
         worker = self.worker
@@ -295,11 +292,17 @@ class Gateway:
 
             logger.info("what hooks cost:\n%s", table(self.hooks))
         if not self._quiet:
-            print(totals_line(self.worker.totals, self.uptime), file=sys.stdout, flush=True)
+            _say(totals_line(self.worker.totals, self.uptime))
 
 
 def _of_firewall(name: str) -> bool:
     return name == "masquerade" or name.startswith("firewall")
+
+
+def _say(text: str) -> None:
+    """Nobody need be there to read it, nor room on the disk for it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
 
 
 def _seen(task: asyncio.Task[None]) -> None:

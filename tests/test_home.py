@@ -22,6 +22,20 @@ def test_a_home_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expanded("x") == Path("x")
 
 
+@pytest.mark.parametrize("words", ["addons list x.py", "run -n -s x.py"])
+def test_a_working_folder_that_is_gone_is_told(words: str, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = "import os, sys; os.rmdir(os.getcwd()); from appliance.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words.split()],
+        capture_output=True, text=True, timeout=60, cwd=gone,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOCKGATE_CONFDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done
+    assert "x.py: the working folder is gone; write the whole path" in done.stderr
+
+
 def test_no_such_user() -> None:
     with pytest.raises(OptionsError, match=r"^client_certs: ~nobody-here/x: there is no such home folder; write"):
         expanded("~nobody-here/x", "client_certs")

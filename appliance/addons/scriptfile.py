@@ -19,6 +19,7 @@ from types import ModuleType
 from appliance import compat
 from appliance.addonmanager import walk
 from appliance.exceptions import LockgateError, OptionsError
+from appliance.home import absolute
 from appliance.hooks import check, name_of
 
 PREFIX = "__mitmproxy_script__"
@@ -44,10 +45,7 @@ def script_path(text: str) -> Path:
     """Absolute, with `~` expanded. Raises OptionsError."""
     if not text:
         raise OptionsError("scripts: an empty name is no script")
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as exc:
-        raise OptionsError(f"scripts: {text}: {exc}") from None
+    return absolute(text, "scripts")
 
 
 def is_package(path: Path) -> bool:

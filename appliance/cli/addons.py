@@ -7,7 +7,7 @@ from pathlib import Path
 
 from appliance.addons.inspection import Finding, Report, inspect_file
 from appliance.addons.scriptfile import expand
-from appliance.home import expanded
+from appliance.home import absolute, expanded
 from appliance.log import escape
 
 
@@ -15,7 +15,7 @@ def main(what: str, files: Sequence[str]) -> int:
     """0: nothing would keep the files from loading. 1: something would."""
     bad = False
     for name in _expanded(files):
-        report = inspect_file(expanded(name).absolute())
+        report = inspect_file(absolute(name))
         bad |= any(one.fatal for one in report.findings)
         print("\n".join(_listed(name, report) if what == "list" else _checked(name, report)))
     return int(bad)
@@ -43,7 +43,7 @@ def _listed(name: str, report: Report) -> list[str]:
 
 
 def _place(name: str, finding: Finding) -> str:
-    own = str(expanded(name).absolute())
+    own = str(absolute(name))
     # As it was named, where it is in there: people click on it.
     file = name + finding.file.removeprefix(own) if finding.file.startswith(own) else finding.file or name
     return f"{file}:{finding.line}" if finding.line else file

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from appliance import flowfilter
+from appliance.cli.main import FULL
 from appliance.exceptions import CommandError, FlowReadException
 from appliance.flow import Flow
 from appliance.home import expanded
@@ -50,6 +51,8 @@ def main(source: str, target: str, kind: str | None, text: str, keylog: str | No
         except BrokenPipeError:
             raise
         except OSError as error:
+            if error.errno in FULL:  # not of what is read
+                raise
             raise CommandError(f"{error.filename or source}: {error.strerror or error}") from None
 
 

@@ -58,7 +58,10 @@ def run(specs: Sequence[str], words: Sequence[str], join: bool = False) -> int:
     raise_file_limit()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
-    folder = Path(tempfile.mkdtemp(prefix="lockgate-exec-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="lockgate-exec-"))
+    except OSError as error:
+        raise ModeError(f"no folder can be made for what the program is shown: {error.strerror}") from None
     try:
         folder.chmod(0o755)
         program = Program(options, argv, folder, descriptors, before)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from appliance.exceptions import LockgateError, OptionsError
 
 REMOTE = frozenset({"status", "tail", "log", "modes", "intercepted", "command", "reload", "stop"})
 """Subcommands that speak to a running gateway."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a disk says that is full."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,12 +24,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from appliance.cli.parser import build
 
     _occupy_standard_descriptors()
+    _spell_out_what_cannot_be_encoded()
     parser = build()
-    args = parser.parse(sys.argv[1:] if argv is None else argv)
+    command = ""
     try:
+        try:
+            args = parser.parse(sys.argv[1:] if argv is None else argv)
+        except SystemExit:  # --help and --version
+            sys.stdout.flush()
+            raise
+        command = args.command
         code = _run(args, parser)
-        if args.command not in ("run", "exec"):
+        try:
             sys.stdout.flush()  # not at exit, where nobody could tell what has become of it
+        except OSError:
+            if command not in ("run", "exec"):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # there was more to do than to write
         return code
     except OptionsError as error:
         return _fail(error, 2)
@@ -40,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        if error.errno not in _FULL or args.command in ("run", "exec"):
+        if error.errno not in FULL or command in ("run", "exec"):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(LockgateError(f"{error.filename or 'what was asked for'}: cannot be written: {error.strerror}"), 1)
@@ -107,6 +120,13 @@ def _occupy_standard_descriptors() -> None:
             os.set_inheritable(opened, True)
             if getattr(sys, name) is None:
                 setattr(sys, name, os.fdopen(number, "r" if mode == os.O_RDONLY else "w", closefd=False))
+
+
+def _spell_out_what_cannot_be_encoded() -> None:
+    """A terminal of another encoding than UTF-8, or a path that is none, must not end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: LockgateError, code: int) -> int:

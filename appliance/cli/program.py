@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from appliance.exceptions import ModeError
 from appliance.io.pcapng.live import Capture
 from appliance.net.trust import STORE_FOLDER, Trust
 from modes.local import DNS, WIRE, Wire
@@ -66,7 +67,11 @@ class Program:
         self._wire = wire
         wire.namespace.heard = self._heard
         wire.namespace.ended = self._lost
-        notes, loopback = wire.ready(self._want(ca))
+        try:
+            want = self._want(ca)
+        except OSError as error:
+            raise ModeError(f"{self._folder}: cannot be written: {error.strerror}") from None
+        notes, loopback = wire.ready(want)
         if loopback:
             listen(loopback)
         for note in notes:
@@ -94,6 +99,7 @@ class Program:
         files: dict[str, str] = {}
         resolv_conf = self._folder / "resolv.conf"
         resolv_conf.write_text(_our_resolv_conf(DNS))
+        resolv_conf.chmod(0o644)  # the program may become another user
         files[str(_RESOLV_CONF)] = str(resolv_conf)  # where there is none, that is told
         store: list[str] = []
         if self._options.exec_trust_store:

@@ -171,7 +171,8 @@ def _qr(text: str, name: str, output: str | None) -> int:
 
     code = segno.make(text, error="l", micro=False)
     if output is None:
-        code.terminal(sys.stdout, border=2, compact=True)
+        # In colours where there are no half blocks, in a terminal of another encoding than UTF-8.
+        code.terminal(sys.stdout, border=2, compact=bool("█".encode(sys.stdout.encoding or "utf-8", "ignore")))
         return 0
     kind = Path(output).suffix.lower()
     if kind not in (".png", ".svg"):

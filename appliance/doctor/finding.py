@@ -46,7 +46,7 @@ class Subject:
     lan: tuple[str, ...] = ()
     wan: str = ""
     ports: tuple[tuple[str, int], ...] = (("", 8080),)
-    confdir: Path = Path.home() / ".lockgate"
+    confdir: Path = field(default_factory=lambda: Path.home() / ".lockgate")  # not every user has a home
     plans: Mapping[str, Any] = field(default_factory=dict)
     store: Path | None = None
     store_bytes: int | None = None

@@ -46,7 +46,7 @@ def as_json(findings: Sequence[Finding]) -> str:
         "ok": not exit_code(findings),
         "findings": [finding.as_dict() for finding in findings],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return json.dumps(document, indent=2)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -171,6 +171,7 @@ def _store(folder: str, name: str, bundle: str, added: str, hashed: str) -> None
     folder = os.path.realpath(folder)
     links: dict[str, str] = {}
     files: dict[str, bytes] = {}
+    modes: dict[str, int] = {}
     others: dict[str, bool] = {}  # whether it is a folder, such as java/ with the store that JDKs of Debian's look into
     for entry in os.scandir(folder):
         if entry.is_symlink():
@@ -183,6 +184,7 @@ def _store(folder: str, name: str, bundle: str, added: str, hashed: str) -> None
                 continue
             with contextlib.suppress(OSError), open(entry.path, "rb") as file:
                 files[entry.name] = file.read()
+                modes[entry.name] = stat.S_IMODE(entry.stat().st_mode)
     contents = []
     for source in (bundle, added):
         with open(source, "rb") as file:
@@ -198,6 +200,7 @@ def _store(folder: str, name: str, bundle: str, added: str, hashed: str) -> None
     files[name], files[f"{hashed}.{number}"] = contents
     for file_name, data in files.items():
         with open(os.path.join(folder, file_name), "wb") as file:
+            os.fchmod(file.fileno(), modes.get(file_name, 0o644))  # whatever the umask; and a key remains its owner's
             file.write(data)
     for other, is_folder in others.items():
         target = os.path.join(folder, other)

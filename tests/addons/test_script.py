@@ -163,7 +163,7 @@ def refused(manager: AddonManager, *scripts: object) -> str:
     [
         ("{}/no.py", "script {}/no.py: no such file or directory"),
         ("", "scripts: an empty name is no script"),
-        ("~no-such-user/a.py", "scripts: ~no-such-user/a.py: Could not determine home directory."),
+        ("~no-such-user/a.py", "scripts: ~no-such-user/a.py: there is no such home folder; write the whole path"),
     ],
 )
 def test_a_missing_file_is_fatal_with_a_clean_message(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,14 @@ def test_refusals(
     assert convert(*(word.format(tmp=tmp_path) for word in words)) == 1
     assert says in capsys.readouterr().err
     assert flows.read_bytes() == before and not list(tmp_path.glob("out*"))
+
+
+def test_a_disk_that_is_full_is_not_said_of_what_is_read(flows: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.cli", "convert", str(flows), "-"],
+            stdout=full, stderr=subprocess.PIPE, timeout=60, cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"lockgate: what was asked for: cannot be written: No space left on device\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from appliance.cli.doctor import subject_of
 from appliance.cli.main import main
 from appliance.options import COMMAND_LINE, Options
+
+_ROOT = str(Path(__file__).parents[2])
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +58,17 @@ def test_ports_are_those_that_run_would_take() -> None:
                 source=COMMAND_LINE)  # fmt: skip
     assert subject_of(options, (), "", None).ports == (("", 8081), ("", 3128))
     assert subject_of(options, (), "", 99).ports == (("", 99),)
+
+
+def test_a_user_without_a_home(tmp_path: Path) -> None:
+    program = """
+import pwd, sys
+def nobody(uid): raise KeyError(uid)
+pwd.getpwuid = nobody
+from appliance.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "HOME"}
+    command = [sys.executable, "-c", program, "doctor", "--no-self-test"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**env, "PYTHONPATH": _ROOT})
+    assert done.returncode in (0, 1) and done.stderr == "" and "Transparent interception" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -196,3 +197,26 @@ def test_file_limit(limits: str, now: int) -> None:
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.split() == [str(now)] * 3
+
+
+ENDS = """
+import asyncio
+from appliance import ctx
+def running():
+    asyncio.get_running_loop().call_later(0.3, ctx.master.shutdown)
+"""
+
+
+@pytest.mark.parametrize("to", ["full", "nobody"])
+def test_starts_and_ends_where_its_first_screen_cannot_be_written(to: str, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text(ENDS)
+    read, pipe = os.pipe()
+    os.close(read)
+    settings = [f"--set=confdir={tmp_path}", "--set=listen_port=0", "--set=ca_key=ec"]
+    with open("/dev/full", "wb") as full, open(pipe, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.cli", "run", *settings, "-s", str(tmp_path / "ends.py")],
+            stdout=full if to == "full" else nobody, stderr=subprocess.PIPE, timeout=60, cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -47,7 +47,7 @@ def test_the_schema_names_what_there_is() -> None:
 
 
 def test_the_page_names_what_there_is() -> None:
-    page = (Path(__file__).parents[2] / "docs/control.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/control.md").read_text(encoding="utf-8")
     for name in (*METHODS, *CODES):
         assert f"`{name}`" in page, name
 

@@ -93,6 +93,22 @@ def test_programs_with_nothing_configured(run: Runner, origins: Origins) -> None
     assert re.search(r"192.0.0.2 dns A origin.test NOERROR 10.61.2.2", done.stderr)
 
 
+def test_another_user_in_it_reads_what_it_is_shown_whatever_the_umask(run: Runner, origins: Origins) -> None:
+    fetch = f"curl -sS -o /dev/null -w '%{{http_code}}' https://origin.test:{HTTPS}/u"
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]
+    words.append(f"{fetch}; env -u CURL_CA_BUNDLE -u SSL_CERT_FILE {fetch}")
+    command = run.command(words, root=True)
+    done = run.lab.gateway.run(["sh", "-c", 'umask 077; exec "$@"', "sh", *command], env=run.env(), timeout=40)
+    assert (done.returncode, done.stdout) == (0, "200200"), done
+
+
+def test_what_it_is_shown_cannot_be_written(run: Runner) -> None:
+    command = run.command(["true"], "--no-store")
+    done = run.lab.gateway.run(["sh", "-c", 'ulimit -f 100; exec "$@"', "sh", *command], env=run.env(), timeout=40)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done
+    assert re.search(r"lockgate: /\S*/lockgate-exec-\S*: cannot be written: File too large\n", done.stderr), done
+
+
 JAVA = """
 import java.net.URL;
 import javax.net.ssl.HttpsURLConnection;
