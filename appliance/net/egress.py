@@ -64,6 +64,10 @@ class CannotConnect(Exception):
         self.fault = fault
 
 
+LISTEN_SECONDS = 0.2
+"""So long a server may be dialled before a client who need not be read is read, to hear of its loss."""
+
+
 @contextmanager
 def wanted_by(client: Stream) -> Iterator[Attempt]:
     """An attempt for a client that is relayed: given up once that is lost. Its end may be a half-close.
@@ -72,7 +76,8 @@ def wanted_by(client: Stream) -> Iterator[Attempt]:
     """
     attempt = Attempt()
     client.on_gone = lambda reason: attempt.abandon("the client disconnected") if client.why is not None else None
-    client.listen()
+    # Not at once: most are dialled sooner, and a socket that is spliced unread is cheaper by a tenth.
+    listening = client.net.loop.call_later(LISTEN_SECONDS, client.listen)
     try:
         yield attempt
     except CannotConnect:
@@ -80,6 +85,7 @@ def wanted_by(client: Stream) -> Iterator[Attempt]:
             raise client.why.error() from None
         raise
     finally:
+        listening.cancel()
         client.on_gone = None
 
 
