@@ -76,7 +76,7 @@ async def both(a: Stream, b: Stream, counts: list[int], heard: Callable[[bool, B
 class _Way:
     """One direction of `both`. through: the end of `src` has been passed on."""
 
-    __slots__ = ("_counts", "_earlier", "_heard", "_index", "_turn", "dst", "src", "through")
+    __slots__ = ("_counts", "_earlier", "_full", "_heard", "_index", "_turn", "dst", "src", "through")
 
     def __init__(
         self, src: Stream, dst: Stream, index: int, counts: list[int], heard: Callable[[bool, Buffer], None] | None
@@ -84,6 +84,7 @@ class _Way:
         self.src, self.dst, self.through = src, dst, False
         self._index, self._counts, self._heard = index, counts, heard
         self._turn: asyncio.Future[None] | None = None
+        self._full: asyncio.Future[None] | None = None  # what was waited for the last time
         self._earlier, dst.on_gone = dst.on_gone, self._gone
 
     def go_on(self, turn: asyncio.Future[None]) -> None:
@@ -92,7 +93,10 @@ class _Way:
         while not self.through:
             if self.dst.why is not None:
                 raise self.dst.why.error()
-            if not self.dst.room(turn):
+            if (full := self.dst.full()) is not None:
+                if full is not self._full:
+                    self._full = full
+                    full.add_done_callback(self._wake)
                 return
             ended = self.src.pushing(self._sink, turn)
             if ended is None:
@@ -108,9 +112,12 @@ class _Way:
             self._heard(self._index == 0, data)
         return self.dst.write(data) and self.dst.why is None
 
-    def _gone(self, reason: Reason) -> None:
+    def _wake(self, _: object) -> None:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
+
+    def _gone(self, reason: Reason) -> None:
+        self._wake(reason)
         if self._earlier is not None:
             self._earlier(reason)
 

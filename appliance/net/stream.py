@@ -334,21 +334,15 @@ class Stream:
         if self.why is not None:
             raise self.why.error()
 
-    def room(self, turn: asyncio.Future[None]) -> bool:
-        """Whether what is queued is not above high water; if it is, `turn` is resolved when it has left, or the stream
-        is lost.
+    def full(self) -> asyncio.Future[None] | None:
+        """None: what is queued is not above high water. Else what is resolved when it has left, or the stream is lost;
+        it stays the same until then. Not to be cancelled.
         """
         if self.below.room():
-            return True
+            return None
         if self._drain is None:
             self._drain = self._net.loop.create_future()
-
-        def left(drain: asyncio.Future[None]) -> None:
-            if not turn.done():
-                turn.set_result(None)
-
-        self._drain.add_done_callback(left)
-        return False
+        return self._drain
 
     async def flush(self) -> None:
         """Wait until nothing is queued at all. :raises Gone: lost."""

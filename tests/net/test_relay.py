@@ -252,3 +252,26 @@ async def test_a_relay_that_is_cancelled_lets_go(net: Net) -> None:
     a.write(b"for somebody else")
     assert await near.read() == b"for somebody else"
     assert near.on_gone is far.on_gone is None
+
+
+async def test_who_never_reads_costs_no_more_while_the_other_way_goes_on(net: Net) -> None:
+    a, near = Stream.pair(net)
+    far, z = Stream.pair(net)
+    task = asyncio.ensure_future(both(near, far, [0, 0]))
+    z._pause()
+    a.write(bytes(HIGH_WATER * 3))
+    await asyncio.sleep(0.01)
+    for _ in range(20):
+        z.write(bytes(HIGH_WATER * 3))
+        await asyncio.sleep(0)
+        got = 0
+        while got < HIGH_WATER * 3:
+            got += len(await a.read(1 << 20))
+            await asyncio.sleep(0)
+    waiting = far._drain
+    assert waiting is not None and len(waiting._callbacks or ()) == 1  # type: ignore[attr-defined]
+    a.write_eof()
+    z.write_eof()
+    while await z.read(1 << 20):
+        pass
+    await asyncio.wait_for(task, 1)
