@@ -21,7 +21,7 @@ _ROUTES = """\
 """
 
 _SCRIPT = """
-import asyncio, json, socket, struct, subprocess, sys, time
+import asyncio, contextlib, json, socket, struct, subprocess, sys, time
 
 def shell(text):
     return subprocess.run(text, shell=True, check=True, capture_output=True, text=True).stdout.strip()
@@ -45,7 +45,8 @@ def advertise():
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
         sock.bind(("fe80::1", 0, 0, index))
-        sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+        with contextlib.suppress(OSError):  # the kernel is a moment late with the link's routes: it is tried again
+            sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
 
 shell("ip link set lo up; ip link add wan.0 type veth peer name router; "
       "ip addr add fe80::1/64 dev router nodad; ip link set router up")
