@@ -38,10 +38,13 @@ OFF, T, DUR = (COLUMNS.index(name) for name in ("off", "t", "dur"))
 COMMON: Final = ("client", "device", "reason", "tls", "sni", "server", "site", "host")
 FORM: Final = ("method", "type", "qtype")
 _VALUES: Final = f"({', '.join('?' * len(COLUMNS))})"
+_NEXT: Final = "(SELECT 1 + max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0)))"
 INSERT: Final = f"INSERT INTO flow ({', '.join(COLUMNS)}) VALUES {_VALUES}"
-INSERT_AT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES (?, {_VALUES[1:]}"
+INSERT_NEXT: Final = f"INSERT INTO flow (n, {', '.join(COLUMNS)}) VALUES ({_NEXT}, {_VALUES[1:]}"
+"""A row with a number that no flow has had; further ones in the same transaction get one more each without it."""
 TOGETHER: Final = 32
 INSERT_TOGETHER: Final = INSERT + f", {_VALUES}" * (TOGETHER - 1)
+INSERT_NEXT_TOGETHER: Final = INSERT_NEXT + f", (NULL, {_VALUES[1:]}" * (TOGETHER - 1)
 """So many rows in one go cost a sixth less than one by one."""
 INSERT_NAME: Final = "INSERT OR REPLACE INTO name VALUES (?, ?, ?, ?)"
 INSERT_COMMON: Final = f"INSERT OR REPLACE INTO common VALUES (?, {', '.join('?' * len(COMMON))})"
@@ -316,19 +319,11 @@ class Batch:
             db.executemany(INSERT_COMMON, self.common)
         if self.forms:
             db.executemany(INSERT_FORM, self.forms)
-        if self.rows or self.opened:
-            last = db.execute("SELECT max((SELECT n FROM gone), coalesce((SELECT max(n) FROM flow), 0))").fetchone()[0]
-            first = last + 1
         if self.rows:
-            db.execute(INSERT_AT, (first, *self.rows[0]))  # each further one has one more
-            left = len(self.rows) - 1
-            for at in range(1, left - TOGETHER + 2, TOGETHER):
-                db.execute(INSERT_TOGETHER, tuple(chain.from_iterable(self.rows[at : at + TOGETHER])))
-            db.executemany(INSERT, self.rows[1 + left // TOGETHER * TOGETHER :])
-            last += len(self.rows)
+            first, last = _insert_rows(db, self.rows)
         for talk, row in self.opened:
-            last = talk.n = last + 1
-            db.execute(INSERT_AT, (last, *row))
+            last = talk.n = db.execute(INSERT_NEXT, row).lastrowid or 0
+            first = first or last
         if self.parts:
             db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?, ?)",
                            [(segment, offset, talk.n) for segment, offset, talk in self.parts])  # fmt: skip
@@ -338,6 +333,18 @@ class Batch:
             if written:
                 return min(first or written[0], *written), max(last, *written)
         return (first, last) if last else None
+
+
+def _insert_rows(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> tuple[int, int]:
+    """At least one, within a transaction. Returns their lowest and highest number, which have no gap between them."""
+    at = TOGETHER if len(rows) >= TOGETHER else 1
+    how = INSERT_NEXT_TOGETHER if at == TOGETHER else INSERT_NEXT
+    first = (db.execute(how, tuple(chain.from_iterable(rows[:at]))).lastrowid or 0) - at + 1
+    while at + TOGETHER <= len(rows):
+        db.execute(INSERT_TOGETHER, tuple(chain.from_iterable(rows[at : at + TOGETHER])))
+        at += TOGETHER
+    db.executemany(INSERT, rows[at:])
+    return first, first + len(rows) - 1
 
 
 def note_segment(

@@ -30,13 +30,8 @@ if TYPE_CHECKING:
     from appliance.connection import Client, Server
     from appliance.dns import DNSFlow
 
-TOGETHER: Final = 64
-"""Flows that are encoded in a row: one at a time costs half as much again, and many more leave the processor's cache
-and wake the garbage collector while they wait."""
 LARGE: Final = 64 << 10
 """Bytes of a body before which it is asked whether there is room; else that is asked for each sixteenth flow."""
-BURST: Final = 1024
-"""Flows that may end in one turn of the loop; then they are written without waiting for the next."""
 CERTIFICATES: Final = 512
 """Certificates of a segment that are remembered; others are written again."""
 
@@ -84,12 +79,7 @@ class Recorder(Writer):
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
         if gathered >= BATCH or self._heavy >= FLUSH_BYTES:
-            if gathered >= BURST:
-                self.flush()
-                return
-            self._soon()
-        if len(ended) >= TOGETHER:
-            self._encode()
+            self.flush()
 
     def _encode(self) -> None:
         """What has ended becomes records and rows."""

@@ -54,6 +54,7 @@ class Service:
             recorder.start()
             self._upkeep = Upkeep(folder, max_bytes, max_age, lambda: recorder.flows)
             self._upkeep.start()
+            recorder.sealed = self._upkeep.look
         elif self._upkeep is not None:
             self._upkeep.max_bytes, self._upkeep.max_age = max_bytes, max_age
         self._worker.recorder = recorder

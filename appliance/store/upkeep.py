@@ -23,10 +23,14 @@ from appliance.store.segment import Damaged
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 1.0
+TICK: Final = 5.0
+OFTEN: Final = 1.0
+"""Seconds from one look to the next, and the least, when segments become full or too old faster than that. Where the
+loop has no other processor each look holds it up for some milliseconds: once a second that was one answer in a hundred.
+"""
 CHECKPOINT_BYTES: Final = 4 << 20
 """Bytes of SQLite's log from which on it is worked into the index."""
-RESTART_BYTES: Final = 16 << 20
+RESTART_BYTES: Final = 32 << 20
 """Bytes from which on the log is begun anew. A writer that never rests would never let it; so it is kept out for what
 is left then, some milliseconds, in which its rows wait in memory."""
 QUIET: Final = 200
@@ -134,23 +138,31 @@ class Upkeep(threading.Thread):
         self.max_age = max_age
         self.deleted = 0
         self._flows = flows
-        self._counted = 0
+        self._counted, self._looked = 0, time.monotonic()
         self._recovered: tuple[int, int] | None = None  # the index that was brought up to date
         self._stop_now = threading.Event()
+        self._now = threading.Event()
         self._disk = Disk(folder)
         self._told = RateLimited(logger, per_minute=1)
 
+    def look(self) -> None:
+        """A segment is full, so it may be that another has to go."""
+        self._now.set()
+
     def stop(self) -> None:
         self._stop_now.set()
+        self._now.set()
         if self.ident is not None:
             self.join(10.0)
 
     def run(self) -> None:
         db: ix.Index | None = None
-        pause = 0.0
+        first = True
         while True:
-            last = self._stop_now.wait(pause)
-            pause = TICK
+            if not first and not self._stop_now.wait(OFTEN):
+                self._now.wait(min(TICK, (self.max_age or TICK * 8) / 8) - OFTEN)
+            self._now.clear()
+            first, last = False, self._stop_now.is_set()
             try:
                 old = db
                 if (db is None or not db.in_place()) and self.folder.exists():
@@ -197,9 +209,10 @@ class Upkeep(threading.Thread):
             if gone := keep_budget(self.folder, db, self.max_bytes, self.max_age):
                 self.deleted += len(gone)
                 logger.debug("%s: %d segments deleted for the budget", self.folder, len(gone))
-            now = self._flows()
-            rate, self._counted = (now - self._counted) / TICK, now
-            if rate < QUIET:
+            now, flows = time.monotonic(), self._flows()
+            few = flows - self._counted < QUIET * (now - self._looked)
+            self._looked, self._counted = now, flows
+            if few:
                 with contextlib.suppress(segment.Later):
                     compress_one(self.folder, db, self._while_quiet())
 
