@@ -53,6 +53,18 @@ class Response(Message):
         self.timestamp_end = timestamp_end
 
     @classmethod
+    def trusted(cls, version: bytes, status: int, reason: bytes, headers: Headers, begun: float) -> Response:
+        """What a parser made of a head that has just come: nothing is checked, and there is no body yet."""
+        new = cls.__new__(cls)
+        new.raw_http_version = version
+        new.status_code = status
+        new.raw_reason = reason
+        new.headers = headers
+        new.raw_content = new.trailers = new.timestamp_end = None
+        new.timestamp_start = begun
+        return new
+
+    @classmethod
     def make(cls, status_code: int = 200, content: bytes | str | None = b"", headers: HeaderSource = ()) -> Response:
         """A response by hand, with its Content-Length and the usual reason. Raises TypeError."""
         now = time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 import time
 from base64 import b64encode
 
@@ -81,6 +82,8 @@ class Page:
 
     def __init__(self, host: str) -> None:
         self._hosts = frozenset({host.lower().rstrip("."), ALIAS})
+        names = b"|".join([re.escape(name.encode("latin-1", "replace")) for name in self._hosts])
+        self._ours = re.compile(rb"(?i:" + names + rb")\.*+(?::.*)?", re.DOTALL).fullmatch
         self._policy = f"default-src 'none'; style-src 'sha256-{_sha256(_STYLE)}'; frame-ancestors 'none'".encode()
 
     def http_connect(self, flow: HTTPFlow) -> None:
@@ -102,10 +105,8 @@ class Page:
         """For names in capitals, and for requests whose destination is an address: what the Host field says."""
         if request.raw_authority:
             return request.raw_host.lower() in self._hosts
-        for name, value in request.headers.fields:
-            if len(name) == 4 and name.lower() == b"host":
-                return value.decode("latin-1").lower().partition(":")[0].rstrip(".") in self._hosts
-        return False
+        names = request.headers.names()
+        return b"host" in names and self._ours(request.headers.fields[names.index(b"host")][1]) is not None
 
     def _answer(self, request: Request) -> Response:
         ca = ctx.master.worker.ca

@@ -149,14 +149,16 @@ class TlsTransport:
             self._read()
 
     def _read(self) -> None:
-        ssl, scratch = self._ssl, self._scratch
+        ssl, scratch, into = self._ssl, self._scratch, self._into
         have = 0
         while (n := SSL_read(ssl, scratch.plain_ptr + have if have else scratch.plain_ptr, scratch.PLAIN - have)) > 0:
             have += n
             if scratch.PLAIN - have < 16384:
                 self.above.received(scratch.plain_view[:have])
                 have = 0
-        error = SSL_get_error(ssl, n)
+            if not BIO_pending(into):  # a record at a time is read, none ahead: to ask again would find nothing
+                break
+        error = SSL_get_error(ssl, n) if n <= 0 else openssl.ERROR_WANT_READ
         if not self._held and (answer := BIO_pending(self._from)):  # of a key update, or an alert
             self._unheard = 0 if self._flush() else self._unheard + answer
             if self._unheard > UNHEARD_MOST:

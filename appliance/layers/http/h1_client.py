@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 from appliance.headers import Headers
 from appliance.layers.http.h1_body import Body
-from appliance.layers.http.h1_fields import is_token, quoted
+from appliance.layers.http.h1_fields import Fields, is_token, quoted
 from appliance.layers.http.h1_grammar import (
     CHUNKED,
     EOF,
@@ -22,7 +22,7 @@ from appliance.layers.http.h1_grammar import (
     parse_response,
     serialize_request,
 )
-from appliance.layers.http.h1_outgoing import outgoing
+from appliance.layers.http.h1_outgoing import SAID, outgoing
 from appliance.layers.http.h2_fields import for_http1
 from appliance.layers.http.wire import Inform
 from appliance.net.reasons import Gone, Reason
@@ -35,10 +35,15 @@ _ODD_IN_PATH = re.compile(rb"[\x00-\x20\x7f]")
 _NO_LENGTH_NEEDED = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE", b"CONNECT"})
 
 
+def _check_start(method: bytes, path: bytes) -> None:
+    if not (method.isalpha() or is_token(method)) or _ODD_IN_PATH.search(path):
+        raise Refused(500, f"bad start line to send: {quoted(method + b' ' + path)}")
+
+
 class H1Client:
     """The server-facing end of one HTTP/1 connection. served: requests answered so far. usable: another may be sent."""
 
-    __slots__ = ("busy", "max_head", "served", "stream", "strict", "usable")
+    __slots__ = ("busy", "max_head", "said", "served", "stream", "strict", "usable")
 
     shared = False
     active = 0
@@ -48,6 +53,7 @@ class H1Client:
         self.max_head = max_head
         self.strict = strict
         self.served = 0
+        self.said: tuple[Fields, int, bool, bytes] | None = None  # the last fields, length of a body; as on the wire
         self.busy = False
         self.usable = True
 
@@ -97,14 +103,25 @@ class H1Outbound:
 
     def request(self, request: Request, content: bytes, path: bytes) -> Awaitable[None] | None:
         self._method = method = request.raw_method
+        stream, client, length, optional = self._stream, self._client, len(content), method in _NO_LENGTH_NEEDED
+        headers, http2 = request.headers, request.raw_http_version == b"HTTP/2.0"
+        said = client.said
+        if (
+            said is not None and said[0] is headers.fields and said[1] == length and said[2] is optional and not http2
+            and request.trailers is None and length <= 65536
+        ):  # fmt: skip
+            _check_start(method, path)
+            self._sent = True
+            room = stream.write(b"%b %b HTTP/1.1\r\n%b%b" % (method, path, said[3], content))
+            return None if room else stream.drain()
         trailers = request.trailers.fields if request.trailers else ()
-        headers = for_http1(request.headers, request) if request.raw_http_version == b"HTTP/2.0" else request.headers
-        frame = outgoing(headers, len(content), bool(trailers), False, method in _NO_LENGTH_NEEDED)
+        frame = outgoing(for_http1(headers, request) if http2 else headers, length, bool(trailers), False, optional)
         head = self._serialize(request, frame.fields, path)
-        stream = self._stream
+        if not http2 and request.trailers is None and not frame.chunked and len(head) <= SAID:
+            client.said = headers.fields, length, optional, head[head.index(b"\n") + 1 :]
         if frame.chunked:
             room = stream.write(head + (encode_chunk(content) if content else b"") + last_chunk(trailers))
-        elif len(content) > 65536:
+        elif length > 65536:
             stream.write(head)
             room = stream.write(content)
         else:
@@ -121,8 +138,7 @@ class H1Outbound:
 
     def _serialize(self, request: Request, fields: tuple[tuple[bytes, bytes], ...], path: bytes) -> bytes:
         method = request.raw_method
-        if not (method.isalpha() or is_token(method)) or _ODD_IN_PATH.search(path):
-            raise Refused(500, f"bad start line to send: {quoted(method + b' ' + path)}")
+        _check_start(method, path)
         head = serialize_request(method, path, b"HTTP/1.1", fields)
         lines = len(fields) + 2
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
@@ -146,17 +162,8 @@ class H1Outbound:
         informed = 0
         while True:
             head = await self._head()
-            response = Response(
-                head.version,
-                head.status,
-                head.reason,
-                Headers.trusted(head.fields, head.names),
-                None,
-                None,
-                time.time(),
-                None,
-            )
-            self._response = response
+            headers = Headers.trusted(head.fields, head.names)
+            self._response = response = Response.trusted(head.version, head.status, head.reason, headers, time.time())
             if head.status >= 200 or head.status == 101:
                 break
             informed += 1

@@ -10,6 +10,9 @@ from appliance.layers.http.h1_framing import KNOWN, USUAL_CONNECTION, Framing, f
 
 _USUAL = frozenset({b"content-length", b"connection"})
 _CONCERNED = frozenset(KNOWN) - {b"host", b"expect"}
+SAID = 4096
+"""Bytes of a head up to which a connection remembers the last one it wrote: mostly the same field lines, the same
+object then, come again."""
 _UNFRAMED = frozenset({b"content-length", b"transfer-encoding"})
 _NAME_CHARS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from appliance.headers import Headers
 from appliance.layers.http.h1_body import Body
 from appliance.layers.http.h1_grammar import (
+    Fields,
     Refused,
     RequestHead,
     body_of_request,
@@ -21,7 +22,7 @@ from appliance.layers.http.h1_grammar import (
     serialize_response,
     split_target,
 )
-from appliance.layers.http.h1_outgoing import outgoing, unframed
+from appliance.layers.http.h1_outgoing import SAID, outgoing, unframed
 from appliance.layers.http.wire import Inbound
 from appliance.net.reasons import Gone, Reason, TimedOut
 from appliance.net.stream import Buffer, Stream
@@ -42,6 +43,8 @@ class H1Server:
         self._max_head = max_head
         self._header_timeout = header_timeout
         self._strict = strict
+        self.said: tuple[Fields, int, int, bytes, bytes] | None = None
+        """Of the last response: its fields, length, status, reason, and the head on the wire."""
 
     async def serve(self, handle: Callable[[Inbound], Awaitable[None]]) -> None:
         """Hand each request to `handle`, in order, until the connection cannot carry another."""
@@ -140,20 +143,8 @@ class H1Inbound:
         else:
             _, scheme, host, port, authority, path = split_target(head)
         version = head.version
-        self.request = Request(
-            host,
-            port,
-            head.method,
-            scheme,
-            authority,
-            path,
-            version,
-            Headers.trusted(head.fields, head.names),
-            None,
-            None,
-            time.time(),
-            None,
-        )
+        headers = Headers.trusted(head.fields, head.names)
+        self.request = Request.trusted(host, port, head.method, scheme, authority, path, version, headers, time.time())
         self._http10 = version == b"HTTP/1.0"
         if self._http10 and frame.hop:
             self.request.headers.pop("upgrade", None)  # RFC 9110 §7.8: ignored there, but it goes on as HTTP/1.1
@@ -247,27 +238,37 @@ class H1Inbound:
             self._stream.write(serialize_response(b"HTTP/1.1", response.status_code, _reason(response), fields))
 
     def respond(self, response: Response, content: bytes) -> Awaitable[None] | None:
-        http10 = self._http10
-        bare = bodiless(response.status_code, self._method)
+        http10, stream, length, status = self._http10, self._stream, len(content), response.status_code
+        said = self._server.said
+        if (
+            said is not None and said[0] is response.headers.fields and said[1] == length and said[2] == status
+            and said[3] == response.raw_reason and response.trailers is None and self.persistent and not http10
+            and not self.until_close and self._method != b"HEAD" and self.whole
+        ):  # fmt: skip
+            self._head_sent = True
+            return None if stream.write(said[4] + content) else stream.drain()
+        bare = bodiless(status, self._method)
         trailers = response.trailers.fields if response.trailers else ()
-        frame = outgoing(response.headers, None if bare else len(content), bool(trailers) and not http10, http10)
+        frame = outgoing(response.headers, None if bare else length, bool(trailers) and not http10, http10)
         if self.until_close and not bare:
             frame = frame._replace(fields=unframed(frame.fields), chunked=False, until_close=True)
         if frame.until_close or not self.whole:  # not whole: the rest of the request is not waited for
             self.persistent = False
         head = self._serialize(response, frame.fields)
         if bare:
-            room = self._stream.write(head)
+            room = stream.write(head)
         elif frame.chunked:
-            room = self._stream.write(head + encode_chunk(content) + last_chunk(trailers))
-        elif len(content) > 65536:
-            self._stream.write(head)
+            room = stream.write(head + encode_chunk(content) + last_chunk(trailers))
+        elif length > 65536:
+            stream.write(head)
             self._head_sent = True
-            room = self._stream.write(content)
+            room = stream.write(content)
         else:
-            room = self._stream.write(head + content)
+            room = stream.write(head + content)
+            if self.persistent and not http10 and response.raw_reason and len(head) <= SAID:
+                self._server.said = response.headers.fields, length, status, response.raw_reason, head
         self._head_sent = True
-        return None if room else self._stream.drain()
+        return None if room else stream.drain()
 
     async def head(self, response: Response) -> None:
         self._mute = bare = bodiless(response.status_code, self._method)

@@ -132,9 +132,8 @@ class HttpLayer(Layer):
         """In absolute form the target counts, and Host is written anew from it (RFC 9112 §3.2.2)."""
         request = inbound.request
         headers, authority = request.headers, request.raw_authority
-        for name, value in headers.fields:
-            if name.lower() == b"host":
-                if value != authority:
-                    headers["host"] = authority
-                return
-        headers.insert(0, "Host", authority)
+        names = headers.names()
+        if b"host" not in names:
+            headers.insert(0, "Host", authority)
+        elif headers.fields[names.index(b"host")][1] != authority:
+            headers["host"] = authority
