@@ -87,10 +87,7 @@ BIO_read: Callable[[Any, Any, int], int]
 BIO_write: Callable[[Any, Any, int], int]
 ERR_clear_error: Callable[[], None]
 from_buffer: Callable[[Any], Any]
-
-
-def _bio_pending(bio: Any) -> int:
-    return int(lib.BIO_get_mem_data(bio, ffi.NULL))
+NULL: Final = ffi.NULL
 
 
 def _bio_eof(bio: Any) -> None:
@@ -125,7 +122,7 @@ if available:
     SSL_pending = lib.SSL_pending
     BIO_read = lib.BIO_read
     BIO_write = lib.BIO_write
-    BIO_pending: Callable[[Any], int] = _bio_pending
+    BIO_get_mem_data: Callable[[Any, Any], int] = lib.BIO_get_mem_data  # with NULL: how many bytes wait in it
     BIO_eof: Callable[[Any], None] = _bio_eof
     ERR_clear_error = lib.ERR_clear_error
     from_buffer = ffi.from_buffer
@@ -140,7 +137,7 @@ else:
     SSL_pending = _methods.SSL_pending
     BIO_read = _methods.BIO_read
     BIO_write = _methods.BIO_write
-    BIO_pending = _methods.BIO_pending
+    BIO_get_mem_data = _methods.BIO_get_mem_data
     BIO_eof = _methods.BIO_eof
     ERR_clear_error = _methods.ERR_clear_error
     from_buffer = _methods.Pointer

@@ -126,7 +126,7 @@ def BIO_write(handle: Handle, data: bytes | Pointer, n: int) -> int:
     return handle.conn.bio_write(bytes(_view(data)[:n])) if n else 0
 
 
-def BIO_pending(handle: Handle) -> int:
+def BIO_get_mem_data(handle: Handle, _: Any) -> int:
     """1 or more when something may be there: the public surface cannot say how much."""
     return 1
 

@@ -13,7 +13,8 @@ from OpenSSL import SSL
 
 from appliance.net import openssl, tls_errors
 from appliance.net.openssl import (
-    BIO_pending,
+    NULL,
+    BIO_get_mem_data,
     BIO_read,
     BIO_write,
     ERR_clear_error,
@@ -156,10 +157,12 @@ class TlsTransport:
             if scratch.PLAIN - have < 16384:
                 self.above.received(scratch.plain_view[:have])
                 have = 0
-            if not BIO_pending(into):  # a record at a time is read, none ahead: to ask again would find nothing
+            if not BIO_get_mem_data(
+                into, NULL
+            ):  # a record at a time is read, none ahead: to ask again would find nothing
                 break
         error = SSL_get_error(ssl, n) if n <= 0 else openssl.ERROR_WANT_READ
-        if not self._held and (answer := BIO_pending(self._from)):  # of a key update, or an alert
+        if not self._held and (answer := BIO_get_mem_data(self._from, NULL)):  # of a key update, or an alert
             self._unheard = 0 if self._flush() else self._unheard + answer
             if self._unheard > UNHEARD_MOST:
                 reason = Reason("protocol", "the peer does not read what it asks for")
