@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 TICK: Final = 5.0
 OFTEN: Final = 1.0
-"""Seconds from one look to the next, and the least, when segments become full or too old faster than that. Where the
-loop has no other processor each look holds it up for some milliseconds: once a second that was one answer in a hundred.
-"""
-CHECKPOINT_BYTES: Final = 4 << 20
-"""Bytes of SQLite's log from which on it is worked into the index."""
-RESTART_BYTES: Final = 32 << 20
-"""Bytes from which on the log is begun anew. A writer that never rests would never let it; so it is kept out for what
-is left then, some milliseconds, in which its rows wait in memory."""
+"""Seconds from one look to the next, and the least, when segments become full or too old faster than that."""
+CHECKPOINT_BYTES: Final = 48 << 20
+"""Bytes of SQLite's log from which on it is worked into the index and begun anew: that of about 100,000 flows. It takes
+some dozen milliseconds. Where the loop has no other processor these are seen by all who wait for an answer then: after
+each second, as it was, by one request in a hundred."""
+CHECKPOINT_SECONDS: Final = 60.0
+LITTLE: Final = 4 << 20
+"""After so long a smaller log, too, but none below these bytes."""
 QUIET: Final = 200
 """Flows a second below which a sealed segment is compressed; when more come meanwhile it is left for later."""
 GLANCE: Final = 0.05
@@ -138,7 +138,8 @@ class Upkeep(threading.Thread):
         self.max_age = max_age
         self.deleted = 0
         self._flows = flows
-        self._counted, self._looked = 0, time.monotonic()
+        self._counted = 0
+        self._looked = self._worked = time.monotonic()
         self._recovered: tuple[int, int] | None = None  # the index that was brought up to date
         self._stop_now = threading.Event()
         self._now = threading.Event()
@@ -190,11 +191,12 @@ class Upkeep(threading.Thread):
     def _tick(self, db: ix.Index, last: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             log = (self.folder / f"{ix.FILE}-wal").stat().st_size
-            if last or log > CHECKPOINT_BYTES:
+            if last or log > self._enough() or (log > LITTLE and time.monotonic() - self._worked > CHECKPOINT_SECONDS):
+                self._worked = time.monotonic()
                 self._disk.sync()  # first: after a power cut the index must not know of what is not there
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            if log > RESTART_BYTES:
-                for how in ("PASSIVE", "RESTART"):  # little is left for the second, less for the third
+                # A writer that never rests would never let the log begin anew. So it is kept out for what is left after
+                # two times, some milliseconds, in which its rows wait in memory.
+                for how in ("PASSIVE",) if last else ("PASSIVE", "PASSIVE", "RESTART"):
                     db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         if last:
             return
@@ -215,6 +217,10 @@ class Upkeep(threading.Thread):
             if few:
                 with contextlib.suppress(segment.Later):
                     compress_one(self.folder, db, self._while_quiet())
+
+    def _enough(self) -> int:
+        """`CHECKPOINT_BYTES`; less, where little may be kept."""
+        return min(CHECKPOINT_BYTES, max(LITTLE, (self.max_bytes or CHECKPOINT_BYTES * 16) // 16))
 
     def _while_quiet(self) -> Callable[[], None]:
         """Ends what it is called by, with `segment.Later`, when traffic comes or the gateway ends."""

@@ -65,8 +65,7 @@ def test_compression_gives_way_to_traffic(tmp_path: Path) -> None:
 
 def test_the_log_begins_anew_while_a_writer_never_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit in the middle of each checkpoint, as when many flows end, leaves something in the log for ever."""
-    monkeypatch.setattr("appliance.store.upkeep.CHECKPOINT_BYTES", 0)
-    monkeypatch.setattr("appliance.store.upkeep.RESTART_BYTES", 64 << 10)
+    monkeypatch.setattr("appliance.store.upkeep.CHECKPOINT_BYTES", 64 << 10)
     recorder = Recorder(tmp_path)
     recorder.start()
     upkeep = Upkeep(tmp_path, None, None)
