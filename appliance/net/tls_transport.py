@@ -140,6 +140,10 @@ class TlsTransport:
     def received(self, data: memoryview) -> None:
         pointer = from_buffer(data)
         left = len(data)
+        if left <= SLICE and self._done is None and not self._closed:  # as usual
+            BIO_write(self._into, pointer, left)
+            self._read()
+            return
         while left > 0 and not self._closed:
             n = BIO_write(self._into, pointer, SLICE if left > SLICE else left)
             left -= n
@@ -151,17 +155,16 @@ class TlsTransport:
 
     def _read(self) -> None:
         ssl, scratch, into = self._ssl, self._scratch, self._into
-        have = 0
+        have, error = 0, openssl.ERROR_WANT_READ
         while (n := SSL_read(ssl, scratch.plain_ptr + have if have else scratch.plain_ptr, scratch.PLAIN - have)) > 0:
             have += n
+            if not BIO_get_mem_data(into, NULL):  # records are read one by one: to ask again would find nothing
+                break
             if scratch.PLAIN - have < 16384:
                 self.above.received(scratch.plain_view[:have])
                 have = 0
-            if not BIO_get_mem_data(
-                into, NULL
-            ):  # a record at a time is read, none ahead: to ask again would find nothing
-                break
-        error = SSL_get_error(ssl, n) if n <= 0 else openssl.ERROR_WANT_READ
+        else:
+            error = SSL_get_error(ssl, n)
         if not self._held and (answer := BIO_get_mem_data(self._from, NULL)):  # of a key update, or an alert
             self._unheard = 0 if self._flush() else self._unheard + answer
             if self._unheard > UNHEARD_MOST:
@@ -214,9 +217,7 @@ class TlsTransport:
         size = len(data)
         if size <= SLICE:
             n = SSL_write(self._ssl, data if type(data) is bytes else from_buffer(data), size)
-            if n <= 0:
-                return self._write_failed(n)
-            return self._flush()
+            return self._flush() if n > 0 else self._write_failed(n)
         pointer = from_buffer(data)
         left, room = size, True
         while left > 0:
@@ -235,11 +236,11 @@ class TlsTransport:
         return True
 
     def _flush(self) -> bool:
-        scratch, room = self._scratch, True
+        scratch, room, most = self._scratch, True, TlsScratch.CIPHER
         self._held = False
-        while (n := BIO_read(self._from, scratch.cipher_ptr, scratch.CIPHER)) > 0:
+        while (n := BIO_read(self._from, scratch.cipher_ptr, most)) > 0:
             room = self._below.write(scratch.cipher_view[:n])
-            if n < scratch.CIPHER:
+            if n < most:
                 break
         return room
 

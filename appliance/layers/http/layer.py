@@ -47,7 +47,8 @@ class HttpLayer(Layer):
             await self._http2(client)
             return
         codec = H1Server(client, settings.max_head, settings.header_timeout, settings.strict)
-        await codec.serve(self.handle)
+        # In a task of its own, or whatever comes in would go through all the layers below to get here, each time.
+        await worker.loop.create_task(codec.serve(self.handle))
 
     async def _is_http2(self, client: Stream) -> bool:
         """By ALPN, or because the client begins with the preface (RFC 9113 §3.3, prior knowledge)."""
