@@ -194,22 +194,36 @@ class Stream:
         :raises Gone: the stream is lost, or was interrupted.
         """
         have = len(self.buf)
-        while True:
-            if self.why is not None:
-                raise self.why.error()
-            if self.eof:
-                return False
-            if self._paused:
-                self._paused = False
-                self.below.resume()
-            if len(self.buf) == have and not self.eof:
-                self._waiter = waiter = self._net.loop.create_future()
-                await waiter
-                if self._interrupt is not None:
-                    why, self._interrupt = self._interrupt, None
-                    raise why.error()
-            if len(self.buf) > have:
-                return True
+        while (waiter := self.wait(have)) is not None:
+            await waiter
+            self.woken()
+        return len(self.buf) > have
+
+    def wait(self, have: int) -> asyncio.Future[None] | None:
+        """`more` in two halves, where a coroutine less counts: what is to be awaited before `buf` can be longer than
+        `have`, then call `woken` and ask again. None: it is longer, or the peer has ended.
+
+        :raises Gone: the stream is lost.
+        """
+        if len(self.buf) > have:
+            return None
+        if self.why is not None:
+            raise self.why.error()
+        if self.eof:
+            return None
+        if self._paused:
+            self._paused = False
+            self.below.resume()
+            if self.eof or len(self.buf) > have:
+                return self.wait(have)
+        self._waiter = waiter = self._net.loop.create_future()
+        return waiter
+
+    def woken(self) -> None:
+        """:raises Gone: what was waited for was interrupted."""
+        if self._interrupt is not None:
+            why, self._interrupt = self._interrupt, None
+            raise why.error()
 
     def listen(self) -> None:
         """Read although nobody waits for bytes, so that a loss is heard of."""

@@ -159,9 +159,26 @@ class H1Outbound:
 
     async def response(self, inform: Inform | None) -> Response:
         """The final response's head (or a 101's). :raises Gone: lost, or what came is no HTTP response."""
-        informed = 0
+        informed = checked = 0
+        stream = self._stream
         while True:
-            head = await self._head()
+            try:
+                while (head := self._head(checked)) is None:
+                    have = len(stream.buf)
+                    checked = max(0, have - 3)
+                    if (waiter := stream.wait(have)) is not None:
+                        await waiter
+                        stream.woken()
+                    elif len(stream.buf) == have:
+                        raise Gone(
+                            Reason("protocol", "the server closed the connection inside a response head")
+                            if have
+                            else Reason("closed", "the server closed the connection without a response")
+                        )
+            except Refused as e:
+                self._client.usable = False
+                raise Gone(Reason("protocol", f"bad response: {e.why}")) from None
+            checked = 0
             headers = Headers.trusted(head.fields, head.names)
             self._response = response = Response.trusted(head.version, head.status, head.reason, headers, time.time())
             if head.status >= 200 or head.status == 101:
@@ -173,38 +190,24 @@ class H1Outbound:
                 await inform(response)
         kind = body_of_response(head, self._method)
         self._persistent = head.persistent and kind != EOF
-        self._body = Body(self._stream, kind)
+        self._body = Body(stream, kind)
         if not kind:
             response.timestamp_end = response.timestamp_start
         return response
 
-    async def _head(self) -> ResponseHead:
-        stream = self._stream
-        checked = 0
-        try:
-            while True:
-                buf = stream.buf
-                end = buf.find(b"\r\n\r\n", checked)
-                if end >= 0:
-                    if end > self._client.max_head:
-                        raise Refused(431, f"the head is over {self._client.max_head} bytes")
-                    block = bytes(buf[: end + 4])
-                    del buf[: end + 4]
-                    return parse_response(block, self._client.strict)
-                if buf:
-                    if len(buf) > self._client.max_head:
-                        raise Refused(431, f"the head is over {self._client.max_head} bytes")
-                    check_partial(buf, checked)
-                    checked = max(0, len(buf) - 3)
-                if not await stream.more():
-                    raise Gone(
-                        Reason("protocol", "the server closed the connection inside a response head")
-                        if stream.buf
-                        else Reason("closed", "the server closed the connection without a response")
-                    )
-        except Refused as e:
-            self._client.usable = False
-            raise Gone(Reason("protocol", f"bad response: {e.why}")) from None
+    def _head(self, checked: int) -> ResponseHead | None:
+        """What `buf` begins with, None when the end of it has not come. checked: bytes that were looked at before."""
+        buf, client = self._stream.buf, self._client
+        end = buf.find(b"\r\n\r\n", checked)
+        if end > client.max_head or (end < 0 and len(buf) > client.max_head):
+            raise Refused(431, f"the head is over {client.max_head} bytes")
+        if end >= 0:
+            block = bytes(buf[: end + 4])
+            del buf[: end + 4]
+            return parse_response(block, client.strict)
+        if buf:
+            check_partial(buf, checked)
+        return None
 
     def ready(self) -> bytes | None:
         """The whole body when it is here already: nothing more to wait for."""

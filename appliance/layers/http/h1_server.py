@@ -95,8 +95,12 @@ class H1Server:
                     checked = max(0, len(buf) - 3)
                     if not stream.deadline:
                         stream.limit(self._header_timeout, "the request head did not come in time")
-                if not await stream.more():
-                    if stream.buf:
+                have = len(buf)
+                if (waiter := stream.wait(have)) is not None:
+                    await waiter
+                    stream.woken()
+                elif len(stream.buf) == have:
+                    if have:
                         raise Refused(400, "the connection was closed inside a request head")
                     return None
         except TimedOut as e:
