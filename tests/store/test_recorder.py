@@ -279,3 +279,17 @@ async def test_what_cannot_be_written_is_not_tried_with_each_batch(
     assert recorder.dropped == 0
     with Store(tmp_path) as store:
         assert len(list(store.rows())) == 20 * BATCH
+
+
+async def test_a_segment_that_has_become_too_old_by_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut although nothing comes any more, and is not kept for the hour that was allowed when it was begun."""
+    monkeypatch.setattr("appliance.store.writer.GLANCE_SECONDS", 0.2)
+    recorder = Recorder(tmp_path, loop=asyncio.get_running_loop())
+    full: list[bool] = []
+    recorder.sealed = lambda: full.append(True)
+    recorder.start()
+    recorder.end(flowkit.http())
+    recorder.sync()
+    recorder.segment_seconds = 0.1
+    await until(lambda: full)
+    recorder.close()
