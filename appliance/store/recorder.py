@@ -79,7 +79,10 @@ class Recorder(Writer):
         if self._timer is None:
             self._arm(FLUSH_SECONDS)
         if gathered >= BATCH or self._heavy >= FLUSH_BYTES:
-            self.flush()
+            if not self.fault or self._timer is None:
+                self.flush()
+            elif len(ended) >= BATCH or self._heavy >= FLUSH_BYTES:  # all that waits is tried by the timer only
+                self._encode()
 
     def _encode(self) -> None:
         """What has ended becomes records and rows."""

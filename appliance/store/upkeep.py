@@ -195,8 +195,9 @@ class Upkeep(threading.Thread):
                 self._worked = time.monotonic()
                 self._disk.sync()  # first: after a power cut the index must not know of what is not there
                 # A writer that never rests would never let the log begin anew. So it is kept out for what is left after
-                # two times, some milliseconds, in which its rows wait in memory.
-                for how in ("PASSIVE",) if last else ("PASSIVE", "PASSIVE", "RESTART"):
+                # two times, some milliseconds, in which its rows wait in memory. A file left as long as it was would be
+                # taken for a full one at each look from then on.
+                for how in ("PASSIVE",) if last else ("PASSIVE", "PASSIVE", "TRUNCATE"):
                     db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         if last:
             return

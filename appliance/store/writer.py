@@ -41,6 +41,8 @@ COMMIT_SECONDS: Final = 0.2
 MOST_ROWS: Final = 256
 """Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
+GLANCE_SECONDS: Final = 60.0
+"""It is looked at least so often whether a segment is old: what that is may be changed while the gateway runs."""
 PATIENCE: Final = 1.0
 """Seconds for which the index may be locked by somebody else before it is a fault."""
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -146,7 +148,7 @@ class Writer(ABC):
             return False
         self._names = rows.Names(self.number)
         if self._loop is not None:
-            self._loop.call_later(self.segment_seconds, self._look, self.number)
+            self._loop.call_later(min(GLANCE_SECONDS, self.segment_seconds), self._look, self.number)
         return True
 
     def _age(self) -> float:
@@ -159,7 +161,8 @@ class Writer(ABC):
             if self._age() >= self.segment_seconds:
                 self.flush()
             if number == self.number:
-                self._loop.call_later(max(1.0, self.segment_seconds - self._age()), self._look, number)
+                left = min(GLANCE_SECONDS, self.segment_seconds - self._age())
+                self._loop.call_later(max(1.0, left), self._look, number)
 
     def _highest(self) -> int:
         """The highest number of a segment that the index knows; 0 where it cannot be asked."""

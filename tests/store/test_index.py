@@ -21,6 +21,16 @@ def numbers(folder: Path) -> list[int]:
         return [row.n for row in store.rows(newest=False)]
 
 
+class Talk:
+    n = 0
+
+
+def row(number: int) -> tuple[object, ...]:
+    """One that says which number it should get, as its offset."""
+    values: dict[str, object] = {"off": number, "uid": str(number), "path": None, "error": None}
+    return tuple(values.get(name, 0) for name in ix.COLUMNS)
+
+
 def test_a_number_is_not_given_twice(tmp_path: Path) -> None:
     fill(tmp_path, [flowkit.http() for _ in range(5)])
     with Store(tmp_path) as store:
@@ -32,6 +42,28 @@ def test_a_number_is_not_given_twice(tmp_path: Path) -> None:
         delete(tmp_path, list(store.rows()))
     fill(tmp_path, [flowkit.tcp()])
     assert numbers(tmp_path) == [9]
+
+
+@pytest.mark.parametrize("gone", (0, 3))
+@pytest.mark.parametrize("count", (0, 1, 31, 32, 33, 63, 64, 65, 97))
+def test_numbers_have_no_gaps_whatever_comes_together(tmp_path: Path, count: int, gone: int) -> None:
+    """In turns with another writer, and with conversations in the same transaction."""
+    with closing(ix.connect(tmp_path / "other.db")) as db:
+        for number in range(1, gone + 1):
+            db.execute(ix.INSERT_NEXT, row(number))
+        db.execute("DELETE FROM flow")
+        assert db.execute("SELECT n FROM gone").fetchone() == (gone,)
+        with closing(ix.connect(tmp_path / "other.db")) as other:
+            for turn in range(4):
+                first = gone + turn * (count + 2) + 1
+                batch = ix.Batch()
+                batch.rows = [row(first + at) for at in range(count)]
+                batch.opened = [(Talk(), row(first + count + at)) for at in range(2)]
+                assert batch.commit((db, other)[turn % 2], turn, 0, 0, 0.0, 0.0) == 0
+                assert [talk.n for talk, _ in batch.opened] == [first + count, first + count + 1]
+                found = db.execute("SELECT first_n, last_n, flows FROM segment WHERE number = ?", (turn,)).fetchone()
+                assert found == (first, first + count + 1, count + 2)
+        assert db.execute("SELECT count(*) FROM flow WHERE n = off").fetchone()[0] == 4 * (count + 2)
 
 
 def test_nor_after_its_segment_is_gone(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from appliance.store.store import Store
 from appliance.store.tee import Talk
 from appliance.store.writer import BATCH, MOST_ROWS
 from tests import flowkit
+from tests.harness import until
 from tests.store.storekit import cut_off, put
 
 
@@ -252,3 +253,43 @@ async def test_a_burst_is_written_without_the_loop(tmp_path: Path) -> None:
     assert recorder.dropped == 0
     with Store(tmp_path) as store:
         assert len(list(store.rows())) == 50 * BATCH
+
+
+async def test_what_cannot_be_written_is_not_tried_with_each_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be 32 MiB that wait. It is tried by the timer, and all of it comes then."""
+    recorder = Recorder(tmp_path, loop=asyncio.get_running_loop())
+    recorder.start()
+    tries = 0
+
+    def full(fd: int, parts: list[bytes], at: int) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.store.segment.write", full)
+        for _ in range(20 * BATCH):
+            recorder.end(flowkit.http())
+            assert len(recorder._ended) < BATCH
+        assert tries == 1 and recorder.fault
+    await until(lambda: not recorder.fault and not recorder._batch.rows)
+    recorder.close()
+    assert recorder.dropped == 0
+    with Store(tmp_path) as store:
+        assert len(list(store.rows())) == 20 * BATCH
+
+
+async def test_a_segment_that_has_become_too_old_by_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut although nothing comes any more, and is not kept for the hour that was allowed when it was begun."""
+    monkeypatch.setattr("appliance.store.writer.GLANCE_SECONDS", 0.2)
+    recorder = Recorder(tmp_path, loop=asyncio.get_running_loop())
+    full: list[bool] = []
+    recorder.sealed = lambda: full.append(True)
+    recorder.start()
+    recorder.end(flowkit.http())
+    recorder.sync()
+    recorder.segment_seconds = 0.1
+    await until(lambda: full)
+    recorder.close()

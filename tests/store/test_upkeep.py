@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -21,7 +22,7 @@ from appliance.store import recovery, segment
 from appliance.store.recorder import Recorder
 from appliance.store.segment import Damaged, Segment
 from appliance.store.store import Store
-from appliance.store.upkeep import GLANCE, QUIET, Upkeep, compress_one, keep_budget
+from appliance.store.upkeep import CHECKPOINT_BYTES, GLANCE, LITTLE, QUIET, TICK, Upkeep, compress_one, keep_budget
 from tests import flowkit
 from tests.harness import until
 from tests.store.storekit import facts, fill, put
@@ -89,14 +90,65 @@ def test_the_log_begins_anew_while_a_writer_never_rests(tmp_path: Path, monkeypa
                 write()
                 return self._db.execute(sql, *params)
 
-    write()
     with closing(opened(tmp_path)) as db:
         for _ in range(12):
+            write()
             upkeep._tick(Db(db), False)  # type: ignore[arg-type]
         _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     recorder.close()
     assert recorder.dropped == 0 and len(ids(tmp_path)) == recorder.flows >= 13 * 256
     assert frames * 4096 < 200 << 10, "what two of them write is about 100 kB, what all do 600"
+
+
+def test_a_log_that_was_worked_in_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each look would keep the writer out, from the first full log on."""
+    monkeypatch.setattr("appliance.store.upkeep.CHECKPOINT_BYTES", 64 << 10)
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    upkeep, asked = Upkeep(tmp_path, None, None), list[str]()
+    with closing(opened(tmp_path)) as db:
+        db.set_trace_callback(asked.append)
+        for count, worked in ((600, True), (1, False), (1, False), (600, True), (1, False)):
+            for flow in many(count):
+                recorder.end(flow)
+            recorder.sync()
+            asked.clear()
+            upkeep._tick(db, False)
+            assert any("checkpoint" in sql for sql in asked) == worked
+    recorder.close()
+    assert recorder.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "log"),
+    ((None, CHECKPOINT_BYTES), (1, LITTLE), (64 << 20, LITTLE), (256 << 20, 16 << 20), (10 << 30, CHECKPOINT_BYTES)),
+)
+def test_where_little_may_be_kept_the_log_is_short(tmp_path: Path, budget: int | None, log: int) -> None:
+    assert Upkeep(tmp_path, budget, None)._enough() == log
+
+
+async def test_a_full_segment_is_looked_at_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not each of them, when they become full fast."""
+    monkeypatch.setattr("appliance.store.upkeep.OFTEN", 0.2)
+    recorder, upkeep = Recorder(tmp_path, segment_bytes=10_000), Upkeep(tmp_path, None, None)
+    recorder.sealed = upkeep.look
+    recorder.start()
+    looks: list[float] = []
+    monkeypatch.setattr(upkeep, "_tick", lambda db, last: looks.append(time.monotonic()))
+    began = time.monotonic()
+    upkeep.start()
+    await until(lambda: looks)
+    for _ in range(20):
+        for flow in many(30):
+            recorder.end(flow)
+        recorder.flush()
+        await asyncio.sleep(0.03)
+    await until(lambda: len(looks) > 1)
+    took = time.monotonic() - began
+    assert took < TICK and recorder.number >= 20 > took / 0.2 + 1 >= len(looks)
+    upkeep.stop()
+    recorder.close()
+    assert time.monotonic() - began - took < 2, "nor is the end waited for"
 
 
 def test_compressed_segments_read_the_same(tmp_path: Path) -> None:
