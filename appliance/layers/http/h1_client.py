@@ -117,7 +117,8 @@ class H1Outbound:
         trailers = request.trailers.fields if request.trailers else ()
         frame = outgoing(for_http1(headers, request) if http2 else headers, length, bool(trailers), False, optional)
         head = self._serialize(request, frame.fields, path)
-        if not http2 and request.trailers is None and not frame.chunked and len(head) <= SAID:
+        steady = type(headers.fields) is tuple  # an add-on's list may be changed in place, and is the same then
+        if steady and not http2 and request.trailers is None and not frame.chunked and len(head) <= SAID:
             client.said = headers.fields, length, optional, head[head.index(b"\n") + 1 :]
         if frame.chunked:
             room = stream.write(head + (encode_chunk(content) if content else b"") + last_chunk(trailers))

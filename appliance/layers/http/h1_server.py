@@ -269,7 +269,8 @@ class H1Inbound:
             room = stream.write(content)
         else:
             room = stream.write(head + content)
-            if self.persistent and not http10 and response.raw_reason and len(head) <= SAID:
+            steady = type(response.headers.fields) is tuple  # an add-on's list may be changed in place
+            if steady and self.persistent and not http10 and response.raw_reason and len(head) <= SAID:
                 self._server.said = response.headers.fields, length, status, response.raw_reason, head
         self._head_sent = True
         return None if room else stream.drain()
