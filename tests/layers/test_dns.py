@@ -44,15 +44,29 @@ def answer(to: bytes, address: bytes = b"\x0a\0\0\1", flags: int = 0x8180, count
     return to[:2] + struct.pack("!HHHHH", flags, 1, count, 0, 0) + to[12:end] + record * count
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP on one port of 127.0.0.1; TCP does not listen yet."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        udp.bind(("127.0.0.1", 0))
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:  # some connection has it
+            udp.close()
+            tcp.close()
+            continue
+        return udp, tcp
+
+
 class Origin:
-    """A UDP name server; `reply` gives the datagrams to send for one that came."""
+    """A UDP name server; `reply` gives the datagrams to send for one that came. tcp: for a server on the same port."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
         self.ports: set[int] = set()
         self.reply: Callable[[bytes], list[bytes]] = lambda data: [answer(data)]
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.sock.bind(("127.0.0.1", 0))
+        self.sock, self.tcp = _pair()
         self.address: Address = self.sock.getsockname()
         asyncio.get_running_loop().add_reader(self.sock, self._readable)
 
@@ -67,6 +81,7 @@ class Origin:
         if self.sock.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.sock)
             self.sock.close()
+            self.tcp.close()
 
 
 @pytest.fixture
@@ -344,9 +359,7 @@ async def test_tcp_pipelined_truncated_and_half_closed(rigs: Make, origin: Origi
             await peer.say(len(found).to_bytes(2, "big") + found)
 
     rig = await rigs()
-    server = await asyncio.start_server(
-        lambda reader, writer: by_tcp(Peer(reader, writer, rig.pki)), "127.0.0.1", origin.address[1]
-    )
+    server = await asyncio.start_server(lambda reader, writer: by_tcp(Peer(reader, writer, rig.pki)), sock=origin.tcp)
     origin.reply = lambda data: [answer(data, flags=0x8380, count=0)] if b"big" in data else [answer(data)]
     events = Events("dns_response")
     rig.addons.add(events)
