@@ -1,7 +1,7 @@
 """One segment file and its rows in the index, written in batches from the event loop. What is written: `recorder.py`.
 
 A batch is one write to the segment, after 64 flows or 50 ms, so that a kill -9 loses at most what ended in the last
-50 ms; the index follows at once, or a little later where there are few. Nothing here waits: what cannot be written
+50 ms; the index follows after two batches, or a little later. Nothing here waits: what cannot be written
 (disk full, index locked) is kept up to `queue_bytes`, then dropped, counted and told. Never raises.
 """
 
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
-"""Flows that are encoded, written and put into the index in one go. One at a time costs half as much again; many more
-leave the processor's cache while they wait, and hold up the loop until it shows in the slowest answers."""
+"""Flows that are encoded and written in one go. One at a time costs half as much again; many more leave the processor's
+cache while they wait, and hold up the loop until it shows in the slowest answers."""
+COMMIT_ROWS: Final = 2 * BATCH
+"""So many of their rows go into the index in one transaction, which has a price of its own; more of them would show."""
 FLUSH_SECONDS: Final = 0.05
 FLUSH_BYTES: Final = 1 << 20
 """A smaller batch is written when it has waited so long or has so many bytes."""
 COMMIT_SECONDS: Final = 0.2
-"""So late its rows follow: a transaction has a price of its own, and what the index lacks is found in the segment."""
+"""Fewer follow so late; what the index lacks is found in the segment."""
 MOST_ROWS: Final = 256
 """Rows of one transaction, when many have waited: what holds the loop up must be short."""
 RETRY_SECONDS: Final = 0.25
@@ -250,7 +252,7 @@ class Writer(ABC):
             self._held += self._names.hand_over(self._batch) * NAME_COST
             now = time.monotonic()
             if len(self._batch) and (
-                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= BATCH
+                self._loop is None or now - self._committed >= COMMIT_SECONDS or len(self._batch.rows) >= COMMIT_ROWS
             ):
                 self._commit()
                 self._committed = now

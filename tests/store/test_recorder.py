@@ -22,7 +22,7 @@ from appliance.store import segment
 from appliance.store.recorder import Recorder
 from appliance.store.store import Store
 from appliance.store.tee import Talk
-from appliance.store.writer import BATCH, MOST_ROWS
+from appliance.store.writer import BATCH, COMMIT_ROWS, MOST_ROWS
 from tests import flowkit
 from tests.harness import until
 from tests.store.storekit import cut_off, put
@@ -58,15 +58,15 @@ def test_what_is_sent_waits_in_the_queue_too(tmp_path: Path, monkeypatch: pytest
     recorder.close()
 
 
-def test_the_index_follows_a_full_batch(tmp_path: Path) -> None:
+def test_the_index_follows_two_full_batches(tmp_path: Path) -> None:
     """Little by little: a long commit would hold up all connections."""
     recorder = Recorder(tmp_path)
     recorder.start()
     for number in range(1, 4):
-        for _ in range(BATCH):
+        for _ in range(COMMIT_ROWS):
             recorder.end(flowkit.http())
         with Store(tmp_path, recover=False) as store:
-            assert store.last() == number * BATCH
+            assert store.last() == number * COMMIT_ROWS
     recorder.close()
 
 
